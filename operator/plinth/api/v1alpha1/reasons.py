@@ -1,0 +1,99 @@
+"""Every condition type and reason that a status can show, each reason with a sentence that says what it means."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """The aspects of a resource that Plinth reports on; all are set on the first pass."""
+
+    ACCEPTED = "Accepted"
+    """The spec is valid and can be acted on."""
+    PLANNED = "Planned"
+    """A shape was found that fits the model and the pool."""
+    PLACED = "Placed"
+    """Every wanted replica has a place."""
+    SERVING = "Serving"
+    """At least one replica answers."""
+    UPDATED = "Updated"
+    """The replicas that answer run what the spec asks for."""
+    OBJECTIVES_MET = "ObjectivesMet"
+    """TTFT and TPOT stay within the objectives."""
+    METRICS_FRESH = "MetricsFresh"
+    """The gateway's load report is recent enough to scale by."""
+    READY = "Ready"
+    """All is as the spec asks; `kubectl wait --for=condition=Ready` works at zero replicas too."""
+
+
+class Reason(StrEnum):
+    """Why a condition has its status."""
+
+    VALID = "Valid"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_COLLISION = "NameCollision"
+    UNKNOWN_SOURCE = "UnknownSource"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_UNREADABLE = "ModelUnreadable"
+    READING_MODEL = "ReadingModel"
+    ENGINE_UNSUITABLE = "EngineUnsuitable"
+    SHAPE_CHOSEN = "ShapeChosen"
+    SHAPE_IMPOSSIBLE = "ShapeImpossible"
+    POOL_NOT_FOUND = "PoolNotFound"
+    NO_NODES = "NoNodes"
+    ALL_PLACED = "AllPlaced"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    SERVING = "Serving"
+    SCALED_TO_ZERO = "ScaledToZero"
+    STARTING = "Starting"
+    DOWNLOADING = "Downloading"
+    ENGINE_FAILED = "EngineFailed"
+    UP_TO_DATE = "UpToDate"
+    ROLLING_OUT = "RollingOut"
+    ROLLOUT_STUCK = "RolloutStuck"
+    SCALING = "Scaling"
+    WITHIN_OBJECTIVES = "WithinObjectives"
+    OBJECTIVES_MISSED = "ObjectivesMissed"
+    NO_OBJECTIVES = "NoObjectives"
+    NO_TRAFFIC = "NoTraffic"
+    REPORT_FRESH = "ReportFresh"
+    REPORT_MISSING = "ReportMissing"
+    CAPACITY_READY = "CapacityReady"
+    CAPACITY_AWAY = "CapacityAway"
+    NOT_EVALUATED = "NotEvaluated"
+
+
+SENTENCES: dict[Reason, str] = {
+    Reason.VALID: "The spec is valid.",
+    Reason.INVALID_SPEC: "The newest edit is invalid and was refused; the last good one goes on.",
+    Reason.NAME_COLLISION: "Another model already answers to this served name; give this one another spec.servedName.",
+    Reason.UNKNOWN_SOURCE: "The source's scheme is not one that Plinth can read.",
+    Reason.MODEL_NOT_FOUND: "Nothing was found at the model's source.",
+    Reason.MODEL_UNREADABLE: "The model was found, but what is needed to plan for it could not be read.",
+    Reason.READING_MODEL: "The model's configuration is being read.",
+    Reason.ENGINE_UNSUITABLE: "The engine cannot run a model of this format on this hardware.",
+    Reason.SHAPE_CHOSEN: "A shape was found that fits the model and the pool.",
+    Reason.SHAPE_IMPOSSIBLE: "No shape fits: the message names each one tried and why it does not.",
+    Reason.POOL_NOT_FOUND: "The GPUPool that the spec names does not exist.",
+    Reason.NO_NODES: "The pool has no nodes at present.",
+    Reason.ALL_PLACED: "Every wanted replica has a place.",
+    Reason.INSUFFICIENT_CAPACITY: "Not every wanted replica fits; the message says who holds the capacity.",
+    Reason.SERVING: "Replicas answer requests.",
+    Reason.SCALED_TO_ZERO: "No replica runs; the next request is held while one starts.",
+    Reason.STARTING: "Replicas are starting.",
+    Reason.DOWNLOADING: "A replica is fetching the model.",
+    Reason.ENGINE_FAILED: "The engine did not start or died; the message holds its last meaningful log lines.",
+    Reason.UP_TO_DATE: "All replicas run what the spec asks for.",
+    Reason.ROLLING_OUT: "A new revision is taking over from the old one.",
+    Reason.ROLLOUT_STUCK: "The new revision does not become ready; the old one keeps serving.",
+    Reason.SCALING: "Replicas are being added or drained.",
+    Reason.WITHIN_OBJECTIVES: "The objectives are met.",
+    Reason.OBJECTIVES_MISSED: "More requests than the percentile allows took longer than the objectives.",
+    Reason.NO_OBJECTIVES: "The spec states no TTFT or TPOT objective.",
+    Reason.NO_TRAFFIC: "No request of the stated workload came lately.",
+    Reason.REPORT_FRESH: "The gateway reports its load.",
+    Reason.REPORT_MISSING: "The gateway has not reported lately; load is unknown, so replicas are left as they are.",
+    Reason.CAPACITY_READY: "The pool's nodes are there.",
+    Reason.CAPACITY_AWAY: "Ray does not answer; what is known of the pool is old.",
+    Reason.NOT_EVALUATED: "Not known yet: an earlier condition must hold first.",
+}

@@ -1,0 +1,1 @@
+"""The fleet cycle: gather, plan, execute, status."""

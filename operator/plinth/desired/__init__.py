@@ -1,0 +1,1 @@
+"""What should exist at Ray, rendered from a plan: pure functions."""

@@ -1,0 +1,1 @@
+"""The decisions: shapes, placement, scaling, rollout, health. Pure; time is an argument."""

@@ -1,0 +1,311 @@
+"""The snapshot that a plan is made from, and the plan: plain values, no clocks, no clients.
+
+`gather` fills a FleetSnapshot, `domain.planner.compute_plan(snapshot, now)` makes a FleetPlan of it,
+`execute` carries it out. Times are Unix seconds; sizes are bytes; both are passed in, never looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from plinth.api.v1alpha1 import GPUPool, ModelDeployment
+from plinth.domain.traffic import LoadReport, RouteTable
+
+
+@dataclass(frozen=True, order=True)
+class ModelKey:
+    """A ModelDeployment's namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, order=True)
+class SlotName:
+    """One replica's name, `namespace.name.revision.ordinal`; a slot is never reused for another replica."""
+
+    model: ModelKey
+    revision: str
+    ordinal: int
+
+    def __str__(self) -> str:
+        return f"{self.model.namespace}.{self.model.name}.{self.revision}.{self.ordinal}"
+
+    @classmethod
+    def parse(cls, text: str) -> SlotName | None:
+        """The slot with this name, or None when the text is not a slot's name (a foreign Serve application)."""
+        parts = text.split(".")
+        if len(parts) != 4 or not parts[3].isdigit():  # noqa: PLR2004 - the four parts named above
+            return None
+        return cls(ModelKey(parts[0], parts[1]), parts[2], int(parts[3]))
+
+
+class Engine(StrEnum):
+    """The engines behind the seam."""
+
+    LLAMA_CPP = "LlamaCpp"
+    VLLM = "VLLM"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """All that decides what a replica answers; its digest is the revision. A replica gets it as JSON."""
+
+    engine: Engine
+    source: str
+    source_revision: str | None
+    credentials: str | None
+    """`name/key` of the Secret; never its value."""
+    task: str
+    served_names: tuple[str, ...]
+    context_tokens: int
+    concurrency: int
+    tensor_parallel: int
+    threads: int
+    """CPU threads for computing; 0 on accelerators."""
+    memory_utilization_percent: int
+    memory_bytes: int
+    """Memory that the plan gives one replica on each accelerator (on a CPU node: in all)."""
+    args: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What one replica takes from one node."""
+
+    accelerators: int
+    memory_bytes: int
+    """Host memory, counted on CPU nodes only; accelerators are counted whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine that replicas can run on."""
+
+    node_id: str
+    address: str
+    labels: Mapping[str, str]
+    cpus: int
+    memory_bytes: int
+    accelerator: str
+    """Kind, as in `H200`; `CPU` where there is none."""
+    accelerators: int
+    accelerator_memory_bytes: int
+    """Memory of one accelerator; 0 on a CPU node."""
+
+
+class SlotPhase(StrEnum):
+    """How far a replica is, from PUT to gone."""
+
+    PENDING = "Pending"
+    """Asked of Ray, no process yet."""
+    DOWNLOADING = "Downloading"
+    LOADING = "Loading"
+    PROBING = "Probing"
+    """Loaded; the one-token request is under way."""
+    READY = "Ready"
+    FAILED = "Failed"
+    """Its engine or process died, or Ray gave up on it."""
+    STOPPING = "Stopping"
+    """No longer asked of Ray, still holding its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineReport:
+    """What a replica says of itself (`GET …/plinth/state`)."""
+
+    phase: SlotPhase
+    bytes_done: int = 0
+    bytes_total: int = 0
+    eta_seconds: int | None = None
+    message: str = ""
+    log_lines: tuple[str, ...] = ()
+    """The engine's last meaningful log lines, once it failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One replica as found at Ray."""
+
+    name: SlotName
+    spec: EngineSpec | None
+    """None where its deployed arguments could not be read: a foreign or older one, to be replaced."""
+    needs: Needs
+    node_id: str
+    """The node it was told to run on."""
+    running_on: str | None
+    """The node it runs on, once it does."""
+    phase: SlotPhase
+    host: str | None = None
+    port: int | None = None
+    pid: int | None = None
+    since: float = 0.0
+    """When this slot was first seen by the cycle."""
+    draining_since: float | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
+    eta_seconds: int | None = None
+    message: str = ""
+
+
+class ModelFormat(StrEnum):
+    """How a model's weights are stored."""
+
+    GGUF = "GGUF"
+    SAFETENSORS = "Safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What was read of a model without loading it. `config` is config.json, or the GGUF metadata, as found."""
+
+    format: ModelFormat
+    config: Mapping[str, object]
+    weights_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRefusal:
+    """Why a model could not be read; `reason` is an api Reason's value."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadWindow:
+    """A model's load over time, kept by gather; empty after a restart, which means unknown and not zero."""
+
+    samples: tuple[tuple[float, int], ...] = ()
+    """(time, peak of in flight + queued) of each report, oldest first, as far back as the quiet time."""
+    watched_since: float | None = None
+    """Since when reports have come without a gap; None while there are none."""
+    ttft_met: int = 0
+    ttft_missed: int = 0
+    tpot_met: int = 0
+    tpot_missed: int = 0
+    """Requests of the stated workload over the last minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord:
+    """Failed replicas of one revision in a row, for backing off."""
+
+    revision: str
+    count: int
+    last_at: float
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One ModelDeployment and what is known of it."""
+
+    key: ModelKey
+    resource: ModelDeployment
+    first_seen: float
+    """Orders served-name collisions: the older one keeps the name."""
+    artifact: Artifact | ArtifactRefusal | None
+    """None while it is being read."""
+    answered_revision: str
+    window: LoadWindow
+    failure: FailureRecord | None
+    invalid_edit: str = ""
+    """The error of a newer edit that was refused; the resource is the last good one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetSnapshot:
+    """Everything a plan depends on."""
+
+    pools: tuple[GPUPool, ...]
+    models: tuple[Model, ...]
+    nodes: tuple[Node, ...]
+    slots: tuple[Slot, ...]
+    report: LoadReport | None
+    """The gateway's newest report; None when missing or too old: unknown, never zero."""
+    capacity_known: bool = True
+    """False while Ray does not answer: nothing is created, moved or removed then."""
+
+
+class SlotAction(StrEnum):
+    """What the plan wants of a slot."""
+
+    CREATE = "Create"
+    KEEP = "Keep"
+    DRAIN = "Drain"
+    """Stays at Ray, gets no new request, goes when its requests have ended."""
+    REMOVE = "Remove"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotPlan:
+    """One replica's fate and why."""
+
+    name: SlotName
+    action: SlotAction
+    spec: EngineSpec | None
+    needs: Needs
+    node_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One condition of a resource before it is dated: `status` is True, False or None (unknown)."""
+
+    type: str
+    status: bool | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPlan:
+    """Everything decided about one model."""
+
+    key: ModelKey
+    pool: str
+    spec: EngineSpec | None
+    """What a new replica is told; None while there is no shape."""
+    revision: str
+    desired_replicas: int
+    slots: tuple[SlotPlan, ...]
+    reasons: tuple[str, ...]
+    """Sentences for people: shape, engine, replicas, rollout, what was refused."""
+    verdicts: tuple[Verdict, ...]
+    retry_at: float | None = None
+    """When a backed-off start is due."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPlan:
+    """What a pool has and how much of it the plan takes."""
+
+    name: str
+    accelerator: str
+    nodes: int
+    accelerators: int
+    accelerators_used: int
+    memory_bytes: int
+    memory_used_bytes: int
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetPlan:
+    """One decision for all pools and models."""
+
+    pools: tuple[PoolPlan, ...]
+    models: tuple[ModelPlan, ...]
+    orphans: tuple[SlotName, ...]
+    """Slots at Ray of models that no longer exist and have nothing in flight: to be removed."""
+    routes: RouteTable
+    """Version 0; the link to the gateway numbers it when it differs from the last one sent."""
+    wake_at: float | None
+    """When the plan would change by the passing of time alone (quiet time over, retry due, deadline reached)."""

@@ -1,0 +1,1 @@
+"""What runs inside Ray: the replica, its engines, model sources."""

@@ -1,0 +1,1 @@
+"""Wiring: processes, signals, the standalone mode."""
