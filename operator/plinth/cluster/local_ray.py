@@ -1,0 +1,178 @@
+"""A Ray of our own on this machine: started on loopback with token authentication, adopted after a crash, ended whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from plinth.cluster.processes import (
+    end_processes,
+    find_instance_processes,
+    instance_environment,
+    process_started_at,
+)
+from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, CapacityAway, RayRest
+
+START_SECONDS = 90.0
+STOP_PATIENCE_SECONDS = 5.0
+
+RAY_ENVIRONMENT: Mapping[str, str] = {
+    # Ray's own switch for "one machine only": node address, GCS and raylet then stay on loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    # The gateway drains a replica before it is removed; Ray need not wait another 30 s.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+    # Engines print thousands of lines while they load; they stay in Ray's log files.
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+class RayStartError(Exception):
+    """Ray could not be started; the message says why, in its own last words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayProcess:
+    """A Ray head that this instance started: enough to find it again after a crash."""
+
+    pid: int
+    started_at: int
+    dashboard: str
+    proxy_port: int
+    temp_dir: str
+
+    def is_alive(self) -> bool:
+        """Whether this very process still lives (process ids are reused, start times are not)."""
+        return process_started_at(self.pid) == self.started_at
+
+
+async def start_ray(
+    instance: str, token_file: Path, log_file: Path, *, cpus: int | None = None
+) -> RayProcess:
+    """Start a head node and wait until its dashboard answers. Raises RayStartError."""
+    temp_dir = Path(f"/tmp/plinth-{instance}")  # noqa: S108 - sockets below it must stay under 108 bytes of path
+    shutil.rmtree(temp_dir, ignore_errors=True)
+    gcs, dashboard, client, agent, proxy = _free_ports(5)
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--ray-client-server-port={client}"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        *(f"--dashboard-agent-listen-port={agent}", f"--temp-dir={temp_dir}"),
+        *(f"--labels={','.join(f'{key}={value}' for key, value in local_labels().items())}",),
+        *((f"--num-cpus={cpus}",) if cpus else ()),
+    ]
+    environment = {
+        **instance_environment(instance),
+        **RAY_ENVIRONMENT,
+        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    with log_file.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    ray = RayProcess(
+        pid=process.pid,
+        started_at=process_started_at(process.pid) or 0,
+        dashboard=f"http://127.0.0.1:{dashboard}",
+        proxy_port=proxy,
+        temp_dir=str(temp_dir),
+    )
+    try:
+        await _wait_until_it_answers(ray, process, token_file, log_file)
+    except BaseException:
+        await stop_ray(ray, instance)
+        raise
+    return ray
+
+
+async def answers(ray: RayProcess, token_file: Path) -> bool:
+    """Whether the head lives and its dashboard answers."""
+    if not ray.is_alive():
+        return False
+    rest = RayRest(ray.dashboard, token_file, timeout_seconds=3.0)
+    try:
+        await rest.observe()
+    except CapacityAway:
+        return False
+    finally:
+        await rest.close()
+    return True
+
+
+async def stop_ray(ray: RayProcess, instance: str) -> None:
+    """End this head and every process that came of it."""
+    if ray.is_alive():
+        await end_processes([ray.pid], patience_seconds=STOP_PATIENCE_SECONDS)
+    await end_leftovers(instance, keep=())
+    shutil.rmtree(ray.temp_dir, ignore_errors=True)
+
+
+async def end_leftovers(instance: str, *, keep: tuple[int, ...]) -> None:
+    """End what an instance's crash left behind, but for the processes to keep."""
+    left = [pid for pid in find_instance_processes(instance) if pid not in keep]
+    if left:
+        await end_processes(left, patience_seconds=STOP_PATIENCE_SECONDS)
+
+
+def local_labels() -> dict[str, str]:
+    """Labels of this machine's node: its engines, and its accelerators' kind and memory as nvidia-smi says."""
+    engines = [name for name, module in (("LlamaCpp", "xllamacpp"), ("VLLM", "vllm")) if find_spec(module)]
+    labels = {"plinth.dev/engines": ".".join(engines)}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        name, memory = answer.stdout.splitlines()[0].rsplit(",", 1)
+        labels[LABEL_ACCELERATOR] = name.strip().removeprefix("NVIDIA ").replace(" ", "-")
+        labels[LABEL_ACCELERATOR_MEMORY_MIB] = memory.strip()
+    return labels
+
+
+async def _wait_until_it_answers(
+    ray: RayProcess, process: asyncio.subprocess.Process, token_file: Path, log_file: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_SECONDS
+    while loop.time() < deadline:
+        if process.returncode is not None:
+            raise RayStartError(f"Ray ended while starting: {_last_words(log_file)}")
+        if await answers(ray, token_file):
+            return
+        await asyncio.sleep(0.2)
+    raise RayStartError(f"Ray did not answer within {START_SECONDS:.0f} s: {_last_words(log_file)}")
+
+
+def _last_words(log_file: Path) -> str:
+    lines = [line.strip() for line in log_file.read_text(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-4:]) or "it wrote nothing"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports free now; all are held until the last is found, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

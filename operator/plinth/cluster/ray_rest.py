@@ -1,0 +1,114 @@
+"""Ray over HTTP: what runs (Serve applications), what there is (nodes), and one PUT that says what should run.
+
+The adapter behind the cycle's `Capacity` port. Ray's dashboard answers all of it, so neither the cycle nor the
+operator ever joins a Ray cluster or unpickles anything. Every failure to get an answer becomes CapacityAway,
+here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from plinth.domain.fleet import Node
+
+APPLICATIONS = "/api/serve/applications/"
+LABEL_ACCELERATOR = "plinth.dev/accelerator"
+LABEL_ACCELERATOR_MEMORY_MIB = "plinth.dev/accelerator-memory-mib"
+
+
+class CapacityAway(Exception):  # noqa: N818 - a state of the world, in the words the status uses
+    """Ray did not answer, or answered that it cannot: nothing is known of it now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapacityObservation:
+    """What Ray said: its live nodes, and `GET /api/serve/applications/` as it came."""
+
+    nodes: tuple[Node, ...]
+    serve: Mapping[str, Any]
+
+
+class RayRest:
+    """One Ray cluster's dashboard."""
+
+    def __init__(self, address: str, token_file: Path | None, *, timeout_seconds: float = 10.0) -> None:
+        self._address = address.rstrip("/")
+        self._token_file = token_file
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections; the object can be used again afterwards."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def observe(self) -> CapacityObservation:
+        """Read nodes and applications. Raises CapacityAway."""
+        nodes, serve = await asyncio.gather(
+            self._call("GET", "/api/v0/nodes?detail=1&limit=10000"), self._call("GET", APPLICATIONS)
+        )
+        rows = nodes["data"]["result"]["result"]
+        return CapacityObservation(
+            nodes=tuple(read_node(row) for row in rows if row.get("state") == "ALIVE"), serve=serve
+        )
+
+    async def apply(self, config: Mapping[str, Any]) -> None:
+        """Say what should run, whole. Raises CapacityAway."""
+        await self._call("PUT", APPLICATIONS, config)
+
+    async def read_log(self, actor_id: str, *, lines: int) -> str:
+        """The last lines a replica's process wrote to stderr, also of a dead one. Raises CapacityAway."""
+        path = f"/api/v0/logs/file?actor_id={actor_id}&suffix=err&lines={lines}"
+        text = await self._call("GET", path, parse=False)
+        return str(text)
+
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, parse: bool = True
+    ) -> Any:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout)
+        try:
+            async with self._session.request(
+                method, self._address + path, json=body, headers=self._authorization()
+            ) as response:
+                if response.status >= 400:  # noqa: PLR2004 - HTTP's own line between success and failure
+                    text = (await response.text())[:400]
+                    raise CapacityAway(f"Ray answered {response.status} to {method} {path}: {text}")
+                if not parse:
+                    return await response.text()
+                return await response.json(content_type=None) if method == "GET" else None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise CapacityAway(f"Ray at {self._address} does not answer: {error!r}") from error
+
+    def _authorization(self) -> dict[str, str]:
+        if self._token_file is None:
+            return {}
+        return {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
+
+
+def read_node(row: Mapping[str, Any]) -> Node:
+    """One row of Ray's node state as a Node.
+
+    Memory is what Ray itself hands out (`resources_total.memory`), so that the plan and Ray never disagree.
+    """
+    resources = row.get("resources_total") or {}
+    labels = dict(row.get("labels") or {})
+    accelerators = int(resources.get("GPU", 0))
+    kind = labels.get(LABEL_ACCELERATOR) or labels.get("ray.io/accelerator-type") or "GPU"
+    return Node(
+        node_id=row["node_id"],
+        address=row.get("node_ip", ""),
+        labels=labels,
+        cpus=int(resources.get("CPU", 0)),
+        memory_bytes=int(resources.get("memory", 0)),
+        accelerator=kind if accelerators else "CPU",
+        accelerators=accelerators,
+        accelerator_memory_bytes=int(labels.get(LABEL_ACCELERATOR_MEMORY_MIB, 0)) * 2**20,
+    )

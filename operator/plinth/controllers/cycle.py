@@ -1,0 +1,108 @@
+"""The fleet cycle: gather, plan, execute, status; again whenever something may have changed.
+
+Level-triggered: a pass looks at everything, so a wake-up carries no message and a missed one costs only time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from plinth.cluster.ray_rest import CapacityAway
+from plinth.controllers.execute import execute
+from plinth.controllers.gather import Gatherer, Ports
+from plinth.controllers.status import make_statuses
+from plinth.desired.serve_config import ServeSettings
+from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
+from plinth.domain.planner import compute_plan
+
+BUSY_SECONDS = 0.5
+IDLE_SECONDS = 2.0
+SETTLE_SECONDS = 0.02
+
+log = logging.getLogger("plinth.cycle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One finished pass, for those who watch."""
+
+    snapshot: FleetSnapshot
+    plan: FleetPlan
+    put: bool
+    took_seconds: float
+
+
+@dataclass
+class FleetCycle:
+    """Runs passes until it is cancelled."""
+
+    ports: Ports
+    settings: Callable[[], ServeSettings]
+    clock: Callable[[], float]
+    on_pass: Callable[[Pass], None]
+    gatherer: Gatherer = field(init=False)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.gatherer = Gatherer(self.ports)
+
+    def wake(self) -> None:
+        """Something may have changed: make a pass soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Pass after pass. A pass that fails is logged and made again; nothing is lost by it."""
+        while True:
+            self._wake.clear()
+            try:
+                done = await self.run_once()
+                pause = _pause(done, self.clock())
+            except Exception:
+                log.exception("a pass of the fleet cycle failed; it is made again")
+                pause = IDLE_SECONDS
+            await self._sleep(pause)
+
+    async def run_once(self) -> Pass:
+        """One pass."""
+        started = self.clock()
+        snapshot, resources = await self.gatherer.gather(started)
+        plan = compute_plan(snapshot, started)
+        put = False
+        try:
+            executed = await execute(
+                plan,
+                serve=self.gatherer.serve,
+                settings=self.settings(),
+                capacity=self.ports.capacity,
+                gateway=self.ports.gateway,
+                capacity_known=snapshot.capacity_known,
+            )
+            put = executed.put
+        except CapacityAway as error:
+            log.warning("the plan could not be applied, the next pass tries again: %s", error)
+        self.ports.store.write(make_statuses(snapshot, plan, resources, started))
+        done = Pass(snapshot=snapshot, plan=plan, put=put, took_seconds=self.clock() - started)
+        self.on_pass(done)
+        return done
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout=seconds)
+        except TimeoutError:
+            return
+        # A burst of wake-ups (an editor's save, twenty requests at once) becomes one pass.
+        await asyncio.sleep(SETTLE_SECONDS)
+
+
+def _pause(done: Pass, now: float) -> float:
+    """How long nothing need be looked at, if nobody wakes us."""
+    moving = any(
+        slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING} for slot in done.snapshot.slots
+    ) or any(slot.action is not SlotAction.KEEP for model in done.plan.models for slot in model.slots)
+    pause = BUSY_SECONDS if moving or done.put else IDLE_SECONDS
+    if done.plan.wake_at is not None:
+        pause = min(pause, max(done.plan.wake_at - now, 0.05))
+    return pause

@@ -1,0 +1,111 @@
+"""What the cycle remembers from pass to pass: a cache, rebuilt from the world after a restart.
+
+Nothing here decides. A restart forgets it, which reads as "unknown": load windows start empty (so nothing scales
+down at once), failures start uncounted (so a start is tried again).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from plinth.domain.fleet import FailureRecord, LoadWindow, ModelKey, Slot, SlotName, SlotPhase
+from plinth.domain.traffic import LoadReport, ModelLoad
+
+OBJECTIVE_WINDOW_SECONDS = 300.0
+
+
+@dataclass
+class ModelMemory:
+    """One model's recent load and failures."""
+
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
+    watched_since: float | None = None
+    counts: deque[tuple[float, ModelLoad]] = field(default_factory=deque)
+    failure: FailureRecord | None = None
+
+
+@dataclass
+class Memory:
+    """All that is remembered."""
+
+    models: dict[ModelKey, ModelMemory] = field(default_factory=dict)
+    first_seen: dict[SlotName, float] = field(default_factory=dict)
+    draining_since: dict[SlotName, float] = field(default_factory=dict)
+    failed: set[SlotName] = field(default_factory=set)
+    gateway: str = ""
+    report_at: float = 0.0
+
+    def of(self, key: ModelKey) -> ModelMemory:
+        """The model's memory, empty at first sight."""
+        return self.models.setdefault(key, ModelMemory())
+
+    def take_report(
+        self, report: LoadReport | None, received_at: float, quiet_seconds: dict[ModelKey, int]
+    ) -> None:
+        """Note a report once. Without one, or with a new gateway's, what was seen before is no longer a window."""
+        if report is None or report.gateway != self.gateway:
+            for memory in self.models.values():
+                memory.samples.clear()
+                memory.counts.clear()
+                memory.watched_since = None
+        self.gateway = report.gateway if report else ""
+        if report is None or received_at == self.report_at:
+            return
+        self.report_at = received_at
+        for key, seconds in quiet_seconds.items():
+            load = report.models.get(str(key))
+            if load is not None:
+                self._take_load(self.of(key), load, received_at, seconds)
+
+    @staticmethod
+    def _take_load(memory: ModelMemory, load: ModelLoad, at: float, quiet_seconds: int) -> None:
+        if memory.watched_since is None:
+            memory.watched_since = at
+        memory.samples.append((at, max(load.peak, load.in_flight + load.queued)))
+        # One sample older than the quiet time stays, so that the window is never shorter than asked.
+        while len(memory.samples) > 1 and memory.samples[1][0] < at - quiet_seconds:
+            memory.samples.popleft()
+        memory.counts.append((at, load))
+        while len(memory.counts) > 1 and memory.counts[1][0] < at - OBJECTIVE_WINDOW_SECONDS:
+            memory.counts.popleft()
+
+    def window(self, key: ModelKey) -> LoadWindow:
+        """The model's load as the planner reads it."""
+        memory = self.of(key)
+        first, last = (memory.counts[0][1], memory.counts[-1][1]) if memory.counts else (None, None)
+        if first is None or last is None:
+            return LoadWindow(watched_since=memory.watched_since)
+        return LoadWindow(
+            samples=tuple(memory.samples),
+            watched_since=memory.watched_since,
+            ttft_met=last.ttft_met_total - first.ttft_met_total,
+            ttft_missed=last.ttft_missed_total - first.ttft_missed_total,
+            tpot_met=last.tpot_met_total - first.tpot_met_total,
+            tpot_missed=last.tpot_missed_total - first.tpot_missed_total,
+        )
+
+    def take_slots(self, slots: tuple[Slot, ...], now: float) -> None:
+        """Count each failed slot once, start anew when one of the same revision is ready, forget what is gone."""
+        for slot in slots:
+            self.first_seen.setdefault(slot.name, now)
+            memory = self.of(slot.name.model)
+            if slot.phase is SlotPhase.FAILED and slot.name not in self.failed:
+                self.failed.add(slot.name)
+                memory.failure = _one_more(memory.failure, slot, now)
+            if (
+                slot.phase is SlotPhase.READY
+                and memory.failure
+                and memory.failure.revision == slot.name.revision
+            ):
+                memory.failure = None
+        names = {slot.name for slot in slots}
+        self.failed &= names
+        for times in (self.first_seen, self.draining_since):
+            for gone in times.keys() - names:
+                del times[gone]
+
+
+def _one_more(before: FailureRecord | None, slot: Slot, now: float) -> FailureRecord:
+    count = before.count + 1 if before and before.revision == slot.name.revision else 1
+    return FailureRecord(revision=slot.name.revision, count=count, last_at=now, message=slot.message)

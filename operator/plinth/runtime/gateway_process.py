@@ -1,0 +1,92 @@
+"""The gateway's process: started on its own, found again after a crash of the rest, asked to drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from plinth.cluster.processes import end_processes, instance_environment, process_started_at
+
+START_SECONDS = 10.0
+
+
+class GatewayStartError(Exception):
+    """The gateway could not be started; the message is one clear line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayProcess:
+    """A running gateway: its process (id and start time name it for ever) and where it listens."""
+
+    pid: int
+    started_at: int
+    host: str
+    port: int
+
+    def is_alive(self) -> bool:
+        """Whether this very process still lives."""
+        return process_started_at(self.pid) == self.started_at
+
+    @property
+    def endpoint(self) -> str:
+        """The OpenAI API's base URL."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        return f"http://{host}:{self.port}/v1"
+
+
+async def start_gateway(
+    instance: str, *, host: str, port: int, control: Path, secret_file: Path, log_file: Path
+) -> GatewayProcess:
+    """Start the gateway and wait until it listens. Raises GatewayStartError."""
+    _refuse_taken_port(host, port)
+    control.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "plinth.gateway", "--listen", f"{host}:{port}"),
+        *("--control", str(control), "--secret-file", str(secret_file)),
+    ]
+    with log_file.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env=instance_environment(instance),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_SECONDS
+    while not control.exists():
+        if process.returncode is not None or loop.time() > deadline:
+            last = log_file.read_text(errors="replace").strip().splitlines()[-1:]
+            raise GatewayStartError(f"the gateway did not start: {' '.join(last) or 'it wrote nothing'}")
+        await asyncio.sleep(0.02)
+    return GatewayProcess(
+        pid=process.pid, started_at=process_started_at(process.pid) or 0, host=host, port=port
+    )
+
+
+async def wait_until_ended(gateway: GatewayProcess, seconds: float) -> None:
+    """Wait for a gateway that was asked to drain; end it when it takes longer than it was given."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while gateway.is_alive() and loop.time() < deadline:
+        await asyncio.sleep(0.05)
+    if gateway.is_alive():
+        await end_processes([gateway.pid], patience_seconds=1.0)
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise GatewayStartError(
+                f"{host}:{port} cannot be listened on ({error.strerror}); choose another with --listen HOST:PORT"
+            ) from error
