@@ -1,7 +1,8 @@
 """The API group `plinth.dev/v1alpha1`: the one source of truth for CRDs, validation and documentation."""
 
+from plinth.api.v1alpha1.errors import FieldError, InvalidResourceError
 from plinth.api.v1alpha1.gpupool import GPUPool, GPUPoolSpec, GPUPoolStatus
-from plinth.api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta
+from plinth.api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta, ResourceKey
 from plinth.api.v1alpha1.modeldeployment import (
     EngineChoice,
     ModelDeployment,
@@ -14,19 +15,25 @@ from plinth.api.v1alpha1.modeldeployment import (
     Scaling,
     Task,
 )
-from plinth.api.v1alpha1.reasons import SENTENCES, ConditionType, Reason
+from plinth.api.v1alpha1.reasons import CONDITION_SENTENCES, SENTENCES, ConditionType, Reason
+from plinth.api.v1alpha1.resources import KINDS, AnyResource, parse_resource
 
 __all__ = [
     "API_VERSION",
+    "CONDITION_SENTENCES",
     "GROUP",
+    "KINDS",
     "SENTENCES",
     "VERSION",
+    "AnyResource",
     "Condition",
     "ConditionType",
     "EngineChoice",
+    "FieldError",
     "GPUPool",
     "GPUPoolSpec",
     "GPUPoolStatus",
+    "InvalidResourceError",
     "ModelDeployment",
     "ModelDeploymentSpec",
     "ModelDeploymentStatus",
@@ -35,7 +42,9 @@ __all__ = [
     "Parallelism",
     "Progress",
     "Reason",
+    "ResourceKey",
     "Rollout",
     "Scaling",
     "Task",
+    "parse_resource",
 ]

@@ -1,4 +1,4 @@
-"""Every condition type and reason that a status can show, each reason with a sentence that says what it means."""
+"""Every condition type and reason that a status can show, each with a sentence that says what it means."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ class ConditionType(StrEnum):
     """The aspects of a resource that Plinth reports on; all are set on the first pass."""
 
     ACCEPTED = "Accepted"
-    """The spec is valid and can be acted on."""
     PLANNED = "Planned"
-    """A shape was found that fits the model and the pool."""
     PLACED = "Placed"
-    """Every wanted replica has a place."""
     SERVING = "Serving"
-    """At least one replica answers."""
     UPDATED = "Updated"
-    """The replicas that answer run what the spec asks for."""
     OBJECTIVES_MET = "ObjectivesMet"
-    """TTFT and TPOT stay within the objectives."""
     METRICS_FRESH = "MetricsFresh"
-    """The gateway's load report is recent enough to scale by."""
     READY = "Ready"
-    """All is as the spec asks; `kubectl wait --for=condition=Ready` works at zero replicas too."""
+
+
+CONDITION_SENTENCES: dict[ConditionType, str] = {
+    ConditionType.ACCEPTED: "The spec is valid and can be acted on.",
+    ConditionType.PLANNED: "A shape was found that fits the model and the pool.",
+    ConditionType.PLACED: "Every wanted replica has a place.",
+    ConditionType.SERVING: "At least one replica answers.",
+    ConditionType.UPDATED: "The replicas that answer run what the spec asks for.",
+    ConditionType.OBJECTIVES_MET: "TTFT and TPOT stay within the objectives.",
+    ConditionType.METRICS_FRESH: "The gateway's load report is recent enough to scale by.",
+    ConditionType.READY: "All is as the spec asks; `kubectl wait --for=condition=Ready` works at zero replicas too.",
+}
 
 
 class Reason(StrEnum):
