@@ -1,0 +1,64 @@
+"""One replica's life: find the model, fetch it, load the engine, prove it with one request, serve, and end.
+
+Started by the gate when Ray Serve brings the actor up; the fleet cycle follows it by `GET …/plinth/state`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from plinth.domain.fleet import EngineSpec, SlotPhase
+from plinth.engine.logs import LogMark
+from plinth.engine.probe import probe
+from plinth.engine.progress import ReplicaProgress
+from plinth.engine.seam import ASGIApp, Engine, EngineError, LocalModel, Progress, SourceError
+
+_log = logging.getLogger(__name__)
+
+Fetch = Callable[[Progress], LocalModel]
+
+
+class Replica:
+    """A model from source to serving; `progress.report` tells how far it is, `app` answers once it is Ready."""
+
+    def __init__(self, spec: EngineSpec, fetch: Fetch, engine: Engine) -> None:
+        self.spec = spec
+        self.progress = ReplicaProgress()
+        self.app: ASGIApp | None = None
+        self._fetch = fetch
+        self._engine = engine
+        self._mark = LogMark.here()
+
+    async def run(self) -> None:
+        """Bring the replica up and watch it; returns when it has failed, for good: a retry is a new replica."""
+        try:
+            await self._start()
+            self._fail(await self._engine.until_dead())
+        except (EngineError, SourceError) as error:
+            self._fail(str(error))
+        except Exception as error:  # noqa: BLE001 - the top frame: whatever went wrong is told where people look for it
+            _log.exception("The replica failed.")
+            self._fail(f"{type(error).__name__}: {error}")
+        self.app = None
+        await self._engine.close()
+
+    async def _start(self) -> None:
+        self.progress.enter(SlotPhase.DOWNLOADING, "finding the model")
+        model = await asyncio.to_thread(self._fetch, self.progress)
+        self.progress.enter(SlotPhase.LOADING)
+        app = await self._engine.load(model, self.progress)
+        self.progress.enter(SlotPhase.PROBING)
+        await probe(app, self.spec)
+        self.app = app
+        self.progress.enter(SlotPhase.READY)
+
+    def _fail(self, message: str) -> None:
+        self.progress.fail(message, self._mark.meaningful_lines())
+
+    async def close(self) -> None:
+        """Take no more requests and free everything."""
+        self.app = None
+        self.progress.enter(SlotPhase.STOPPING)
+        await self._engine.close()

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from serving import Served, make_spec, serving, stderr_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ENDLESS = {"prompt": "Count:", "max_tokens": 480, "ignore_eos": True, "stream": True}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chat(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with serving(tmp_path_factory.mktemp("chat"), make_spec(concurrency=1)) as served:
+        await served.until("Ready")
+        yield served
+
+
+async def test_a_replica_is_ready_only_after_it_has_generated_a_token(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec()) as served:
+        body = {"prompt": "Hi", "max_tokens": 1}
+        while (await served.state())["phase"] != "Ready":
+            status, answer = await served.post("/v1/completions", body)
+            assert status == 200 or answer["error"]["code"] == "replica_not_ready"
+        assert (await served.post("/v1/completions", body))[0] == 200
+
+
+async def test_the_state_answers_while_the_model_loads(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec()) as served:
+        slowest = 0.0
+        while True:
+            began = time.monotonic()
+            state = await served.state()
+            slowest = max(slowest, time.monotonic() - began)
+            if state["phase"] == "Ready":
+                break
+        assert slowest < 0.25, "xllamacpp holds Python's lock for its whole load of half a second"
+
+
+async def test_loading_is_measured_in_bytes_of_the_weights(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec()) as served:
+        await served.until("Loading")
+        totals = set()
+        while (state := await served.state())["phase"] == "Loading":
+            totals.add(state["bytes_total"])
+            assert state["bytes_done"] <= state["bytes_total"]
+            await asyncio.sleep(0.02)
+        assert max(totals) > 90 << 20
+
+
+async def test_chat_is_answered_under_the_prefix(chat: Served) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 8}
+    status, answer = await chat.post("/v1/chat/completions", body)
+    assert status == 200
+    assert answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["completion_tokens"] <= 8
+
+
+async def test_a_stream_arrives_token_by_token(chat: Served) -> None:
+    body = ENDLESS | {"max_tokens": 20, "stream_options": {"include_usage": True}}
+    arrivals, events = [], []
+    async with chat.session.post(chat.base + "/v1/completions", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async for line in answer.content:
+            if line.startswith(b"data: "):
+                arrivals.append(time.monotonic())
+                events.append(line.removeprefix(b"data: ").strip())
+    assert events[-1] == b"[DONE]"
+    assert json.loads(events[-2])["usage"]["completion_tokens"] == 20
+    assert arrivals[-1] - arrivals[0] > 0.05, "all chunks came at once"
+
+
+async def test_an_error_of_the_engine_reaches_the_client_as_it_is(chat: Served) -> None:
+    status, answer = await chat.post("/v1/completions", {"prompt": "word " * 2000, "max_tokens": 4})
+    assert status == 400
+    assert "context" in answer["error"]["message"]
+
+
+async def test_a_client_that_hangs_up_frees_the_engine_at_once(chat: Served) -> None:
+    async with chat.session.post(chat.base + "/v1/completions", json=ENDLESS) as answer:
+        await answer.content.readline()
+        answer.close()
+    began = time.monotonic()
+    status, _ = await chat.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
+    assert status == 200
+    assert time.monotonic() - began < 1.0, "the only slot was still busy with 480 tokens nobody waits for"
+
+
+async def test_each_of_the_concurrent_requests_may_use_the_whole_context(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec(context_tokens=512, concurrency=2)) as served:
+        await served.until("Ready")
+        body = {"prompt": "a " * 400, "max_tokens": 60, "ignore_eos": True}
+        answers = await asyncio.gather(*(served.post("/v1/completions", body) for _ in range(2)))
+        assert [answer[1]["usage"]["completion_tokens"] for answer in answers] == [60, 60]
+
+
+async def test_embeddings_come_from_an_embedding_replica_only(tmp_path: Path) -> None:
+    spec = make_spec(task="Embed", args={"pooling-type": "mean"})
+    async with serving(tmp_path, spec) as served:
+        await served.until("Ready")
+        status, answer = await served.post("/v1/embeddings", {"model": "chat", "input": ["one", "two"]})
+        assert status == 200
+        assert [len(item["embedding"]) for item in answer["data"]] == [576, 576]
+        status, answer = await served.post("/v1/chat/completions", {"messages": []})
+        assert status == 404
+        assert answer["error"]["code"] == "unknown_path"
+
+
+async def test_a_model_that_cannot_do_its_task_fails_with_the_engines_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec(task="Embed", args={"pooling-type": "none"})) as served:
+        state = await served.until("Failed")
+        assert "Pooling type 'none'" in state["message"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"n-bach": "512"}, "llama.cpp has no argument n-bach; the nearest is n-batch"),
+        ({"n-batch": "many"}, "n-batch: invalid literal for int() with base 10: 'many'"),
+        ({"warmup": "perhaps"}, "warmup must be true or false, not 'perhaps'"),
+        ({"port": "80"}, "engine.args.port is set by Plinth; remove it"),
+        (
+            {"flash-attn-type": "maybe"},
+            "flash-attn-type: must be one of auto, disabled, enabled, not 'maybe'",
+        ),
+    ],
+)
+async def test_an_argument_that_llama_cpp_does_not_take_is_named(
+    tmp_path: Path, args: dict[str, str], message: str
+) -> None:
+    async with serving(tmp_path, make_spec(args=args)) as served:
+        assert (await served.until("Failed"))["message"] == message
+
+
+async def test_arguments_reach_llama_cpp(tmp_path: Path) -> None:
+    args = {"n-batch": "256", "warmup": "false", "rope-freq-scale": "1.0", "flash-attn-type": "disabled"}
+    async with serving(tmp_path, make_spec(args=args)) as served:
+        await served.until("Ready")
+
+
+async def test_a_file_that_is_no_model_fails_with_llama_cpps_own_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"not a model")
+    with stderr_in(tmp_path / "worker.err"):
+        async with serving(tmp_path, make_spec(source=f"file://{broken}")) as served:
+            state = await served.until("Failed")
+    assert "Failed to init server" in state["message"]
+    assert "gguf_init_from_reader: invalid magic characters: 'not ', expected 'GGUF'" in state["log_lines"][0]
+    assert not any("exiting due to" in line for line in state["log_lines"])
+
+
+async def test_a_llama_cpp_that_dies_is_reported_and_requests_are_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec()) as served:
+        await served.until("Ready")
+        os.kill(child_process(), signal.SIGABRT)
+        state = await served.until("Failed", seconds=2)
+        assert state["message"] == "llama.cpp was ended by SIGABRT"
+        status, answer = await served.post("/v1/completions", {"prompt": "Hi"})
+        assert (status, answer["error"]["code"]) == (503, "replica_not_ready")
+
+
+async def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
+    async with serving(tmp_path, make_spec()) as served:
+        await served.until("Ready")
+        pid = child_process()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def child_process() -> int:
+    """The llama.cpp process of the replica started last."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    servers = [pid for pid in children if b"llamacpp_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return int(servers[-1])
