@@ -22,11 +22,6 @@ ARGS ?=
 # `make demo ONCE=1` asks one question and ends; `make demo` and `make demo ONCE=0` serve until Ctrl-C.
 ONCE_FLAG := $(if $(filter-out 0,$(ONCE)),--ask "$(ASK)")
 
-# Prints the first Python that the locks are made for and that can make an environment.
-FIND_PYTHON := for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
-	"$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	2>/dev/null && { command -v "$$python"; break; }; done || true
-
 ##@ Use
 .PHONY: demo
 demo: $(VENV)/.runtime  ## Serve a small model from examples/quickstart until Ctrl-C; ONCE=1 asks one question and ends
@@ -97,14 +92,21 @@ help:  ## Show this
 
 # --- environments ---------------------------------------------------------------------------------------------
 
+# Prints the first Python that the locks are made for and that can make an environment.
+.PHONY: python
+python:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	    2>/dev/null && { command -v "$$python"; exit; }; \
+	done; \
+	echo 'Plinth needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install python3-venv).' \
+	  'If there is one elsewhere: make PYTHON=/path/to/python3' >&2; exit 1
+
 $(VENV)/.bootstrap: requirements/bootstrap.txt
 	@if ! $(BIN)/python -c '' 2>/dev/null; then \
-	  python=$$($(FIND_PYTHON)); \
-	  test -n "$$python" || { echo 'Plinth needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt-get install python3-venv);' \
-	    'name one with `make init PYTHON=/path/to/python3`' >&2; exit 1; }; \
-	  rm -rf $(VENV); "$$python" -m venv $(VENV); \
+	  python=$$($(MAKE) --silent python); rm -rf $(VENV); "$$python" -m venv $(VENV); \
 	fi
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null  # uv makes environments without pip
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null  # uv's have no pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
