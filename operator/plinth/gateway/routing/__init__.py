@@ -1,1 +1,1 @@
-"""Which replica gets a request: pure."""
+"""Which replica gets a request, which request waits, what was promised: pure."""

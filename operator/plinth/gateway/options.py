@@ -1,0 +1,91 @@
+"""What the gateway can be told on its command line; every limit is a flag with a default."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+_MEBIBYTE = 1024 * 1024
+
+
+def _flag(default: float, text: str) -> float:
+    return field(default=default, metadata={"help": text})
+
+
+def _count(default: int, text: str) -> int:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Sizes in bytes, times in seconds. Times are watched twice a second, so they hold to within 0.5 s."""
+
+    head_bytes: int = _count(32 * 1024, "largest request line and headers")
+    body_bytes: int = _count(32 * _MEBIBYTE, "largest request body")
+    all_body_bytes: int = _count(256 * _MEBIBYTE, "request bodies held at once, all connections together")
+    client_buffer_bytes: int = _count(
+        64 * 1024, "answer bytes held for a slow client before its replica is paused"
+    )
+    connections: int = _count(8192, "client connections at once; more are closed at once")
+    header_seconds: float = _flag(10.0, "for a request's head to arrive")
+    body_seconds: float = _flag(60.0, "for a request's body to arrive")
+    keep_alive_seconds: float = _flag(75.0, "that an idle client connection stays open")
+    connect_seconds: float = _flag(2.0, "for a connection to a replica")
+    first_byte_seconds: float = _flag(600.0, "for a replica's first byte")
+    stream_idle_seconds: float = _flag(
+        600.0, "without a byte from a replica, or with a client that takes none"
+    )
+    pool_idle_seconds: float = _flag(4.0, "that an idle connection to a replica is kept for reuse")
+    check_seconds: float = _flag(3.0, "between active checks of a silent replica")
+    cooldown_seconds: float = _flag(1.0, "that a replica which answered 503 gets no request")
+    queue_requests: int = _count(1024, "requests of one model that may wait for room")
+    queue_seconds: float = _flag(300.0, "that a request may wait for room")
+    attempts: int = _count(3, "replicas tried for one request before its first byte")
+    headroom: int = _count(0, "requests given to a replica beyond its concurrency when all are full")
+    drain_seconds: float = _flag(30.0, "that requests in flight get to end after SIGTERM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """One gateway process."""
+
+    host: str
+    port: int
+    control: Path
+    secret_file: Path
+    limits: Limits = field(default_factory=Limits)
+
+
+def parse_options(arguments: list[str] | None = None) -> Options:
+    """The options of a command line; prints usage and exits with 2 on a wrong one."""
+    parser = argparse.ArgumentParser(prog="plinth.gateway", description="Plinth's data plane.")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="for clients; port 0 picks one")
+    parser.add_argument(
+        "--control", required=True, type=Path, metavar="PATH", help="unix socket for route tables"
+    )
+    parser.add_argument(
+        "--secret-file", required=True, type=Path, metavar="PATH", help="what replicas ask for"
+    )
+    for item in fields(Limits):
+        parser.add_argument(
+            "--" + item.name.replace("_", "-"),
+            type=type(item.default),
+            default=item.default,
+            help=f"{item.metadata['help']} (default {item.default:g})",
+        )
+    found = parser.parse_args(arguments)
+    host, _, port = found.listen.rpartition(":")
+    if not host or not port.isdigit():
+        parser.error(f"--listen must be HOST:PORT, not {found.listen!r}")
+    for item in fields(Limits):
+        if getattr(found, item.name) < (0 if item.name == "headroom" else 1e-3):
+            parser.error(f"--{item.name.replace('_', '-')} must be positive")
+    limits = Limits(**{item.name: getattr(found, item.name) for item in fields(Limits)})
+    return Options(
+        host=host.strip("[]"),
+        port=int(port),
+        control=found.control,
+        secret_file=found.secret_file,
+        limits=limits,
+    )

@@ -1,0 +1,226 @@
+"""Reads a client's bytes into requests: first step of the data path. Sans-I/O and pure.
+
+llhttp (through httptools) does the grammar in its strict mode; this module adds what a gateway must refuse on
+top of it: several or no Host, encodings other than plain `chunked`, sizes beyond the limits. Whatever the
+boundaries at which bytes arrive, the same requests and the same refusal come out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import httptools
+
+from plinth.gateway.protocol.errors import Refusal, body_too_large, malformed
+from plinth.gateway.protocol.headers import NOT_FORWARDED, is_sane_request_id, named_by_connection
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """Sizes in bytes that one request may have."""
+
+    head: int = 32 * 1024
+    body: int = 32 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Request:
+    """One request: complete when the reader hands it out."""
+
+    method: bytes = b""
+    target: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """What may be passed on, names in lower case."""
+    body: bytes = b""
+    keep_alive: bool = False
+    chunked_ok: bool = True
+    """False for HTTP/1.0, which does not know chunked answers."""
+    request_id: bytes = b""
+    """The client's, when it is sane; else empty."""
+
+
+class RequestReader:
+    """Fed with bytes; complete requests gather in `requests`, at most one `refusal` ends the conversation.
+
+    Requests that were complete before the offending bytes are still answered, in order, before the refusal.
+    """
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.requests: deque[Request] = deque()
+        self.refusal: Refusal | None = None
+        self.wants_continue = False
+        """The client waits for `100 Continue` before it sends the body."""
+        self.body_bytes = 0
+        """Of the body that is being read."""
+        self.reading_head = False
+        """Some bytes of a head arrived, not all."""
+        self.reading_body = False
+        self._limits = limits
+        self._finished = False
+        self._head_bytes_seen = 0
+        self._parser = httptools.HttpRequestParser(self)
+        self._begin()
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes in; nothing is raised, see `refusal`."""
+        if self.refusal is not None or self._finished:
+            return
+        if not self.reading_body:
+            self._head_bytes_seen += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_after_upgrade(data, upgrade.args[0])
+        except httptools.HttpParserError as error:
+            self._refuse_grammar(error)
+        # A head that never ends is held by the parser, out of sight of on_header: count what was fed instead.
+        if self.reading_head and self._head_bytes_seen > 2 * self._limits.head:
+            self._refuse_head()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Reads no further, for a reason that lies outside of the bytes; the first refusal stands."""
+        self._refuse(refusal)
+
+    def _begin(self) -> None:
+        self._request = Request()
+        self._target_parts: list[bytes] = []
+        self._head_bytes = 0
+        self._body_parts: list[bytes] = []
+        self._hosts = 0
+        self._declared_length = 0
+        self._transfer_encoding: bytes | None = None
+        self._connection = b""
+        self._expect = b""
+
+    # httptools calls these.
+
+    def on_message_begin(self) -> None:
+        """A first byte of a request line."""
+        self.reading_head = True
+
+    def on_url(self, part: bytes) -> None:
+        """A part of the target."""
+        self._target_parts.append(part)
+        self._count_head(len(part))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header line, or one of a trailer."""
+        self._count_head(len(name) + len(value) + 4)
+        if self.reading_body:
+            return  # a trailer: nothing here reads trailers
+        name = name.lower()
+        if name in NOT_FORWARDED:
+            self._note(name, value)
+        else:
+            self._request.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The empty line after the head."""
+        self.reading_head = False
+        self._head_bytes_seen = 0
+        self.reading_body = True
+        request = self._request
+        request.method = self._parser.get_method()
+        request.target = b"".join(self._target_parts)
+        version = self._parser.get_http_version()
+        request.chunked_ok = version == "1.1"
+        request.keep_alive = self._parser.should_keep_alive()
+        if self._connection:
+            private = named_by_connection(self._connection)
+            if private:
+                request.headers = [item for item in request.headers if item[0] not in private]
+        self._check_framing(version)
+        if self._expect and self.refusal is None:
+            self._check_expectation()
+
+    def on_body(self, part: bytes) -> None:
+        """A part of the body, unframed."""
+        self.wants_continue = False
+        self.body_bytes += len(part)
+        if self.body_bytes > self._limits.body:
+            self._refuse(body_too_large(self._limits.body))
+        elif self.refusal is None:
+            self._body_parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """The last byte of the message."""
+        self.reading_body = False
+        self.wants_continue = False
+        self.body_bytes = 0
+        if self.refusal is not None or self._finished:
+            return
+        request = self._request
+        parts = self._body_parts
+        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.requests.append(request)
+        # What follows `Connection: close` is not for us.
+        self._finished = not request.keep_alive
+        self._begin()
+
+    # Checks.
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.head:
+            self._refuse_head()
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"content-length":
+            self._declared_length = int(value)  # digits: llhttp has seen to it
+        elif name == b"transfer-encoding":
+            before = self._transfer_encoding
+            self._transfer_encoding = value if before is None else before + b"," + value
+        elif name == b"connection":
+            self._connection += b"," + value if self._connection else value
+        elif name == b"expect":
+            self._expect = value
+        elif name == b"x-request-id" and is_sane_request_id(value):
+            self._request.request_id = value
+
+    def _check_framing(self, version: str) -> None:
+        coding = self._transfer_encoding
+        if version not in {"1.0", "1.1"}:
+            self._refuse(malformed(f"HTTP/{version} is not spoken here", status=505))
+        elif self._hosts > 1 or (self._hosts == 0 and version == "1.1"):
+            self._refuse(malformed(f"{self._hosts} Host headers, must be one"))
+        elif coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
+            self._refuse(malformed("Transfer-Encoding must be `chunked`, in HTTP/1.1", status=501))
+        elif self._request.method == b"CONNECT":
+            self._refuse(malformed("this is no forward proxy", status=405))
+        elif self._declared_length > self._limits.body:
+            self._refuse(body_too_large(self._limits.body))
+
+    def _check_expectation(self) -> None:
+        if self._expect.strip().lower() != b"100-continue":
+            self._refuse(malformed("this expectation cannot be met", status=417))
+        else:
+            self.wants_continue = self._declared_length > 0 or self._transfer_encoding is not None
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self.refusal is None:
+            self.refusal = refusal
+            self._body_parts = []
+
+    def _refuse_head(self) -> None:
+        self._refuse(
+            malformed(
+                f"the request head exceeds {self._limits.head} bytes", status=431, code="headers_too_large"
+            )
+        )
+
+    def _refuse_grammar(self, error: httptools.HttpParserError) -> None:
+        if not self._finished:
+            self._refuse(malformed(f"not an HTTP/1.1 request: {error}"))
+
+    def _go_on_after_upgrade(self, data: bytes, offset: int) -> None:
+        """An offer to upgrade may be ignored (RFC 9110, 7.8): the request stands, HTTP/1.1 goes on after it."""
+        if self.refusal is not None or self._finished:
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self._head_bytes_seen = 0
+        rest = data[offset:]
+        if rest:
+            self.feed(rest)

@@ -1,0 +1,92 @@
+"""Watches an event stream as it passes: where events end, how many there were, what the last says of usage.
+
+Nothing is decoded chunk by chunk. Only whole events are passed on, so that an event of the gateway's own can
+follow at any moment; engines write whole events, hence nothing waits in practice. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass
+
+_TAIL_BYTES = 8192
+_MOST_HELD_BYTES = 256 * 1024
+"""An event longer than this is passed on in pieces: memory is bounded."""
+_PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
+_COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the engine says it read and wrote, in tokens; None where it does not say."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Tail:
+    """The last 8 KiB of a body, kept without copying."""
+
+    __slots__ = ("_parts", "_size")
+
+    def __init__(self) -> None:
+        self._parts: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """Takes the next piece in and lets go of what is too old."""
+        self._parts.append(data)
+        self._size += len(data)
+        while self._size - len(self._parts[0]) >= _TAIL_BYTES:
+            self._size -= len(self._parts.popleft())
+
+    def bytes(self) -> bytes:
+        """At most the last 8 KiB, whatever the pieces were."""
+        return b"".join(self._parts)[-_TAIL_BYTES:]
+
+    def usage(self) -> Usage | None:
+        """The last `usage` object in the tail. A quote inside generated text is escaped, so `"usage"` is a key."""
+        tail = self.bytes()
+        at = tail.rfind(b'"usage"')
+        if at < 0:
+            return None
+        prompt, completion = _PROMPT.search(tail, at), _COMPLETION.search(tail, at)
+        if prompt is None and completion is None:
+            return None
+        return Usage(int(prompt[1]) if prompt else None, int(completion[1]) if completion else None)
+
+
+class EventScan:
+    """One event stream: gives back what may be passed on now."""
+
+    __slots__ = ("_held", "events", "tail")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self.events = 0
+        """Data lines passed on so far, `[DONE]` included."""
+        self.tail = Tail()
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events among what is held and `data`; the rest is held until its event ends."""
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if not data.endswith((b"\n\n", b"\r\n\r\n")):
+            end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+            if end < 4 and len(data) < _MOST_HELD_BYTES:  # noqa: PLR2004 - neither was found
+                self._held = data
+                return b""
+            if end >= 4:  # noqa: PLR2004 - as above
+                data, self._held = data[:end], data[end:]
+        self.events += data.count(b"\ndata:") + data.startswith(b"data:")
+        self.tail.add(data)
+        return data
+
+    def flush(self) -> bytes:
+        """What is held when the stream has ended in peace."""
+        data, self._held = self._held, b""
+        if data:
+            self.tail.add(data)
+        return data

@@ -1,0 +1,26 @@
+"""Finding the model that a client asks for. Pure."""
+
+from __future__ import annotations
+
+from plinth.domain.traffic import ModelRoute, RouteTable
+from plinth.gateway.protocol.errors import Refusal
+
+_MOST_NAMES_SHOWN = 20
+
+
+def routes_by_name(table: RouteTable) -> dict[str, ModelRoute]:
+    """Every name of the table. A name given twice goes to the model that comes first in the order of `model`."""
+    found: dict[str, ModelRoute] = {}
+    for route in sorted(table.models, key=lambda item: item.model):
+        for name in route.names:
+            found.setdefault(name, route)
+    return found
+
+
+def model_not_found(asked: str, listed: list[str]) -> Refusal:
+    """The refusal for a name that nothing answers to; it lists what exists."""
+    shown = ", ".join(listed[:_MOST_NAMES_SHOWN]) or "none yet"
+    more = len(listed) - _MOST_NAMES_SHOWN
+    tail = f" and {more} more (see /v1/models)" if more > 0 else ""
+    text = f"the model {asked[:200]!r} does not exist; there are: {shown}{tail}"
+    return Refusal(404, "model_not_found", text, param="model", should_retry=False)

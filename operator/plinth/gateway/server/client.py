@@ -1,0 +1,310 @@
+"""One client's connection: bytes to requests, one request after the other, answers back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from enum import Enum
+
+from plinth.gateway.protocol.endpoints import Answer, match, paths_for
+from plinth.gateway.protocol.errors import Refusal, bad_request, bodies_exhausted, no_table_yet, too_slow
+from plinth.gateway.protocol.probe import probe_body
+from plinth.gateway.protocol.request import Request, RequestLimits, RequestReader
+from plinth.gateway.protocol.response import CONTINUE, refusal_response, whole_response
+from plinth.gateway.routing.names import model_not_found
+from plinth.gateway.server.call import Call
+from plinth.gateway.server.core import Core
+from plinth.gateway.server.local import answer_locally
+
+LINGER_SECONDS = 2.0
+"""After a refusal that leaves the client's bytes unread: closing at once would make the kernel reset the
+connection, and the client might never see the refusal."""
+MOST_PIPELINED = 64
+
+
+class Stage(Enum):
+    """What the connection waits for; each has its time limit."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    LINGER = "linger"
+
+
+class ClientConnection(asyncio.Protocol):
+    """Answers in the order of the requests; while one is under way, those pipelined after it wait."""
+
+    __slots__ = (
+        "_body_held",
+        "_call",
+        "_core",
+        "_reader",
+        "_request",
+        "_since",
+        "_slow",
+        "_stage",
+        "_transport",
+    )
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._reader = RequestReader(RequestLimits(head=core.limits.head_bytes, body=core.limits.body_bytes))
+        self._transport: asyncio.Transport | None = None
+        self._call: Call | None = None
+        self._request: Request | None = None
+        self._slow = False
+        self._body_held = 0
+        self._stage = Stage.HEAD
+        self._since = time.perf_counter()
+
+    def is_busy(self) -> bool:
+        """Whether a request is in hand, or part of one."""
+        return self._call is not None or self._reader.reading_body or bool(self._reader.requests)
+
+    # The loop calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self._transport = transport  # type: ignore[assignment] # a stream socket's is a Transport
+        core = self._core
+        if len(core.connections) >= core.limits.connections:
+            transport.abort()  # type: ignore[attr-defined] # as above
+            return
+        self._transport.set_write_buffer_limits(high=core.limits.client_buffer_bytes)  # type: ignore[union-attr]
+        core.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._stage is Stage.LINGER:
+            return
+        self._core.clock.batch_began()
+        self._reader.feed(data)
+        self._count_body()
+        self._go_on()
+
+    def eof_received(self) -> bool:
+        """The other side sends no more."""
+        return False  # a client that ends its half has hung up: its engine must stop at once
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
+        """The connection is gone."""
+        self._transport = None
+        self._core.connections.discard(self)
+        self._core.hold_body(-self._body_held)
+        self._body_held = 0
+        self._reader.requests.clear()
+        call, self._call = self._call, None
+        if call is not None:
+            call.on_client_gone()
+
+    def pause_writing(self) -> None:
+        """The client takes bytes more slowly than they come."""
+        self._slow = True
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._slow = False
+        if self._call is not None:
+            self._call.on_client_drained()
+
+    # The call in hand calls these.
+
+    def write(self, data: bytes) -> None:
+        """Passes bytes of the answer on."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def is_slow(self) -> bool:
+        """Whether more is waiting for the client than should be held."""
+        return self._slow
+
+    def answer_refusal(self, refusal: Refusal) -> None:
+        """Answers with a refusal; the call is over."""
+        self._call = None
+        self._send_refusal(refusal)
+        self._after_answer(keep_alive=self._keeps_alive() and not refusal.closes)
+
+    def finish(self, *, keep_alive: bool) -> None:
+        """The answer is complete."""
+        self._call = None
+        self._after_answer(keep_alive=keep_alive)
+
+    def abort(self) -> None:
+        """The answer cannot be completed: closes at once."""
+        self._call = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # The process calls these.
+
+    def check(self, now: float) -> None:
+        """Ends what has taken too long; twice a second."""
+        if self._call is not None:
+            self._call.check(now)
+            return
+        limits, waited = self._core.limits, now - self._since
+        if self._stage is Stage.IDLE and waited >= limits.keep_alive_seconds:
+            self._close()
+        elif self._stage is Stage.HEAD and waited >= limits.header_seconds:
+            if self._reader.reading_head:
+                self._refuse_connection(too_slow("the request's head", limits.header_seconds))
+            else:
+                self._close()
+        elif self._stage is Stage.BODY and waited >= limits.body_seconds:
+            self._refuse_connection(too_slow("the request's body", limits.body_seconds))
+        elif self._stage is Stage.LINGER and waited >= LINGER_SECONDS:
+            self.abort()
+
+    def close_when_idle(self) -> None:
+        """The process leaves: closes at once unless an answer is under way."""
+        if not self.is_busy():
+            self._close()
+
+    def kill(self) -> None:
+        """The process leaves now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Steps.
+
+    def _go_on(self) -> None:
+        """Serves what is complete, in order, then sees what the connection waits for."""
+        reader = self._reader
+        while self._call is None and reader.requests and self._transport is not None:
+            request = reader.requests.popleft()
+            self._count_body()
+            self._serve(request)
+            if self._stage is Stage.LINGER or (self._transport and self._transport.is_closing()):
+                return
+        if self._transport is None:
+            return
+        if self._call is not None:
+            self._enter(Stage.ANSWER)
+            if len(reader.requests) >= MOST_PIPELINED:
+                self._transport.pause_reading()
+            return
+        if reader.refusal is not None:
+            self._refuse_connection(reader.refusal)
+        elif reader.reading_body:
+            self._enter(Stage.BODY)
+            if reader.wants_continue:
+                reader.wants_continue = False
+                self._transport.write(CONTINUE)
+        else:
+            self._enter(Stage.HEAD if reader.reading_head else Stage.IDLE)
+
+    def _serve(self, request: Request) -> None:
+        self._request = request
+        if not request.request_id:
+            request.request_id = self._core.make_request_id()
+        outcome = self._route(request)
+        if isinstance(outcome, Call):
+            self._call = outcome
+            outcome.start()
+        elif isinstance(outcome, Refusal):
+            self._send_refusal(outcome)
+            self._after_local(keep_alive=self._keeps_alive() and not outcome.closes)
+        else:
+            status, headers, body = outcome
+            self.write(
+                whole_response(
+                    status,
+                    headers,
+                    body,
+                    request_id=request.request_id,
+                    keep_alive=self._keeps_alive(),
+                    head_only=request.method == b"HEAD",
+                )
+            )
+            self._after_local(keep_alive=self._keeps_alive())
+
+    def _route(self, request: Request) -> Call | Refusal | tuple[int, list[tuple[bytes, bytes]], bytes]:
+        endpoint = match(request.method, request.target)
+        if isinstance(endpoint, Refusal):
+            return endpoint
+        core = self._core
+        if endpoint.answer is not Answer.REPLICA:
+            return answer_locally(core, endpoint.answer, request.target)
+        probe = probe_body(request.body)
+        if isinstance(probe, Refusal):
+            return probe
+        fleet = core.fleet
+        model = fleet.by_name.get(probe.model)
+        if model is None:
+            return (
+                no_table_yet() if fleet.version == 0 else model_not_found(probe.model, fleet.listed_names())
+            )
+        if model.route.task != endpoint.task:
+            text = (
+                f"the model {probe.model!r} answers on {paths_for(model.route.task)}, not on {endpoint.path}"
+            )
+            return bad_request(text, code="wrong_endpoint_for_model", param="model")
+        return Call(
+            core,
+            self,
+            request,
+            model=model,
+            endpoint=endpoint.path,
+            batch_began=core.clock.batch_began(),
+        )
+
+    def _send_refusal(self, refusal: Refusal) -> None:
+        request = self._request
+        self.write(
+            refusal_response(
+                refusal,
+                request_id=request.request_id if request is not None else self._core.make_request_id(),
+                keep_alive=self._keeps_alive(),
+                head_only=request is not None and request.method == b"HEAD",
+            )
+        )
+
+    def _keeps_alive(self) -> bool:
+        return self._request is not None and self._core.keeps_alive(self._request)
+
+    def _after_local(self, *, keep_alive: bool) -> None:
+        if not keep_alive:
+            self._close()
+
+    def _after_answer(self, *, keep_alive: bool) -> None:
+        if self._transport is None:
+            return
+        if not keep_alive:
+            self._close()
+            return
+        self._transport.resume_reading()
+        self._stage = Stage.IDLE
+        self._since = time.perf_counter()
+        self._go_on()
+
+    def _refuse_connection(self, refusal: Refusal) -> None:
+        """Says why nothing more is read, then waits a little for the client to read it."""
+        self._request = None
+        self._core.metrics.requests.add(("", "", str(refusal.status)))
+        self._send_refusal(refusal)
+        self._reader.refuse(refusal)
+        self._count_body()
+        self._enter(Stage.LINGER)
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _count_body(self) -> None:
+        reader = self._reader
+        held = reader.body_bytes if reader.refusal is None else 0
+        for request in reader.requests:
+            held += len(request.body)
+        if held != self._body_held:
+            self._core.hold_body(held - self._body_held)
+            grew, self._body_held = held > self._body_held, held
+            if grew and self._core.body_bytes > self._core.limits.all_body_bytes and reader.refusal is None:
+                reader.refuse(bodies_exhausted())
+
+    def _enter(self, stage: Stage) -> None:
+        if stage is not self._stage:
+            self._stage = stage
+            self._since = time.perf_counter()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
