@@ -171,10 +171,10 @@ def _type_at(model: Any, location: Location) -> Any:
     for step in location:
         if _is_model(model):
             field = _field_named(model, step)
-            model = _plain_type(field.annotation) if field else None
+            model = plain_type(field.annotation) if field else None
         else:
             arguments = get_args(model)
-            model = _plain_type(arguments[-1]) if arguments else None
+            model = plain_type(arguments[-1]) if arguments else None
     return model
 
 
@@ -190,12 +190,12 @@ def _field_named(model: type[BaseModel], step: str | int) -> FieldInfo | None:
     return None
 
 
-def _plain_type(annotation: Any) -> Any:
+def plain_type(annotation: Any) -> Any:
     """The type without `| None` and without its constraints."""
     while hasattr(annotation, "__metadata__"):
         annotation = annotation.__origin__
     if get_origin(annotation) in {Union, types.UnionType}:
-        return _plain_type(next(kind for kind in get_args(annotation) if kind is not type(None)))
+        return plain_type(next(kind for kind in get_args(annotation) if kind is not type(None)))
     return annotation
 
 
@@ -249,7 +249,7 @@ def _string(fault: _Fault) -> tuple[str, str]:
 
 
 def _mapping(fault: _Fault) -> tuple[str, str]:
-    kind = _plain_type(fault.field.annotation) if fault.field else None
+    kind = plain_type(fault.field.annotation) if fault.field else None
     if _is_model(kind):
         return "must be a mapping", f"write its fields below it: {', '.join(field_names(kind))}"
     return "must be a mapping", "write entries below it, each as name: value"
@@ -260,7 +260,7 @@ def _sequence(_: _Fault) -> tuple[str, str]:
 
 
 def _choice(fault: _Fault) -> tuple[str, str]:
-    kind = _plain_type(fault.field.annotation) if fault.field else None
+    kind = plain_type(fault.field.annotation) if fault.field else None
     choices: list[str] = []
     if isinstance(kind, type) and issubclass(kind, Enum):
         choices = [str(member.value) for member in kind]

@@ -34,9 +34,12 @@ class Rule:
 
 SCHEMES = ("hf://", "file://", "package://")
 
-_HF = r"^hf://[A-Za-z0-9][-._A-Za-z0-9]*/[A-Za-z0-9][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*$"
-_FILE = r"^file:///[^\s]*$"
-_PACKAGE = r"^package://[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(/[-._A-Za-z0-9]+)+$"
+_HF = (
+    r"^hf://[A-Za-z0-9][-._A-Za-z0-9]*/[A-Za-z0-9][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*"
+    r"(@[A-Za-z0-9][-._/A-Za-z0-9]*)?$"
+)
+_FILE = r"^file:///.*$"
+_PACKAGE = r"^package://[A-Za-z_][A-Za-z0-9_]*(/[-._A-Za-z0-9]+)*$"
 _ARGUMENT = r"^[a-z][a-z0-9-]{0,63}$"
 _LABEL_KEY = r"^([a-z0-9][-a-z0-9.]*/)?[A-Za-z0-9][-_.A-Za-z0-9]{0,62}$"
 _LABEL_VALUE = r"^[A-Za-z0-9]?[-_.A-Za-z0-9]{0,62}$"
@@ -45,11 +48,15 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "alias": "set spec.servedName",
     "api-key": "leave it out: Plinth gives every engine the gateway's secret",
     "api-key-file": "leave it out: Plinth gives every engine the gateway's secret",
+    "api-keys": "leave it out: Plinth gives every engine the gateway's secret",
     "ctx-size": "set spec.objectives.contextTokens",
     "gpu-memory-utilization": "set spec.memoryUtilizationPercent of the GPUPool",
     "host": "leave it out: Plinth decides where engines listen",
+    "hostnames": "leave it out: Plinth decides where engines listen",
     "max-model-len": "set spec.objectives.contextTokens",
     "model": "set spec.model.source",
+    "n-ctx": "set spec.objectives.contextTokens",
+    "n-parallel": "set spec.objectives.concurrency",
     "port": "leave it out: Plinth decides where engines listen",
     "served-model-name": "set spec.servedName",
     "tensor-parallel-size": "set spec.parallelism.tensor",
@@ -86,13 +93,6 @@ def _scheme_remedy(model: Any) -> str:
         kind = "file://" if model.source.startswith("/") else "hf://"
         return f"write {kind}{model.source}"
     return f"{scheme}:// is not a source that Plinth reads; download it and write file:///PATH/{rest.split('/')[-1]}"
-
-
-def _hf_remedy(model: Any) -> str:
-    name, at, revision = model.source.partition("@")
-    if at:
-        return f"write source: {name} and revision: {revision}"
-    return "write the name as on the model's page, as in hf://Qwen/Qwen2.5-32B-Instruct"
 
 
 def _only_for_hf(field: str, meaning: str) -> Rule:
@@ -132,19 +132,19 @@ MODEL_SOURCE = (
     _source_form(
         "hf://",
         _HF,
-        "must name a repository as in hf://org/name, or a file of it as in hf://org/name/file.gguf",
-        _hf_remedy,
+        "must name a repository after hf://, as in hf://org/name, hf://org/name@revision or hf://org/name/file.gguf",
+        "write the name as on the model's page, as in hf://Qwen/Qwen2.5-32B-Instruct",
     ),
     _source_form(
         "file://",
         _FILE,
-        "must hold an absolute path without spaces, as in file:///models/name",
+        "must hold an absolute path after file://, as in file:///models/name",
         "write three slashes before the first folder",
     ),
     _source_form(
         "package://",
         _PACKAGE,
-        "must name an installed Python module and a file or folder in it, as in package://module/file.gguf",
+        "must name an installed Python module after package://, as in package://module/file.gguf",
         "write the module's import name, a slash, and the path inside it",
     ),
     Rule(
@@ -160,6 +160,13 @@ MODEL_SOURCE = (
         cel="!has(self.revision) || !self.revision.contains('..')",
         holds=lambda model: model.revision is None or ".." not in model.revision,
         remedy="write a branch, a tag or a commit",
+    ),
+    Rule(
+        field="revision",
+        must="must be absent where source names a revision after @",
+        cel="!has(self.revision) || !self.source.contains('@')",
+        holds=lambda model: model.revision is None or "@" not in model.source,
+        remedy="keep one of the two",
     ),
     _only_for_hf("revision", "only hf:// sources have revisions"),
     _only_for_hf("credentials", "only hf:// sources ask for a token"),
