@@ -71,6 +71,8 @@ class EngineSpec:
     memory_utilization_percent: int
     memory_bytes: int
     """Memory that the plan gives one replica on each accelerator (on a CPU node: in all)."""
+    kv_bytes: int = 0
+    """How much of `memory_bytes` is meant for the KV cache; 0 leaves it to the engine."""
     args: dict[str, str] = field(default_factory=dict)
 
 
@@ -146,6 +148,8 @@ class Slot:
     pid: int | None = None
     since: float = 0.0
     """When this slot was first seen by the cycle."""
+    ready_since: float | None = None
+    """When it was first seen Ready; None reads as `since`. It stays at least the quiet time from then on."""
     draining_since: float | None = None
     bytes_done: int = 0
     bytes_total: int = 0
@@ -305,6 +309,8 @@ class FleetPlan:
     models: tuple[ModelPlan, ...]
     orphans: tuple[SlotName, ...]
     """Slots at Ray of models that no longer exist and have nothing in flight: to be removed."""
+    leaving: tuple[SlotPlan, ...] = ()
+    """Slots of models that no longer exist and still have requests in flight: they drain first."""
     routes: RouteTable
     """Version 0; the link to the gateway numbers it when it differs from the last one sent."""
     wake_at: float | None

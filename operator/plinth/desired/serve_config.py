@@ -1,0 +1,157 @@
+"""A plan as Ray Serve's whole config, and back: one application with one replica for each slot that should exist.
+
+Read in Ray 2.57: `GET /api/serve/applications/` gives back each application's config as it was PUT (unset fields stay
+unset, numbers become floats), so comparing finds drift whoever caused it. Replicas ask for no CPU (`num_cpus: 0`):
+threads are shared; a CPU replica is counted by its memory, one on accelerators by whole accelerators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from plinth.desired import names
+from plinth.domain.fleet import EngineSpec, FleetPlan, Needs, SlotAction, SlotName, SlotPlan
+
+ASKED_OF_RAY = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.DRAIN}
+DELETING = "DELETING"
+MAX_ONGOING_REQUESTS = 100_000
+"""Never the limit: the gateway decides how much a replica gets."""
+GRACEFUL_SHUTDOWN_SECONDS = 10.0
+SHUTDOWN_POLL_SECONDS = 0.2
+HEALTH_CHECK_PERIOD_SECONDS = 5.0
+HEALTH_CHECK_TIMEOUT_SECONDS = 120.0
+"""A busy engine may be slow to answer Serve's check; a dead process fails it at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """What is the same for every replica. Secrets are only ever passed as the paths of files."""
+
+    secret_file: str
+    secrets_dir: str
+    cache_dir: str
+    http_host: str
+    http_port: int
+    keep_alive_timeout_s: int = 86_400
+    """Long, since the gateway holds an idle connection to each replica to learn of its death."""
+
+
+def serve_config(
+    plan: FleetPlan, settings: ServeSettings, *, foreign: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The body of the PUT. A PUT says everything, so others' applications (`foreign`) are said again as they are."""
+    slots = [slot for slot in _all_slots(plan) if slot.action in ASKED_OF_RAY]
+    ours = [_application(slot, settings) for slot in sorted(slots, key=lambda slot: slot.name)]
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {
+            "host": settings.http_host,
+            "port": settings.http_port,
+            "keep_alive_timeout_s": settings.keep_alive_timeout_s,
+        },
+        "applications": [
+            *sorted((dict(each) for each in foreign), key=lambda each: str(each["name"])),
+            *ours,
+        ],
+    }
+
+
+def same_config(wanted: Mapping[str, Any], serve: Mapping[str, Any]) -> bool:
+    """Whether a PUT of `wanted` would change nothing, given the whole answer of `GET /api/serve/applications/`."""
+    deployed = {
+        name: application["deployed_app_config"]
+        for name, application in serve.get("applications", {}).items()
+        if application.get("deployed_app_config") and application.get("status") != DELETING
+    }
+    asked = {application["name"]: application for application in wanted["applications"]}
+    return deployed.keys() == asked.keys() and all(_same(asked[name], deployed[name]) for name in asked)
+
+
+def parse_slot(application: Mapping[str, Any]) -> tuple[SlotName | None, EngineSpec | None, Needs, str]:
+    """A slot's name, spec, needs and node from its deployed config; what cannot be read is None, zero or empty."""
+    name = SlotName.parse(str(application.get("name", "")))
+    deployment: Mapping[str, Any] = next(iter(application.get("deployments") or ()), {})
+    bundle: Mapping[str, Any] = next(iter(deployment.get("placement_group_bundles") or ()), {})
+    selector: Mapping[str, Any] = next(
+        iter(deployment.get("placement_group_bundle_label_selector") or ()), {}
+    )
+    needs = Needs(accelerators=int(bundle.get("GPU", 0)), memory_bytes=int(bundle.get("memory", 0)))
+    return name, _read_spec(application), needs, str(selector.get(names.NODE_ID_LABEL, ""))
+
+
+def _all_slots(plan: FleetPlan) -> Iterable[SlotPlan]:
+    return chain(*(model.slots for model in plan.models), plan.leaving)
+
+
+def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any]:
+    return {
+        "name": names.application_name(slot.name),
+        "route_prefix": names.route_prefix(slot.name),
+        "import_path": names.IMPORT_PATH,
+        "args": {
+            "spec": msgspec.to_builtins(slot.spec),
+            "slot": str(slot.name),
+            "runtime": {
+                "secret_file": settings.secret_file,
+                "secrets_dir": settings.secrets_dir,
+                "cache_dir": settings.cache_dir,
+            },
+        },
+        "logging_config": {"enable_access_log": False},
+        "deployments": [_deployment(slot)],
+    }
+
+
+def _deployment(slot: SlotPlan) -> dict[str, Any]:
+    bundle, actor = _resources(slot.needs)
+    return {
+        "name": names.DEPLOYMENT,
+        "num_replicas": 1,
+        "max_ongoing_requests": MAX_ONGOING_REQUESTS,
+        "graceful_shutdown_timeout_s": GRACEFUL_SHUTDOWN_SECONDS,
+        "graceful_shutdown_wait_loop_s": SHUTDOWN_POLL_SECONDS,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_SECONDS,
+        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_SECONDS,
+        "ray_actor_options": actor,
+        "placement_group_bundles": [bundle],
+        "placement_group_bundle_label_selector": [{names.NODE_ID_LABEL: slot.node_id}],
+    }
+
+
+def _resources(needs: Needs) -> tuple[dict[str, float], dict[str, float]]:
+    """The bundle and the actor's share of it, which is all of it. Ray refuses a bundle of zeros only."""
+    bundle: dict[str, float] = {}
+    actor: dict[str, float] = {"num_cpus": 0}
+    if needs.accelerators:
+        bundle["GPU"] = actor["num_gpus"] = needs.accelerators
+    if needs.memory_bytes or not needs.accelerators:
+        bundle["memory"] = actor["memory"] = max(needs.memory_bytes, 1)
+    return bundle, actor
+
+
+def _read_spec(application: Mapping[str, Any]) -> EngineSpec | None:
+    args = application.get("args")
+    if not isinstance(args, Mapping) or application.get("import_path") != names.IMPORT_PATH:
+        return None
+    try:
+        return msgspec.convert(args.get("spec"), EngineSpec)
+    except msgspec.ValidationError:
+        return None
+
+
+def _same(wanted: Any, deployed: Any) -> bool:
+    """Equal up to what Ray fills in by itself: an unset field comes back absent, or as nothing."""
+    if isinstance(wanted, Mapping) and isinstance(deployed, Mapping):
+        return all(_same(wanted.get(key), deployed.get(key)) for key in wanted.keys() | deployed.keys())
+    if isinstance(wanted, list) and isinstance(deployed, list):
+        return len(wanted) == len(deployed) and all(map(_same, wanted, deployed))
+    return bool(wanted == deployed) or (_is_nothing(wanted) and _is_nothing(deployed))
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value is False or value in ({}, [])

@@ -1,0 +1,167 @@
+"""Last step of a pass, as pure functions: a plan and the status before it become the status to write.
+
+A condition's transition time moves only when its status flips, so an unchanged status is equal to the one before and
+is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from plinth.api.v1alpha1 import (
+    Condition,
+    ConditionType,
+    GPUPool,
+    GPUPoolStatus,
+    ModelDeployment,
+    ModelDeploymentStatus,
+    Progress,
+)
+from plinth.desired import names
+from plinth.domain.fleet import (
+    FleetPlan,
+    FleetSnapshot,
+    ModelPlan,
+    PoolPlan,
+    Slot,
+    SlotAction,
+    SlotName,
+    SlotPhase,
+    SlotPlan,
+    Verdict,
+)
+from plinth.domain.pools import CPU
+from plinth.domain.quantities import multiply_money
+
+MAX_SENTENCES = 32
+MAX_SENTENCE_CHARACTERS = 512
+MAX_MESSAGE_CHARACTERS = 4096
+MAX_PROGRESS = 16
+EXISTING = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.DRAIN}
+NOT_STARTING = {SlotPhase.READY, SlotPhase.STOPPING, SlotPhase.FAILED}
+STATUS_WORDS = {True: "True", False: "False", None: "Unknown"}
+HUNDRED_PERCENT = 100
+
+
+def model_status(
+    plan: ModelPlan, resource: ModelDeployment, snapshot: FleetSnapshot, fleet: FleetPlan, now: float
+) -> ModelDeploymentStatus:
+    """A model's whole status; `resource` carries the one before it."""
+    before = resource.status
+    slots = tuple(slot for slot in snapshot.slots if slot.name.model == plan.key)
+    existing = [slot for slot in plan.slots if slot.action in EXISTING]
+    kept = {slot.name for slot in existing if slot.action is SlotAction.KEEP}
+    ready = [slot for slot in slots if slot.name in kept and slot.phase is SlotPhase.READY]
+    answered = any(slot.name.revision == plan.revision for slot in ready)
+    load = snapshot.report.models.get(str(plan.key)) if snapshot.report else None
+    pool = next((each for each in fleet.pools if each.name == plan.pool), None)
+    return ModelDeploymentStatus(
+        observed_generation=resource.metadata.generation,
+        revision=plan.revision or before.revision,
+        answered_revision=plan.revision if answered else before.answered_revision,
+        replicas=len(existing),
+        ready_replicas=len(ready),
+        desired_replicas=plan.desired_replicas,
+        selector=names.replica_selector(plan.key),
+        pool=plan.pool,
+        engine=_engine(plan),
+        shape=_shape(plan),
+        accelerators=sum(slot.needs.accelerators for slot in existing),
+        queued=load.queued if load else 0,
+        cost_per_hour=_cost_per_hour(existing, pool, snapshot.pools),
+        reason=_main_reason(plan.verdicts),
+        plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
+        progress=_progress(slots, {slot.name for slot in existing}),
+        conditions=date_conditions(plan.verdicts, before.conditions, resource.metadata.generation, now),
+    )
+
+
+def pool_status(plan: PoolPlan, resource: GPUPool, now: float) -> GPUPoolStatus:
+    """A pool's whole status; `resource` carries the one before it."""
+    generation = resource.metadata.generation
+    return GPUPoolStatus(
+        observed_generation=generation,
+        nodes=plan.nodes,
+        accelerator=plan.accelerator,
+        accelerators=plan.accelerators,
+        accelerators_used=plan.accelerators_used,
+        memory_bytes=plan.memory_bytes,
+        memory_used_bytes=plan.memory_used_bytes,
+        conditions=date_conditions(plan.verdicts, resource.status.conditions, generation, now),
+    )
+
+
+def date_conditions(
+    verdicts: Iterable[Verdict], before: Iterable[Condition], generation: int, now: float
+) -> list[Condition]:
+    """The verdicts as conditions, each with the time of its last flip."""
+    known = {condition.type: condition for condition in before}
+    return [_date(verdict, known.get(verdict.type), generation, now) for verdict in verdicts]
+
+
+def _date(verdict: Verdict, before: Condition | None, generation: int, now: float) -> Condition:
+    status = STATUS_WORDS[verdict.status]
+    unchanged = before is not None and before.status == status
+    return Condition.model_validate(
+        {
+            "type": verdict.type,
+            "status": status,
+            "reason": verdict.reason,
+            "message": verdict.message[:MAX_MESSAGE_CHARACTERS],
+            "lastTransitionTime": before.last_transition_time if before and unchanged else format_time(now),
+            "observedGeneration": generation,
+        }
+    )
+
+
+def format_time(at: float) -> str:
+    """Unix seconds as RFC 3339 in UTC, to the second as Kubernetes writes it."""
+    return datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _engine(plan: ModelPlan) -> str:
+    specs = [plan.spec, *(slot.spec for slot in plan.slots)]
+    return next((spec.engine.value for spec in specs if spec), "")
+
+
+def _shape(plan: ModelPlan) -> str:
+    specs = [plan.spec, *(slot.spec for slot in plan.slots)]
+    return next((names.shape_name(plan.desired_replicas, spec.tensor_parallel) for spec in specs if spec), "")
+
+
+def _cost_per_hour(slots: list[SlotPlan], pool: PoolPlan | None, pools: tuple[GPUPool, ...]) -> str:
+    """Price times accelerators held; on a CPU pool, times nodes held."""
+    prices = {each.metadata.name: each.spec.cost_per_accelerator_hour for each in pools}
+    price = prices.get(pool.name, "0") if pool else "0"
+    if pool is not None and pool.accelerator == CPU:
+        return multiply_money(price, len({slot.node_id for slot in slots}))
+    return multiply_money(price, sum(slot.needs.accelerators for slot in slots))
+
+
+def _main_reason(verdicts: tuple[Verdict, ...]) -> str:
+    """Ready's reason; where all is ready yet an edit was refused, that."""
+    by_type = {verdict.type: verdict for verdict in verdicts}
+    ready, accepted = by_type.get(ConditionType.READY), by_type.get(ConditionType.ACCEPTED)
+    if ready is not None and ready.status is True and accepted is not None and accepted.status is False:
+        return accepted.reason
+    return ready.reason if ready else ""
+
+
+def _progress(slots: Iterable[Slot], existing: set[SlotName]) -> list[Progress]:
+    starting = [slot for slot in slots if slot.phase not in NOT_STARTING and slot.name in existing]
+    return [
+        Progress(
+            replica=str(slot.name),
+            phase=slot.phase.value,
+            bytes_done=slot.bytes_done,
+            bytes_total=slot.bytes_total,
+            percent=_percent(slot.bytes_done, slot.bytes_total),
+            eta_seconds=slot.eta_seconds,
+        )
+        for slot in sorted(starting, key=lambda each: each.name)[:MAX_PROGRESS]
+    ]
+
+
+def _percent(done: int, total: int) -> int:
+    return min(HUNDRED_PERCENT, HUNDRED_PERCENT * done // total) if total > 0 else 0

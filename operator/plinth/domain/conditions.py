@@ -1,0 +1,263 @@
+"""What the decisions mean for a resource's conditions: one verdict for every type on every pass.
+
+Each function is a row of guard clauses, each of which sets one reason; the last line is True. Verdicts are undated:
+`desired.statuses` dates them.
+
+An invalid edit makes `Accepted` False while `Ready` follows what runs: the last good spec is still served as asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from plinth.api.v1alpha1 import ConditionType, Reason
+from plinth.domain.fleet import Model, Slot, SlotName, SlotPhase, Verdict
+from plinth.domain.health import first_line
+from plinth.domain.pools import Pool
+from plinth.domain.quantities import format_bytes, format_duration, plural
+from plinth.domain.targets import Refusal
+
+HUNDRED_PERCENT = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """All that was decided about a model, and what there is of it."""
+
+    model: Model
+    revision: str
+    """Of the wanted replicas; empty where nothing is wanted and nothing runs."""
+    refusal: Refusal | None
+    desired: int
+    scaling_reason: str
+    slots: tuple[Slot, ...]
+    broken: Mapping[SlotName, str]
+    shortage: str
+    report_known: bool
+    capacity_known: bool
+    stuck_since: float | None
+    """Since when a starting replica is past its deadline."""
+    now: float
+
+    @property
+    def ready(self) -> tuple[Slot, ...]:
+        """Replicas that answer, of any revision."""
+        return tuple(
+            slot for slot in self.slots if slot.phase is SlotPhase.READY and slot.name not in self.broken
+        )
+
+    @property
+    def updated(self) -> tuple[Slot, ...]:
+        """Replicas that answer and are of the wanted revision."""
+        return tuple(slot for slot in self.ready if slot.name.revision == self.revision)
+
+    @property
+    def failure(self) -> str:
+        """What the newest failed start of the wanted revision said, log lines included; empty without one."""
+        record = self.model.failure
+        failed = [slot.message for slot in self.slots if slot.phase is SlotPhase.FAILED]
+        if record is not None and record.revision == self.revision:
+            times = f" ({plural(record.count, 'failed start')} in a row)" if record.count > 1 else ""
+            return f"{record.message}{times}"
+        return failed[-1] if failed else ""
+
+
+def model_verdicts(situation: Situation) -> tuple[Verdict, ...]:
+    """Every condition of a model, in the order in which they depend on each other."""
+    before = (
+        accepted(situation),
+        planned(situation),
+        placed(situation),
+        serving(situation),
+        updated(situation),
+    )
+    return (*before, objectives_met(situation), metrics_fresh(situation), ready(situation, before))
+
+
+def accepted(situation: Situation) -> Verdict:
+    """Whether the spec can be acted on."""
+    refusal = situation.refusal
+    if situation.model.invalid_edit:
+        message = f"{situation.model.invalid_edit}; the last good spec goes on"
+        return _false(ConditionType.ACCEPTED, Reason.INVALID_SPEC, message)
+    if refusal is not None and refusal.condition is ConditionType.ACCEPTED:
+        return _false(ConditionType.ACCEPTED, refusal.reason, refusal.message)
+    return _true(ConditionType.ACCEPTED, Reason.VALID, "the spec is valid")
+
+
+def planned(situation: Situation) -> Verdict:
+    """Whether a shape was found."""
+    refusal = situation.refusal
+    if refusal is None:
+        return _true(ConditionType.PLANNED, Reason.SHAPE_CHOSEN, f"revision {situation.revision} has a shape")
+    if refusal.condition is ConditionType.ACCEPTED:
+        return _unknown(ConditionType.PLANNED, Reason.NOT_EVALUATED, "the spec is not accepted")
+    if not refusal.known:
+        return _unknown(ConditionType.PLANNED, refusal.reason, refusal.message)
+    return _false(ConditionType.PLANNED, refusal.reason, refusal.message)
+
+
+def placed(situation: Situation) -> Verdict:
+    """Whether every wanted replica has a place."""
+    if not situation.capacity_known:
+        return _unknown(ConditionType.PLACED, Reason.CAPACITY_AWAY, "Ray does not answer")
+    if not situation.revision:
+        return _unknown(ConditionType.PLACED, Reason.NOT_EVALUATED, "no shape was found yet")
+    if situation.shortage:
+        return _false(ConditionType.PLACED, Reason.INSUFFICIENT_CAPACITY, situation.shortage)
+    message = (
+        f"{plural(situation.desired, 'replica')} wanted, each has a place"
+        if situation.desired
+        else "none wanted"
+    )
+    return _true(ConditionType.PLACED, Reason.ALL_PLACED, message)
+
+
+def serving(situation: Situation) -> Verdict:
+    """Whether at least one replica answers."""
+    if situation.ready:
+        return _true(
+            ConditionType.SERVING, Reason.SERVING, f"{plural(len(situation.ready), 'replica')} answer"
+        )
+    if not situation.revision:
+        return _unknown(ConditionType.SERVING, Reason.NOT_EVALUATED, "no shape was found yet")
+    if situation.desired == 0:
+        return _false(ConditionType.SERVING, Reason.SCALED_TO_ZERO, situation.scaling_reason)
+    if situation.failure:
+        return _false(ConditionType.SERVING, Reason.ENGINE_FAILED, situation.failure)
+    if situation.shortage:
+        return _false(ConditionType.SERVING, Reason.INSUFFICIENT_CAPACITY, situation.shortage)
+    reason, message = _progress(situation)
+    return _false(ConditionType.SERVING, reason, message)
+
+
+def updated(situation: Situation) -> Verdict:
+    """Whether the replicas that answer run what the spec asks for."""
+    kind, revision = ConditionType.UPDATED, situation.revision
+    old = [slot for slot in situation.ready if slot.name.revision != revision]
+    if situation.refusal is not None or not revision:
+        return _unknown(kind, Reason.NOT_EVALUATED, "no shape was found for the spec")
+    if situation.desired == 0 and not old:
+        return _true(kind, Reason.UP_TO_DATE, "no replica is wanted")
+    stuck = _stuck(situation) if len(situation.updated) < situation.desired else ""
+    if stuck:
+        goes_on = "; the old one keeps serving" if old else ""
+        return _false(kind, Reason.ROLLOUT_STUCK, f"{revision} {stuck}{goes_on}")
+    if old:
+        message = f"{len(situation.updated)} of {situation.desired} replicas run {revision}, {len(old)} an older one"
+        return _false(kind, Reason.ROLLING_OUT, message)
+    if not situation.updated:
+        return _false(kind, *_progress(situation))
+    return _true(kind, Reason.UP_TO_DATE, f"all replicas that answer run {revision}")
+
+
+def _stuck(situation: Situation) -> str:
+    """Why the wanted revision does not become ready; empty while it may just take its time."""
+    if situation.failure:
+        return f"failed: {situation.failure}"
+    if situation.stuck_since is not None:
+        deadline = situation.model.resource.spec.rollout.progress_deadline_seconds
+        return f"is not ready after progressDeadlineSeconds ({format_duration(deadline)})"
+    return ""
+
+
+def objectives_met(situation: Situation) -> Verdict:
+    """Whether the stated percentile of the requests stays within the objectives."""
+    kind, asked, window = (
+        ConditionType.OBJECTIVES_MET,
+        situation.model.resource.spec.objectives,
+        situation.model.window,
+    )
+    shares = [
+        (name, limit, met, missed)
+        for name, limit, met, missed in (
+            ("TTFT", asked.ttft_milliseconds, window.ttft_met, window.ttft_missed),
+            ("TPOT", asked.tpot_milliseconds, window.tpot_met, window.tpot_missed),
+        )
+        if limit is not None
+    ]
+    if not shares:
+        return _true(kind, Reason.NO_OBJECTIVES, "the spec states neither TTFT nor TPOT")
+    counted = [share for share in shares if share[2] + share[3] > 0]
+    if not counted:
+        return _unknown(kind, Reason.NO_TRAFFIC, "no request of the stated workload came lately")
+    sentences, within = [], True
+    for name, limit, met, missed in counted:
+        percent = HUNDRED_PERCENT * met // (met + missed)
+        within &= missed * HUNDRED_PERCENT <= (met + missed) * (HUNDRED_PERCENT - asked.percentile)
+        sentences.append(f"{percent}% of {met + missed} within {name} {limit} ms, {asked.percentile}% asked")
+    if not within:
+        return _false(kind, Reason.OBJECTIVES_MISSED, "; ".join(sentences))
+    return _true(kind, Reason.WITHIN_OBJECTIVES, "; ".join(sentences))
+
+
+def metrics_fresh(situation: Situation) -> Verdict:
+    """Whether the load is known."""
+    if not situation.report_known:
+        message = "the gateway has not reported lately: replicas are left as they are"
+        return _false(ConditionType.METRICS_FRESH, Reason.REPORT_MISSING, message)
+    return _true(ConditionType.METRICS_FRESH, Reason.REPORT_FRESH, "the gateway reports its load")
+
+
+def ready(situation: Situation, before: tuple[Verdict, ...]) -> Verdict:
+    """Whether all is as the (last good) spec asks; at zero replicas True once this revision has answered."""
+    kind = ConditionType.READY
+    aside = "; a newer edit was refused, see Accepted" if situation.model.invalid_edit else ""
+    for verdict in before:
+        edit = verdict.reason == Reason.INVALID_SPEC
+        asleep = verdict.type == ConditionType.SERVING and verdict.reason == Reason.SCALED_TO_ZERO
+        if verdict.status is not True and not edit and not asleep:
+            return replace(verdict, type=kind.value, message=verdict.message + aside)
+    if situation.desired == 0:
+        message = "no replica runs; the next request is held while one starts"
+        return _true(kind, Reason.SCALED_TO_ZERO, message + aside)
+    if len(situation.ready) < situation.desired:
+        message = f"{len(situation.ready)} of {plural(situation.desired, 'replica')} ready: {situation.scaling_reason}"
+        return _false(kind, Reason.SCALING, message + aside)
+    return _true(kind, Reason.SERVING, f"{plural(len(situation.ready), 'replica')} ready{aside}")
+
+
+def pool_verdicts(pool: Pool, *, capacity_known: bool) -> tuple[Verdict, ...]:
+    """Every condition of a pool."""
+    kind = ConditionType.READY
+    if not capacity_known:
+        return (
+            _unknown(kind, Reason.CAPACITY_AWAY, "Ray does not answer; what is known of the pool is old"),
+        )
+    if not pool.nodes:
+        return (
+            _false(kind, Reason.NO_NODES, "no node is in the pool: see its nodeSelector and accelerator"),
+        )
+    message = f"{plural(len(pool.nodes), 'node')} of {pool.accelerator}"
+    return (_true(kind, Reason.CAPACITY_READY, message),)
+
+
+def _progress(situation: Situation) -> tuple[Reason, str]:
+    """What the starting replicas are at; the furthest one speaks for all."""
+    order = [SlotPhase.PENDING, SlotPhase.DOWNLOADING, SlotPhase.LOADING, SlotPhase.PROBING]
+    starting = [slot for slot in situation.slots if slot.phase in order]
+    if not starting:
+        return Reason.STARTING, situation.scaling_reason
+    slot = max(starting, key=lambda each: (order.index(each.phase), each.bytes_done, each.name))
+    words = [f"{slot.name} is {slot.phase.lower()}"]
+    if slot.bytes_total:
+        words.append(f"{format_bytes(slot.bytes_done)} of {format_bytes(slot.bytes_total)}")
+    if slot.eta_seconds is not None:
+        words.append(f"about {format_duration(slot.eta_seconds)} left")
+    if slot.message:
+        words.append(first_line(slot.message))
+    reason = Reason.DOWNLOADING if slot.phase is SlotPhase.DOWNLOADING else Reason.STARTING
+    return reason, ", ".join(words)
+
+
+def _true(kind: ConditionType, reason: Reason, message: str) -> Verdict:
+    return Verdict(type=kind.value, status=True, reason=reason.value, message=message)
+
+
+def _false(kind: ConditionType, reason: Reason, message: str) -> Verdict:
+    return Verdict(type=kind.value, status=False, reason=reason.value, message=message)
+
+
+def _unknown(kind: ConditionType, reason: Reason, message: str) -> Verdict:
+    return Verdict(type=kind.value, status=None, reason=reason.value, message=message)

@@ -1,0 +1,392 @@
+"""Second step of a pass: one plan for all pools and models, a pure function of the snapshot and `now`.
+
+    pools -> names -> for each model: target (engine, shape) -> replicas wanted -> rollout (placement) -> conditions
+    -> routes
+
+Models are served in a fixed order, so that a plan does not depend on how the snapshot was put together: those that
+run already come first (what runs is never starved by what is new), then the one seen first, then by name.
+While Ray is away nothing is created, moved or removed: every slot is kept as it was last seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from plinth.api.v1alpha1 import Rollout
+from plinth.domain.conditions import Situation, model_verdicts, pool_verdicts
+from plinth.domain.draining import Departure, leave, timeout_at
+from plinth.domain.fleet import (
+    FleetPlan,
+    FleetSnapshot,
+    Model,
+    ModelKey,
+    ModelPlan,
+    PoolPlan,
+    Slot,
+    SlotAction,
+    SlotName,
+    SlotPhase,
+    SlotPlan,
+)
+from plinth.domain.health import breakage, retry_due_at
+from plinth.domain.naming import ServedNames, resolve_names
+from plinth.domain.placement import Room, room_of
+from plinth.domain.pools import Pool, resolve_pools
+from plinth.domain.rollout import RolloutDecision, RolloutRequest, plan_rollout
+from plinth.domain.routes import RouteRequest, leaving_route, model_route
+from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
+from plinth.domain.targets import Refusal, Target, choose_target, running_target
+from plinth.domain.traffic import ModelRoute, RouteTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was decided about one model, and what that leaves for the next."""
+
+    plan: ModelPlan
+    route: ModelRoute
+    room: Room
+    wakes: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What every model of one pass shares."""
+
+    snapshot: FleetSnapshot
+    pools: tuple[Pool, ...]
+    slots: dict[ModelKey, tuple[Slot, ...]]
+    now: float
+
+
+def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
+    """The plan for everything. `now` is in Unix seconds."""
+    pools = resolve_pools(snapshot.pools, snapshot.nodes)
+    shared = Surroundings(snapshot=snapshot, pools=pools, slots=_by_model(snapshot.slots), now=now)
+    names = resolve_names(snapshot.models)
+    room = room_of(snapshot.slots)
+    outcomes: list[Outcome] = []
+    for model in sorted(snapshot.models, key=lambda each: _turn(each, shared)):
+        outcome = _plan_model(model, names[model.key], shared, room)
+        room = outcome.room
+        outcomes.append(outcome)
+    deserted = _plan_deserted(shared)
+    plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
+    routes = [*(outcome.route for outcome in outcomes), *_deserted_routes(deserted, shared)]
+    wakes = [wake for outcome in outcomes for wake in outcome.wakes]
+    return FleetPlan(
+        pools=tuple(_plan_pool(pool, room, known=snapshot.capacity_known) for pool in pools),
+        models=tuple(plans),
+        orphans=tuple(plan.name for plan in deserted if plan.action is SlotAction.REMOVE),
+        leaving=tuple(plan for plan in deserted if plan.action is SlotAction.DRAIN),
+        routes=RouteTable(version=0, models=tuple(sorted(routes, key=lambda route: route.model))),
+        wake_at=min(
+            (wake for wake in [*wakes, *_deserted_wakes(deserted, shared)] if wake > now), default=None
+        ),
+    )
+
+
+def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
+    grouped: dict[ModelKey, tuple[Slot, ...]] = {}
+    for slot in sorted(slots, key=lambda each: each.name):
+        grouped[slot.name.model] = (*grouped.get(slot.name.model, ()), slot)
+    return grouped
+
+
+def _turn(model: Model, shared: Surroundings) -> tuple[bool, float, ModelKey]:
+    return (model.key not in shared.slots, model.first_seen, model.key)
+
+
+def _plan_model(model: Model, names: ServedNames, shared: Surroundings, room: Room) -> Outcome:
+    """One model from its spec to its route."""
+    slots = shared.slots.get(model.key, ())
+    chosen = choose_target(model, names=names, pools=shared.pools, slots=slots)
+    refusal = chosen if isinstance(chosen, Refusal) else None
+    target = chosen if isinstance(chosen, Target) else running_target(slots, shared.pools)
+    broken = _broken(slots, shared)
+    departure = Departure(
+        report=shared.snapshot.report,
+        drain_timeout_seconds=model.resource.spec.rollout.drain_timeout_seconds,
+        now=shared.now,
+    )
+    if target is None:
+        wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
+        rolled = _keep_all(slots, departure, room, broken=broken)
+    else:
+        wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
+        rolled = _roll(model, target, slots, broken=broken, wanted=wanted, departure=departure, room=room)
+        if not shared.snapshot.capacity_known:
+            rolled = _keep_all(slots, departure, room, broken={})
+    situation = _situation(
+        model, target, refusal, slots, broken=broken, wanted=wanted, rolled=rolled, shared=shared
+    )
+    return _outcome(situation, names=names, target=target, wanted=wanted, rolled=rolled)
+
+
+def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str]:
+    snapshot = shared.snapshot
+    reasons = ((slot, breakage(slot, report=snapshot.report, nodes=snapshot.nodes)) for slot in slots)
+    return {slot.name: reason for slot, reason in reasons if reason is not None}
+
+
+def _scale(
+    model: Model,
+    target: Target,
+    slots: tuple[Slot, ...],
+    *,
+    broken: dict[SlotName, str],
+    shared: Surroundings,
+    revision_known: bool,
+) -> ScalingDecision:
+    """How many replicas are wanted. What runs without a known spec could not be started again: one at least stays."""
+    report = shared.snapshot.report
+    ready = [slot for slot in slots if slot.phase is SlotPhase.READY and slot.name not in broken]
+    since = [slot.ready_since if slot.ready_since is not None else slot.since for slot in ready]
+    return desired_replicas(
+        ScalingRequest(
+            scaling=model.resource.spec.scaling,
+            concurrency=target.spec.concurrency,
+            window=model.window,
+            load=report.models.get(str(model.key)) if report else None,
+            current=_current(model, target, slots),
+            answered=revision_known and _has_answered(model, target, slots),
+            newest_ready_at=max(since, default=None),
+        ),
+        shared.now,
+    )
+
+
+def _current(model: Model, target: Target, slots: tuple[Slot, ...]) -> int:
+    """Replicas wanted so far: the count of the last status, as an autoscaler reads `spec.replicas`.
+
+    Where nothing exists any more nothing is wanted so far. Where no count was kept, it is told from what is there:
+    during a rollout one side stands in for the other, so the larger one counts.
+    """
+    present = [slot for slot in slots if slot.phase is not SlotPhase.STOPPING]
+    if not present:
+        return 0
+    staying = [slot for slot in present if slot.draining_since is None]
+    new = sum(1 for slot in staying if slot.name.revision == target.revision)
+    return model.resource.status.desired_replicas or max(new, len(staying) - new)
+
+
+def _has_answered(model: Model, target: Target, slots: tuple[Slot, ...]) -> bool:
+    ready_now = any(slot.phase is SlotPhase.READY and slot.name.revision == target.revision for slot in slots)
+    return ready_now or model.answered_revision == target.revision
+
+
+def _roll(
+    model: Model,
+    target: Target,
+    slots: tuple[Slot, ...],
+    *,
+    broken: dict[SlotName, str],
+    wanted: ScalingDecision,
+    departure: Departure,
+    room: Room,
+) -> RolloutDecision:
+    failure = model.failure
+    return plan_rollout(
+        RolloutRequest(
+            model=model.key,
+            target=target,
+            desired=wanted.replicas,
+            slots=slots,
+            broken=broken,
+            failing=failure is not None and failure.revision == target.revision,
+            retry_at=retry_due_at(failure, target.revision),
+            departure=departure,
+            room=room,
+        )
+    )
+
+
+def _keep_all(
+    slots: tuple[Slot, ...], departure: Departure, room: Room, *, broken: dict[SlotName, str]
+) -> RolloutDecision:
+    """Nothing can be decided anew: what is there stays, what drains goes on draining, what is broken goes."""
+    plans = []
+    for slot in slots:
+        if slot.phase is SlotPhase.STOPPING:
+            continue
+        action = SlotAction.KEEP if slot.draining_since is None else SlotAction.DRAIN
+        action = SlotAction.REMOVE if slot.name in broken else action
+        reason = broken.get(slot.name, "left as it is")
+        plans.append(
+            SlotPlan(
+                name=slot.name,
+                action=action,
+                spec=slot.spec,
+                needs=slot.needs,
+                node_id=slot.node_id,
+                reason=reason,
+            )
+        )
+    wakes = tuple(due for slot in slots if (due := timeout_at(slot, departure)) is not None)
+    return RolloutDecision(slots=tuple(plans), room=room, wakes=wakes)
+
+
+def _situation(
+    model: Model,
+    target: Target | None,
+    refusal: Refusal | None,
+    slots: tuple[Slot, ...],
+    *,
+    broken: dict[SlotName, str],
+    wanted: ScalingDecision,
+    rolled: RolloutDecision,
+    shared: Surroundings,
+) -> Situation:
+    deadline = model.resource.spec.rollout.progress_deadline_seconds
+    starting = [
+        slot.since + deadline for slot in _starting(slots, target) if slot.since + deadline <= shared.now
+    ]
+    return Situation(
+        model=model,
+        revision=target.revision if target else "",
+        refusal=refusal,
+        desired=wanted.replicas,
+        scaling_reason=wanted.reason,
+        slots=slots,
+        broken=broken,
+        shortage=rolled.shortage,
+        report_known=shared.snapshot.report is not None,
+        capacity_known=shared.snapshot.capacity_known,
+        stuck_since=min(starting, default=None),
+        now=shared.now,
+    )
+
+
+def _starting(slots: tuple[Slot, ...], target: Target | None) -> list[Slot]:
+    over = {SlotPhase.READY, SlotPhase.STOPPING, SlotPhase.FAILED}
+    revision = target.revision if target else ""
+    return [slot for slot in slots if slot.phase not in over and slot.name.revision == revision]
+
+
+def _outcome(
+    situation: Situation,
+    *,
+    names: ServedNames,
+    target: Target | None,
+    wanted: ScalingDecision,
+    rolled: RolloutDecision,
+) -> Outcome:
+    model, refusal = situation.model, situation.refusal
+    verdicts = model_verdicts(situation)
+    deadline = model.resource.spec.rollout.progress_deadline_seconds
+    deadlines = [slot.since + deadline for slot in _starting(situation.slots, target)]
+    due = retry_due_at(model.failure, situation.revision)
+    plan = ModelPlan(
+        key=model.key,
+        pool=target.pool.name if target else model.resource.spec.pool or "",
+        spec=target.spec if target and refusal is None else None,
+        revision=target.revision if target and refusal is None else "",
+        desired_replicas=wanted.replicas,
+        slots=rolled.slots,
+        reasons=_sentences(refusal=refusal, target=target, wanted=wanted, rolled=rolled),
+        verdicts=verdicts,
+        retry_at=due if due is not None and due > situation.now else None,
+    )
+    route = model_route(
+        RouteRequest(
+            model=model,
+            names=names,
+            refusal=refusal,
+            revision=situation.revision,
+            desired=wanted.replicas,
+            slots={slot.name: slot for slot in situation.slots},
+            plans=rolled.slots,
+            waiting_for=next(v.message for v in verdicts if v.type == "Serving"),
+        )
+    )
+    changes = [wanted.next_change_at] if wanted.next_change_at is not None else []
+    return Outcome(plan=plan, route=route, room=rolled.room, wakes=(*changes, *deadlines, *rolled.wakes))
+
+
+def _sentences(
+    *, refusal: Refusal | None, target: Target | None, wanted: ScalingDecision, rolled: RolloutDecision
+) -> tuple[str, ...]:
+    sentences = [refusal.message] if refusal else []
+    if target:
+        sentences += [*target.sentences, wanted.reason, *rolled.sentences]
+    return tuple([*sentences, rolled.shortage] if rolled.shortage else sentences)
+
+
+def _plan_deserted(shared: Surroundings) -> tuple[SlotPlan, ...]:
+    """The slots of models that no longer exist: drained, then removed. While Ray is away all of them stay."""
+    known = {model.key for model in shared.snapshot.models}
+    plans = []
+    for key, slots in shared.slots.items():
+        for slot in slots:
+            if key in known or slot.phase is SlotPhase.STOPPING:
+                continue
+            broken = breakage(slot, report=shared.snapshot.report, nodes=shared.snapshot.nodes)
+            plan = leave(slot, f"{key} was deleted", _deserted_departure(shared))
+            action = SlotAction.REMOVE if broken else plan.action
+            action = action if shared.snapshot.capacity_known else SlotAction.DRAIN
+            plans.append(
+                SlotPlan(
+                    name=slot.name,
+                    action=action,
+                    spec=slot.spec,
+                    needs=slot.needs,
+                    node_id=slot.node_id,
+                    reason=plan.reason,
+                )
+            )
+    return tuple(sorted(plans, key=lambda plan: plan.name))
+
+
+def _deserted_departure(shared: Surroundings) -> Departure:
+    """A deleted model left no timeout behind, so the default holds."""
+    timeout = Rollout().drain_timeout_seconds
+    return Departure(report=shared.snapshot.report, drain_timeout_seconds=timeout, now=shared.now)
+
+
+def _deserted_routes(deserted: tuple[SlotPlan, ...], shared: Surroundings) -> list[ModelRoute]:
+    draining = [plan for plan in deserted if plan.action is SlotAction.DRAIN]
+    keys = sorted({plan.name.model for plan in draining})
+    return [
+        leaving_route(key, shared.slots[key], [plan for plan in draining if plan.name.model == key])
+        for key in keys
+    ]
+
+
+def _deserted_wakes(deserted: tuple[SlotPlan, ...], shared: Surroundings) -> list[float]:
+    departure = _deserted_departure(shared)
+    names = {plan.name for plan in deserted if plan.action is SlotAction.DRAIN}
+    dues = [
+        timeout_at(slot, departure) for slots in shared.slots.values() for slot in slots if slot.name in names
+    ]
+    return [due for due in dues if due is not None]
+
+
+def _plan_pool(pool: Pool, room: Room, *, known: bool) -> PoolPlan:
+    accelerators = sum(node.accelerators for node in pool.nodes) if not pool.is_cpu else 0
+    held = [holding.needs for node in pool.nodes for holding in room.on(node.node_id)]
+    memory = sum(pool.usable_memory_bytes(node) for node in pool.nodes)
+    if not pool.is_cpu:
+        memory = sum(node.accelerators * pool.usable_accelerator_bytes(node) for node in pool.nodes)
+    return PoolPlan(
+        name=pool.name,
+        accelerator=pool.accelerator,
+        nodes=len(pool.nodes),
+        accelerators=accelerators,
+        accelerators_used=sum(needs.accelerators for needs in held) if not pool.is_cpu else 0,
+        memory_bytes=memory,
+        memory_used_bytes=_memory_used(pool, room),
+        verdicts=pool_verdicts(pool, capacity_known=known),
+    )
+
+
+def _memory_used(pool: Pool, room: Room) -> int:
+    """Memory that is promised to replicas: host memory of a CPU pool, else that of their whole accelerators."""
+    total = 0
+    for node in pool.nodes:
+        for holding in room.on(node.node_id):
+            if pool.is_cpu:
+                total += holding.needs.memory_bytes
+            else:
+                total += holding.needs.accelerators * pool.usable_accelerator_bytes(node)
+    return total

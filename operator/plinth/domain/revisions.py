@@ -1,0 +1,51 @@
+"""What a replica is told, and its digest, the revision: equal specs have equal revisions on every machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from plinth.api.v1alpha1 import ModelDeployment
+from plinth.domain.fleet import Engine, EngineSpec
+from plinth.domain.shapes import ShapeDecision
+
+REVISION_DIGITS = 8
+
+
+def make_engine_spec(
+    resource: ModelDeployment,
+    *,
+    engine: Engine,
+    shape: ShapeDecision,
+    context_tokens: int,
+    served_names: tuple[str, ...],
+    utilization_percent: int,
+    on_cpu: bool,
+) -> EngineSpec:
+    """Everything that decides what a replica answers. Replica counts are not in it: scaling is no new revision."""
+    model = resource.spec.model
+    secret = model.credentials
+    return EngineSpec(
+        engine=engine,
+        source=model.source,
+        source_revision=model.revision,
+        credentials=f"{secret.name}/{secret.key}" if secret else None,
+        task=model.task,
+        served_names=served_names,
+        context_tokens=context_tokens,
+        concurrency=resource.spec.objectives.concurrency,
+        tensor_parallel=shape.tensor,
+        threads=shape.threads,
+        memory_utilization_percent=utilization_percent,
+        memory_bytes=shape.memory_bytes,
+        # An accelerator's engine takes for KV whatever is left; one on a CPU must be told.
+        kv_bytes=shape.footprint.kv_bytes if on_cpu else 0,
+        args=dict(resource.spec.engine.args),
+    )
+
+
+def revision_of(spec: EngineSpec) -> str:
+    """Eight hex digits of the SHA-256 of the spec as JSON with sorted keys."""
+    canonical = json.dumps(dataclasses.asdict(spec), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:REVISION_DIGITS]

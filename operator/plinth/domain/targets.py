@@ -1,0 +1,190 @@
+"""What a model's replicas should be: pool, engine and shape put together into an EngineSpec, or why there is none.
+
+Where nothing new can be made of a model (being read, refused, impossible), what runs of it goes on: `running_target`
+is then the target, so scaling and healing work as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from plinth.api.v1alpha1 import ConditionType, Objectives, Reason
+from plinth.domain.architecture import Architecture, read_architecture
+from plinth.domain.engines import EngineRefusal, choose_engine
+from plinth.domain.fleet import ArtifactRefusal, EngineSpec, Model, ModelFormat, Needs, Slot, SlotPhase
+from plinth.domain.naming import ServedNames
+from plinth.domain.pools import Pool
+from plinth.domain.revisions import make_engine_spec, revision_of
+from plinth.domain.shapes import ShapeDecision, ShapeRefusal, ShapeRequest, choose_shape
+
+DEFAULT_CONTEXT_TOKENS: int = Objectives().context_tokens
+SPEC_REASONS = {Reason.UNKNOWN_SOURCE, Reason.POOL_NOT_FOUND, Reason.NAME_COLLISION, Reason.INVALID_SPEC}
+"""Refusals that only an edit of the spec can mend: they speak against `Accepted`, all others against `Planned`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What every replica of a model should be."""
+
+    spec: EngineSpec
+    revision: str
+    needs: Needs
+    pool: Pool
+    sentences: tuple[str, ...]
+    """Engine, shape and what was not chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why there is no target; `known` is False while it is only a matter of waiting."""
+
+    reason: Reason
+    message: str
+    known: bool = True
+
+    @property
+    def condition(self) -> ConditionType:
+        """The condition that this speaks against."""
+        return ConditionType.ACCEPTED if self.reason in SPEC_REASONS else ConditionType.PLANNED
+
+
+def choose_target(
+    model: Model, *, names: ServedNames, pools: tuple[Pool, ...], slots: Iterable[Slot]
+) -> Target | Refusal:
+    """The first pool on which the model works: the one it runs on already, then by name."""
+    if names.collision:
+        return Refusal(reason=Reason.NAME_COLLISION, message=names.collision)
+    asked = model.resource.spec.pool
+    able = [pool for pool in pools if asked in {None, pool.name}]
+    if not able:
+        have = ", ".join(pool.name for pool in pools)
+        return Refusal(
+            reason=Reason.POOL_NOT_FOUND, message=f"spec.pool: there is no GPUPool {asked}; there is {have}"
+        )
+    if model.artifact is None:
+        return Refusal(
+            reason=Reason.READING_MODEL, message="the model's configuration is being read", known=False
+        )
+    architecture = _readable(model)
+    if isinstance(architecture, Refusal):
+        return architecture
+    homes = {slot.running_on or slot.node_id for slot in slots if slot.phase is not SlotPhase.STOPPING}
+    refusals: list[Refusal] = []
+    for pool in sorted(able, key=lambda each: (not homes & {node.node_id for node in each.nodes}, each.name)):
+        target = _target_on(model, architecture, names=names, pool=pool)
+        if isinstance(target, Target):
+            return target
+        refusals.append(target)
+    message = "; ".join(dict.fromkeys(refusal.message for refusal in refusals))
+    return Refusal(
+        reason=refusals[0].reason, message=message, known=any(refusal.known for refusal in refusals)
+    )
+
+
+def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | None:
+    """What runs, as a target: the spec of the newest replica, a ready one first. None when nothing readable runs."""
+    able = [slot for slot in slots if slot.spec is not None and slot.phase is not SlotPhase.STOPPING]
+    newest = max(able, key=lambda slot: (slot.phase is SlotPhase.READY, slot.since, slot.name), default=None)
+    if newest is None or newest.spec is None:
+        return None
+    home = newest.running_on or newest.node_id
+    pool = next((pool for pool in pools if home in {node.node_id for node in pool.nodes}), pools[0])
+    # The name says which revision runs, also when an older version of this program wrote the spec.
+    return Target(
+        spec=newest.spec,
+        revision=newest.name.revision,
+        needs=newest.needs,
+        pool=pool,
+        sentences=("what runs goes on",),
+    )
+
+
+def _readable(model: Model) -> Architecture | Refusal:
+    artifact = model.artifact
+    found = (
+        artifact if artifact is None or isinstance(artifact, ArtifactRefusal) else read_architecture(artifact)
+    )
+    if isinstance(found, Architecture):
+        return found
+    if found is None:
+        return Refusal(
+            reason=Reason.READING_MODEL, message="the model's configuration is being read", known=False
+        )
+    return Refusal(reason=Reason(found.reason), message=found.message)
+
+
+def _target_on(
+    model: Model, architecture: Architecture, *, names: ServedNames, pool: Pool
+) -> Target | Refusal:
+    """The target on one pool; each guard is one reason why not."""
+    spec, artifact = model.resource.spec, model.artifact
+    if not pool.nodes or artifact is None or isinstance(artifact, ArtifactRefusal):
+        return Refusal(reason=Reason.NO_NODES, message=f"pool {pool.name} has no nodes at present")
+    engine = choose_engine(
+        choice=spec.engine.type, model_format=artifact.format, source=spec.model.source, pool=pool
+    )
+    if isinstance(engine, EngineRefusal):
+        return Refusal(reason=Reason.ENGINE_UNSUITABLE, message=engine.message)
+    context = _context_tokens(spec.objectives, architecture)
+    if isinstance(context, Refusal):
+        return context
+    # vLLM computes GGUF weights in 16 bits: what counts is their number, not the size of the file.
+    dequantised = artifact.format is ModelFormat.GGUF and engine.engine == "VLLM"
+    shape = choose_shape(
+        ShapeRequest(
+            architecture=architecture,
+            weights_bytes=architecture.parameters * 2 if dequantised else artifact.weights_bytes,
+            engine=engine.engine,
+            pool=pool,
+            context_tokens=context,
+            concurrency=spec.objectives.concurrency,
+            tensor=spec.parallelism.tensor if spec.parallelism else None,
+        )
+    )
+    if isinstance(shape, ShapeRefusal):
+        return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=shape.message)
+    engine_spec = make_engine_spec(
+        model.resource,
+        engine=engine.engine,
+        shape=shape,
+        context_tokens=context,
+        served_names=names.names,
+        utilization_percent=pool.utilization_percent,
+        on_cpu=pool.is_cpu,
+    )
+    return Target(
+        spec=engine_spec,
+        revision=revision_of(engine_spec),
+        needs=_needs(shape, pool),
+        pool=pool,
+        sentences=_sentences(engine.reason, shape, context, spec.objectives),
+    )
+
+
+def _context_tokens(objectives: Objectives, architecture: Architecture) -> int | Refusal:
+    """The context to plan for. The default gives way to a shorter model; a longer one asked for is refused."""
+    most = architecture.max_context_tokens
+    if most == 0 or objectives.context_tokens <= most:
+        return objectives.context_tokens
+    if objectives.context_tokens == DEFAULT_CONTEXT_TOKENS:
+        return most
+    message = f"spec.objectives.contextTokens: {objectives.context_tokens} exceeds the model's {most}"
+    return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=message)
+
+
+def _needs(shape: ShapeDecision, pool: Pool) -> Needs:
+    if pool.is_cpu:
+        return Needs(accelerators=0, memory_bytes=shape.memory_bytes)
+    return Needs(accelerators=shape.tensor, memory_bytes=0)
+
+
+def _sentences(
+    engine_reason: str, shape: ShapeDecision, context_tokens: int, objectives: Objectives
+) -> tuple[str, ...]:
+    sentences = [engine_reason, shape.reason]
+    if shape.rejected:
+        sentences.append("not chosen: " + " · ".join(shape.rejected))
+    if context_tokens != objectives.context_tokens:
+        sentences.append(f"context {context_tokens} tokens: all that the model has")
+    return tuple(sentences)
