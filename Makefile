@@ -14,7 +14,7 @@ VENV := .venv
 VENV_VLLM := .venv-vllm
 BIN := $(VENV)/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
-COMPILE := $(CURDIR)/$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(abspath $(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header $(if $(UPGRADE),--upgrade)
 
 ASK ?= In one sentence, what is a plinth in architecture?
@@ -33,7 +33,7 @@ init: $(VENV)/.dev  ## Make .venv with Plinth and all tools, from hashed locks
 
 .PHONY: check
 check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests: under a minute, no Ray
-	@$(MAKE) -j2 --output-sync=target check-style check-types check-layers check-units
+	@$(MAKE) -j2 --keep-going --output-sync=target check-style check-types check-layers check-units
 
 .PHONY: check-style check-types check-layers check-units
 check-style: $(VENV)/.dev
