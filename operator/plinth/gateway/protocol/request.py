@@ -58,6 +58,7 @@ class RequestReader:
         self.reading_body = False
         self._limits = limits
         self._finished = False
+        self._replay = b""
         self._head_bytes_seen = 0
         self._parser = httptools.HttpRequestParser(self)
         self._begin()
@@ -71,7 +72,7 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_after_upgrade(data, upgrade.args[0])
+            self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse_grammar(error)
         # A head that never ends is held by the parser, out of sight of on_header: count what was fed instead.
@@ -150,6 +151,10 @@ class RequestReader:
         self.body_bytes = 0
         if self.refusal is not None or self._finished:
             return
+        if self._parser.should_upgrade():
+            self._replay = self._head_without_upgrade()
+            self._begin()
+            return
         request = self._request
         parts = self._body_parts
         request.body = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -215,12 +220,31 @@ class RequestReader:
         if not self._finished:
             self._refuse(malformed(f"not an HTTP/1.1 request: {error}"))
 
-    def _go_on_after_upgrade(self, data: bytes, offset: int) -> None:
-        """An offer to upgrade may be ignored (RFC 9110, 7.8): the request stands, HTTP/1.1 goes on after it."""
+    def _head_without_upgrade(self) -> bytes:
+        request = self._request
+        lines = [b"%s %s HTTP/%s" % (request.method, request.target, self._parser.get_http_version().encode())]
+        lines.extend([b"%s: %s" % item for item in request.headers])
+        lines.append(b"host: h")
+        if self._transfer_encoding is not None:
+            lines.append(b"transfer-encoding: chunked")
+        elif self._declared_length:
+            lines.append(b"content-length: %d" % self._declared_length)
+        if not request.keep_alive:
+            lines.append(b"connection: close")
+        if self._expect:
+            lines.append(b"expect: 100-continue")
+        if request.request_id:
+            lines.append(b"x-request-id: " + request.request_id)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Reads the request as if no upgrade had been offered, which RFC 9110 (7.8) allows.
+
+        llhttp takes what follows such a head for another protocol, the request's own body included: Java's
+        client makes that offer with every first request.
+        """
         if self.refusal is not None or self._finished:
             return
         self._parser = httptools.HttpRequestParser(self)
         self._head_bytes_seen = 0
-        rest = data[offset:]
-        if rest:
-            self.feed(rest)
+        self.feed(self._replay + rest)

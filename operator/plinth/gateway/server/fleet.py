@@ -26,12 +26,12 @@ from plinth.gateway.routing.held import HeldLimits, HeldQueue
 from plinth.gateway.routing.names import model_not_found, routes_by_name
 from plinth.gateway.routing.objectives import ObjectiveCounts
 from plinth.gateway.server.metrics import Metrics
-from plinth.gateway.server.replica import Replica
+from plinth.gateway.server.replica import AtReplica, Replica
 
 _MOST_MODELS_REMEMBERED = 1024
 
 
-class Dispatchable(Protocol):
+class Dispatchable(AtReplica, Protocol):
     """A request on its way to a replica."""
 
     number: int
@@ -174,7 +174,7 @@ class Fleet:
     def release(self, model: Model, replica: Replica, call: Dispatchable) -> None:
         """A request has left its replica, whatever the end."""
         replica.standing.in_flight -= 1
-        replica.calls.discard(call)  # type: ignore[arg-type] # what is dispatched is also AtReplica
+        replica.calls.discard(call)
         model.calls.discard(call)
         self.changed = True
         if not replica.calls:
@@ -242,7 +242,7 @@ class Fleet:
 
     def _give(self, model: Model, call: Dispatchable, replica: Replica) -> None:
         replica.standing.in_flight += 1
-        replica.calls.add(call)  # type: ignore[arg-type] # as in release
+        replica.calls.add(call)
         model.calls.add(call)
         model.touch_peak()
         self.changed = True

@@ -356,9 +356,12 @@ class Rig:
     gateway: GatewayProcess
     controller: Controller
     socket: Path
+    connections: list[Connection] = field(default_factory=list)
 
     async def connect(self, **kwargs: Any) -> Connection:
-        return Connection(*await asyncio.open_connection(*self.gateway.address, **kwargs))
+        connection = Connection(*await asyncio.open_connection(*self.gateway.address, **kwargs))
+        self.connections.append(connection)
+        return connection
 
     async def ask(self, *args: Any, **kwargs: Any) -> Answer:
         connection = await self.connect()
@@ -386,7 +389,10 @@ async def running_gateway(folder: Path, table: RouteTable | None = None, **limit
     try:
         if table is not None:
             await controller.apply(table)
-        yield Rig(gateway, controller, socket)
+        rig = Rig(gateway, controller, socket)
+        yield rig
+        for connection in rig.connections:
+            connection.close()
     finally:
         await controller.close()
         await gateway.close()

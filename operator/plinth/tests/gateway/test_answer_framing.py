@@ -1,0 +1,113 @@
+"""A replica's bytes to an answer, and an answer to a client's bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plinth.gateway.protocol.errors import bad_request, error_event, queue_full, stream_broken, unavailable
+from plinth.gateway.protocol.forward import upstream_head, upstream_prefix
+from plinth.gateway.protocol.request import Request
+from plinth.gateway.protocol.response import (
+    ResponseError,
+    ResponseReader,
+    chunk,
+    refusal_response,
+    response_head,
+)
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nServer: x\r\n\r\n"
+
+
+def read(*pieces: bytes) -> ResponseReader:
+    reader = ResponseReader()
+    for piece in pieces:
+        reader.feed(piece)
+    return reader
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=5), st.data())
+def test_an_answer_split_anywhere_reads_the_same(parts: list[bytes], draw: st.DataObject) -> None:
+    data = CHUNKED + b"".join(chunk(part) for part in parts) + b"0\r\n\r\n"
+    cuts = sorted(draw.draw(st.sets(st.integers(1, len(data) - 1), max_size=8)))
+    reader = read(*[data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)])
+    assert reader.complete
+    assert reader.reusable
+    assert reader.take() == b"".join(parts)
+    assert reader.headers == [(b"content-type", b"text/event-stream")]
+
+
+def test_an_informational_answer_is_not_the_answer() -> None:
+    reader = read(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert not reader.head_complete
+    reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab")
+    assert (reader.status, reader.complete, reader.take()) == (200, True, b"ab")
+
+
+def test_an_answer_that_only_the_connection_ends_has_no_known_end() -> None:
+    assert not read(b"HTTP/1.1 200 OK\r\n\r\nab").has_known_end()
+    assert read(b"HTTP/1.1 204 No Content\r\n\r\n").has_known_end()
+
+
+def test_bytes_beyond_the_answer_make_the_connection_unusable() -> None:
+    one = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"
+    reader = read(one + one)
+    assert reader.overrun
+    assert reader.take() == b"a"
+
+
+@pytest.mark.parametrize("data", [b"rubbish\r\n\r\n", CHUNKED + b"zz\r\n", b"HTTP/1.1 200 OK\r\nX\x00: a\r\n\r\n"])
+def test_what_is_no_answer_raises(data: bytes) -> None:
+    with pytest.raises(ResponseError, match="not an HTTP response"):
+        read(data)
+
+
+def test_the_head_for_a_replica_carries_the_secret_and_the_length_of_the_body() -> None:
+    prefix = upstream_prefix(path="/slot", host="::1", port=9, secret="s")
+    request = Request(method=b"POST", target=b"/v1/completions", headers=[(b"a", b"b")], body=b"xyz")
+    assert upstream_head(prefix, request, b"id") == (
+        b"POST /slot/v1/completions HTTP/1.1\r\nhost: [::1]:9\r\nauthorization: Bearer s\r\n"
+        b"a: b\r\ncontent-length: 3\r\nx-request-id: id\r\n\r\n"
+    )
+
+
+def test_an_answer_says_whether_the_connection_lives_on() -> None:
+    head = response_head(200, [(b"a", b"b")], request_id=b"r", length=None, chunked=True, keep_alive=False)
+    assert head == (
+        b"HTTP/1.1 200 OK\r\na: b\r\ntransfer-encoding: chunked\r\nx-request-id: r\r\nconnection: close\r\n\r\n"
+    )
+
+
+def test_a_refusal_has_openais_shape_and_says_what_to_do_next() -> None:
+    text = refusal_response(queue_full("m", 3), request_id=b"r", keep_alive=True)
+    head, _, body = text.partition(b"\r\n\r\n")
+    assert head.splitlines()[0] == b"HTTP/1.1 429 Too Many Requests"
+    assert b"retry-after: 2" in head
+    assert b"x-should-retry: true" in head
+    assert body == (
+        b'{"error":{"message":"3 requests for \'m\' wait already",'
+        b'"type":"overloaded_error","param":null,"code":"queue_full"}}'
+    )
+
+
+def test_a_model_that_waiting_does_not_help_tells_clients_not_to_retry() -> None:
+    assert b"x-should-retry: false" in refusal_response(unavailable("m", "why"), request_id=b"r", keep_alive=True)
+
+
+def test_a_head_only_refusal_has_a_length_and_no_body() -> None:
+    text = refusal_response(bad_request("no"), request_id=b"r", keep_alive=True, head_only=True)
+    assert text.endswith(b"\r\n\r\n")
+    assert b"content-length: " in text
+
+
+def test_the_event_that_ends_a_broken_stream_is_one_data_line() -> None:
+    event = error_event(stream_broken("gone"))
+    assert event.startswith(b'data: {"error":{')
+    assert event.endswith(b"}}\n\n")
+    assert event.count(b"\n") == 2
+
+
+def test_no_data_makes_no_chunk_since_an_empty_one_would_end_the_body() -> None:
+    assert chunk(b"") == b""
+    assert chunk(b"a" * 16) == b"10\r\n" + b"a" * 16 + b"\r\n"
