@@ -42,7 +42,7 @@ check-style: $(VENV)/.dev
 check-types: $(VENV)/.dev
 	@$(BIN)/mypy
 check-layers: $(VENV)/.dev
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 check-units: $(VENV)/.dev
 	@$(BIN)/pytest -m 'not ray and not vllm' operator/plinth/tests $(ARGS)
 
