@@ -1,0 +1,498 @@
+"""What Plinth's stack costs: the same engine under `plinth up` and as bare `vllm serve`, on the same GPUs.
+
+Engines take minutes to start, so both stay loaded and take turns: while one is measured the other is idle, which
+costs no GPU time. At TP2 both share both GPUs, half of the memory each. At TP1 the weights leave no room for two on
+one GPU: each has a GPU of its own, and half-way they swap, so that every ratio is between runs on the same GPU.
+
+A run that is cut still leaves data: each measurement is written when it is made, and the records are made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import records
+from serving_stacks import (
+    BareVllm,
+    PlinthUp,
+    Setup,
+    Stack,
+    StackFailedError,
+    differing,
+    engine_arguments,
+    read_engine_config,
+    wait_until_ready,
+)
+from synthetic_model import QWEN2_5_32B, TINY, Qwen2Shape, write_model
+
+import plinth
+
+THROUGHPUT_GOAL = ">=0.97"
+TTFT_GOAL = "<=1.05"
+BARE, PLINTH = BareVllm.name, PlinthUp.name
+SERVED_NAME = "bench"
+INPUT_TOKENS, OUTPUT_TOKENS = 512, 256
+STOP_SECONDS = 20.0
+STAGGER_SECONDS = 15.0
+"""Between two engines that start at once: they collide where they pick their ports."""
+STARTS = 2
+GPU_FREE_MIB = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """So many users, who ask for so many answers together."""
+
+    users: int
+    requests: int
+    processes: int
+    seconds: float
+    """What one measurement is expected to take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Both stacks loaded at once, on given GPUs, measured in turns."""
+
+    name: str
+    tensor: int
+    devices: dict[str, str]
+    """`CUDA_VISIBLE_DEVICES` of each stack, by its name."""
+    utilization_percent: int
+    levels: tuple[Level, ...]
+    repeats: int
+    start_seconds: float
+    """What both starts are expected to take."""
+    needed_later_seconds: float = 0.0
+    """Time to leave for the next phase: a second repeat here is worth less than its first."""
+
+    @property
+    def repeat_seconds(self) -> float:
+        """What one repeat is expected to take."""
+        return 2 * sum(level.seconds for level in self.levels)
+
+    @property
+    def shared(self) -> bool:
+        """Whether both stacks are on the same GPUs, so that one must start after the other."""
+        return len(set(self.devices.values())) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A whole run."""
+
+    shape: Qwen2Shape
+    phases: tuple[Phase, ...]
+    context_tokens: int
+    concurrency: int
+    output_tokens: int = OUTPUT_TOKENS
+    input_tokens: int = INPUT_TOKENS
+    args: dict[str, str] = field(default_factory=lambda: {"load-format": "dummy"})
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def gpu_profile() -> Profile:
+    """Qwen2.5-32B's shape on two GPUs of 140 GiB."""
+    tp2 = (
+        Level(users=1, requests=6, processes=1, seconds=19),
+        Level(users=40, requests=120, processes=2, seconds=15),
+        Level(users=256, requests=512, processes=4, seconds=26),
+    )
+    tp1 = (
+        Level(users=1, requests=4, processes=1, seconds=18),
+        Level(users=40, requests=80, processes=2, seconds=17),
+        Level(users=256, requests=384, processes=4, seconds=32),
+    )
+    # 46% each at TP2: 29.7 GiB weights, 33 GiB KV for 256 · 1024 tokens, and 11 GiB spare for the two together.
+    both = Phase(
+        name="TP2",
+        tensor=2,
+        devices={BARE: "0,1", PLINTH: "0,1"},
+        utilization_percent=46,
+        levels=tp2,
+        repeats=3,
+        start_seconds=200,
+    )
+    apart = Phase(
+        name="TP1",
+        tensor=1,
+        devices={BARE: "0", PLINTH: "1"},
+        utilization_percent=92,
+        levels=tp1,
+        repeats=2,
+        start_seconds=150,
+        needed_later_seconds=300,
+    )
+    swapped = replace(
+        apart, name="TP1 swapped", devices={BARE: "1", PLINTH: "0"}, start_seconds=110, needed_later_seconds=0
+    )
+    return Profile(shape=QWEN2_5_32B, phases=(both, apart, swapped), context_tokens=1024, concurrency=256)
+
+
+def rehearsal_profile() -> Profile:
+    """Everything but the figures, on a CPU with a toy model: same steps, same files."""
+    levels = (
+        Level(users=1, requests=2, processes=1, seconds=5),
+        Level(users=4, requests=8, processes=2, seconds=10),
+    )
+    phase = Phase(
+        name="TP1",
+        tensor=1,
+        devices={BARE: "", PLINTH: ""},
+        utilization_percent=50,
+        levels=levels,
+        repeats=2,
+        start_seconds=200,
+    )
+    return Profile(
+        shape=TINY,
+        phases=(phase,),
+        context_tokens=256,
+        concurrency=4,
+        input_tokens=32,
+        output_tokens=16,
+        args={"load-format": "dummy", "enforce-eager": "true", "kv-cache-memory-bytes": str(256 << 20)},
+        environment={
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+            "TORCH_COMPILE_DISABLE": "1",
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """Where each measurement goes at once, and what the records are made of."""
+
+    place: Path
+    deadline: float
+    profile: Profile
+    measurements: list[dict[str, object]] = field(default_factory=list)
+    engines: dict[str, dict[str, object]] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        """A line of progress, with the seconds since the start."""
+        line = f"[{time.monotonic() - self.started:6.1f}] {text}"
+        print(line, file=sys.stderr, flush=True)
+
+    def remaining(self) -> float:
+        """Seconds until the end of the run."""
+        return self.deadline - time.monotonic()
+
+    def affords(self, seconds: float, what: str) -> bool:
+        """Whether there is time for a step; says so when there is not."""
+        if self.remaining() >= seconds:
+            return True
+        self.say(f"skipped {what}: it takes {seconds:.0f} s and {self.remaining():.0f} s are left")
+        return False
+
+    def note(self, measurement: dict[str, object]) -> None:
+        """Keep a measurement."""
+        self.measurements.append(measurement)
+        with (self.place / "measurements.jsonl").open("a") as file:
+            file.write(json.dumps(measurement) + "\n")
+
+    def write_records(self, *, quiet: bool) -> None:
+        """Make the records of all measurements so far."""
+        made = make_records(self.measurements, self.engines)
+        if quiet:
+            with contextlib.redirect_stdout(None):
+                records.write_records("gpu_stack", made, directory=self.place)
+        else:
+            records.write_records("gpu_stack", made, directory=self.place)
+
+
+def run(journal: Journal) -> None:
+    """Every phase for which there is time; the records after each repeat."""
+    model = write_model(journal.place / "model", journal.profile.shape)
+    for phase in journal.profile.phases:
+        needed = phase.start_seconds + phase.repeat_seconds
+        if not journal.affords(needed, f"phase {phase.name}"):
+            continue
+        try:
+            with loaded(journal, phase, model) as stacks:
+                measure(journal, phase, stacks)
+        except StackFailedError as error:
+            journal.say(f"phase {phase.name} failed: {error}")
+            journal.note({"phase": phase.name, "tensor": phase.tensor, "failed": str(error)})
+
+
+@contextlib.contextmanager
+def loaded(journal: Journal, phase: Phase, model: Path) -> Iterator[list[Stack]]:
+    """Both stacks, ready; ended afterwards, and their GPUs free again."""
+    place = journal.place / phase.name.lower().replace(" ", "-")
+    bare = BareVllm(make_setup(journal.profile, phase, model, BARE), place / "bare")
+    plinth = PlinthUp(make_setup(journal.profile, phase, model, PLINTH), place / "plinth")
+    try:
+        bare.start()
+        plinth.start_empty()
+        if not phase.shared:
+            time.sleep(STAGGER_SECONDS)
+            plinth.start()
+        _await(journal, phase, bare)
+        if phase.shared:
+            plinth.start()
+        _await(journal, phase, plinth)
+        _note_engines(journal, phase, bare, plinth)
+        yield [bare, plinth]
+    finally:
+        journal.say(f"{phase.name}: stopping")
+        plinth.stop()
+        bare.stop()
+        wait_for_free_gpus(STOP_SECONDS)
+
+
+def make_setup(profile: Profile, phase: Phase, model: Path, stack: str) -> Setup:
+    """What a stack is told in a phase: the same but for the GPUs."""
+    return Setup(
+        model=model,
+        served_name=SERVED_NAME,
+        tensor=phase.tensor,
+        devices=phase.devices[stack],
+        utilization_percent=phase.utilization_percent,
+        context_tokens=profile.context_tokens,
+        concurrency=profile.concurrency,
+        args=profile.args,
+        environment=profile.environment,
+    )
+
+
+def _await(journal: Journal, phase: Phase, stack: Stack) -> None:
+    """Wait for a stack; bare vLLM is started anew when it dies, as Plinth does by itself."""
+    for left in reversed(range(STARTS)):
+        limit = min(2 * phase.start_seconds, max(journal.remaining() - phase.repeat_seconds, 30))
+        try:
+            seconds = wait_until_ready(stack, time.monotonic() + limit)
+        except StackFailedError as error:
+            if not left or stack.name == PLINTH:
+                raise
+            journal.say(f"{phase.name}: {stack.name} is started again: {error}")
+            stack.stop()
+            stack.start()
+        else:
+            journal.say(f"{phase.name}: {stack.name} is ready after {seconds:.0f} s of waiting")
+            return
+
+
+def _note_engines(journal: Journal, phase: Phase, bare: BareVllm, plinth: PlinthUp) -> None:
+    configs = {stack.name: read_engine_config(stack.read_logs()) for stack in (bare, plinth)}
+    differences = differing(configs[BARE], configs[PLINTH])
+    journal.engines[phase.name] = {
+        "arguments": engine_arguments(make_setup(journal.profile, phase, Path("MODEL"), BARE)),
+        "utilization_percent": phase.utilization_percent,
+        "configurations_read": all(configs.values()),
+        "configuration_differences": differences,
+        "kv_cache_tokens": {name: config.get("kv_cache_tokens", "") for name, config in configs.items()},
+    }
+    (journal.place / f"engines-{phase.name.lower().replace(' ', '-')}.json").write_text(
+        json.dumps(configs, indent=1)
+    )
+    journal.say(f"{phase.name}: engine configurations read: {all(configs.values())}; differ in {differences}")
+
+
+def measure(journal: Journal, phase: Phase, stacks: Sequence[Stack]) -> None:
+    """Warm up, then repeat; the order of the stacks turns round each time."""
+    for stack in stacks:
+        for level in phase.levels:
+            warm_up = replace(level, requests=min(level.requests, level.users))
+            run_load(
+                journal,
+                stack,
+                warm_up,
+                seed=-level.users,
+                output_tokens=min(64, journal.profile.output_tokens),
+            )
+    journal.say(f"{phase.name}: warm")
+    for repeat in range(1, phase.repeats + 1):
+        later = phase.needed_later_seconds if repeat > 1 else 0.0
+        if not journal.affords(phase.repeat_seconds + later, f"repeat {repeat} of {phase.name}"):
+            return
+        for level in phase.levels:
+            in_order = stacks if repeat % 2 else list(reversed(stacks))
+            for stack in in_order:
+                seed = 10_000 * phase.tensor + 1_000 * repeat + level.users
+                figures = run_load(journal, stack, level, seed, journal.profile.output_tokens)
+                where = {"phase": phase.name, "tensor": phase.tensor, "repeat": repeat, "stack": stack.name}
+                journal.note({**where, "devices": phase.devices[stack.name], **figures})
+                journal.say(f"{phase.name} {repeat}: {stack.name}, {_brief(figures)}")
+        journal.write_records(quiet=True)
+
+
+def run_load(
+    journal: Journal, stack: Stack, level: Level, seed: int, output_tokens: int
+) -> dict[str, object]:
+    """One measurement, by the load client in a process of its own."""
+    options = {
+        "url": stack.url,
+        "model": SERVED_NAME,
+        "users": level.users,
+        "requests": level.requests,
+        "input-tokens": journal.profile.input_tokens,
+        "output-tokens": output_tokens,
+        "vocabulary": journal.profile.shape.vocabulary,
+        "seed": seed,
+        "processes": level.processes,
+        "timeout-seconds": 120,
+    }
+    client = [sys.executable, str(Path(__file__).with_name("openai_load.py"))]
+    command = [*client, *(part for name, value in options.items() for part in (f"--{name}={value}",))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+        figures: dict[str, object] = json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
+        said = getattr(error, "stderr", "") or ""
+        raise StackFailedError(
+            f"the load client failed on {stack.name}: {error} {str(said)[-500:]}"
+        ) from error
+    return figures
+
+
+def _brief(figures: dict[str, object]) -> str:
+    keys = (
+        "users",
+        "completed",
+        "failed",
+        "truncated",
+        "seconds",
+        "output_tokens_per_second",
+        "ttft_ms",
+        "errors",
+    )
+    return ", ".join(f"{key} {figures[key]}" for key in keys if figures[key] not in ([], 0))
+
+
+def wait_for_free_gpus(seconds: float) -> None:
+    """Return when no GPU holds more than a remnant, or the time is over; at once without GPUs."""
+    deadline = time.monotonic() + seconds
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        while time.monotonic() < deadline:
+            used = subprocess.run(
+                query, capture_output=True, text=True, timeout=20, check=True
+            ).stdout.split()
+            if all(int(each) < GPU_FREE_MIB for each in used):
+                return
+            time.sleep(0.5)
+
+
+def make_records(
+    measurements: Sequence[dict[str, object]], engines: dict[str, dict[str, object]]
+) -> list[records.Record]:
+    """Two records for each TP and number of users: the median ratios over all pairs of runs."""
+    made = []
+    runs = [each for each in measurements if "users" in each]
+    for tensor, users in sorted({(each["tensor"], each["users"]) for each in runs}, key=str):
+        here = [each for each in runs if (each["tensor"], each["users"]) == (tensor, users)]
+        pairs = list(pair_up(here))
+        peers = {
+            "tensor_parallel": tensor,
+            "users": users,
+            "pairs": len(pairs),
+            "same_gpus": all(one["devices"] == other["devices"] for one, other in pairs),
+            "engines": {each["phase"]: engines.get(str(each["phase"])) for each in here},
+            "runs": here,
+        }
+        made.append(_record("stack_throughput_ratio_to_vllm", THROUGHPUT_GOAL, _throughput, pairs, peers))
+        made.append(_record("stack_ttft_p99_ratio_to_vllm", TTFT_GOAL, _ttft_p99, pairs, peers))
+    return made
+
+
+def pair_up(runs: Sequence[dict[str, object]]) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
+    """Each of Plinth's runs with one of bare vLLM's: on the same GPUs if there is any, of the nearest repeat."""
+    for one in runs:
+        bare = [each for each in runs if each["stack"] == BARE]
+        same_gpus = [each for each in bare if each["devices"] == one["devices"]]
+        if one["stack"] == PLINTH and bare:
+            yield (
+                one,
+                min(
+                    same_gpus or bare,
+                    key=lambda each: abs(int(str(each["repeat"])) - int(str(one["repeat"]))),
+                ),
+            )
+
+
+def _throughput(figures: dict[str, object]) -> float:
+    return float(str(figures["output_tokens_per_second"]))
+
+
+def _ttft_p99(figures: dict[str, object]) -> float:
+    spread = figures["ttft_ms"]
+    return float(spread.get("p99", 0.0)) if isinstance(spread, dict) else 0.0
+
+
+def _record(
+    metric: str,
+    goal: str,
+    figure: Callable[[dict[str, object]], float],
+    pairs: Sequence[tuple[dict[str, object], dict[str, object]]],
+    peers: dict[str, object],
+) -> records.Record:
+    whole = [pair for pair in pairs if not any(each["failed"] or each["truncated"] for each in pair)]
+    ratios = [round(figure(one) / figure(other), 4) for one, other in whole if figure(other)]
+    medians = {
+        name: statistics.median(figure(pair[index]) for pair in whole) if whole else None
+        for index, name in enumerate((PLINTH, BARE))
+    }
+    return records.Record(
+        metric=metric,
+        value=round(statistics.median(ratios), 4) if ratios else None,
+        unit="ratio",
+        goal=goal,
+        peers={**peers, "ratios": ratios, "medians": medians},
+        versions=versions(),
+        command=records.this_command(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Everything whose version could move a figure."""
+    found = {"plinth": plinth.__version__}
+    found |= records.installed_versions("vllm", "ray", "torch", "transformers", "uvloop")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        found["gpus"] = "; ".join(answer.stdout.strip().splitlines())
+    return found
+
+
+def main() -> None:
+    """Measure what Plinth's stack costs beside bare `vllm serve`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with a toy model")
+    parser.add_argument(
+        "--budget-seconds", type=float, default=1380.0, help="start no step that would end later"
+    )
+    parser.add_argument("--place", type=Path, help="folder for the model, logs, measurements and records")
+    parser.add_argument("--phases", help="names of the phases to run, separated by commas; all unless given")
+    options = parser.parse_args()
+    profile = rehearsal_profile() if options.rehearse else gpu_profile()
+    if options.phases:
+        chosen = options.phases.split(",")
+        profile = replace(profile, phases=tuple(each for each in profile.phases if each.name in chosen))
+    place = options.place or Path(tempfile.mkdtemp(prefix="gpu-stack-"))
+    place.mkdir(parents=True, exist_ok=True)
+    journal = Journal(place=place, deadline=time.monotonic() + options.budget_seconds, profile=profile)
+    journal.say(f"in {place}: {asdict(profile)}")
+    try:
+        run(journal)
+    finally:
+        journal.write_records(quiet=False)
+        if not options.rehearse and journal.measurements:
+            with contextlib.redirect_stdout(None):
+                records.write_records("gpu_stack", make_records(journal.measurements, journal.engines))
+
+
+if __name__ == "__main__":
+    main()
