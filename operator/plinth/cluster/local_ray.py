@@ -18,9 +18,9 @@ from plinth.cluster.processes import (
     end_processes,
     find_instance_processes,
     instance_environment,
-    process_started_at,
 )
 from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, CapacityAway, RayRest
+from plinth.cluster.state_dir import ProcessRef
 
 START_SECONDS = 90.0
 STOP_PATIENCE_SECONDS = 5.0
@@ -47,22 +47,17 @@ class RayStartError(Exception):
 class RayProcess:
     """A Ray head that this instance started: enough to find it again after a crash."""
 
-    pid: int
-    started_at: int
+    process: ProcessRef
     dashboard: str
     proxy_port: int
-    temp_dir: str
-
-    def is_alive(self) -> bool:
-        """Whether this very process still lives (process ids are reused, start times are not)."""
-        return process_started_at(self.pid) == self.started_at
+    """Where Serve's own HTTP proxy listens; nobody is sent there."""
 
 
 async def start_ray(
     instance: str, token_file: Path, log_file: Path, *, cpus: int | None = None
 ) -> RayProcess:
     """Start a head node and wait until its dashboard answers. Raises RayStartError."""
-    temp_dir = Path(f"/tmp/plinth-{instance}")  # noqa: S108 - sockets below it must stay under 108 bytes of path
+    temp_dir = ray_temp_dir(instance)
     shutil.rmtree(temp_dir, ignore_errors=True)
     gcs, dashboard, client, agent, proxy = _free_ports(5)
     command = [
@@ -89,11 +84,9 @@ async def start_ray(
             start_new_session=True,
         )
     ray = RayProcess(
-        pid=process.pid,
-        started_at=process_started_at(process.pid) or 0,
+        process=ProcessRef.of("ray", process.pid),
         dashboard=f"http://127.0.0.1:{dashboard}",
         proxy_port=proxy,
-        temp_dir=str(temp_dir),
     )
     try:
         await _wait_until_it_answers(ray, process, token_file, log_file)
@@ -103,9 +96,14 @@ async def start_ray(
     return ray
 
 
+def ray_temp_dir(instance: str) -> Path:
+    """Ray's session folder of an instance. Sockets below it must stay under 108 bytes of path, hence /tmp."""
+    return Path(f"/tmp/plinth-{instance}")  # noqa: S108 - made afresh at each start, by us
+
+
 async def answers(ray: RayProcess, token_file: Path) -> bool:
     """Whether the head lives and its dashboard answers."""
-    if not ray.is_alive():
+    if not ray.process.is_running():
         return False
     rest = RayRest(ray.dashboard, token_file, timeout_seconds=3.0)
     try:
@@ -119,10 +117,10 @@ async def answers(ray: RayProcess, token_file: Path) -> bool:
 
 async def stop_ray(ray: RayProcess, instance: str) -> None:
     """End this head and every process that came of it."""
-    if ray.is_alive():
-        await end_processes([ray.pid], patience_seconds=STOP_PATIENCE_SECONDS)
+    if ray.process.is_running():
+        await end_processes([ray.process.pid], patience_seconds=STOP_PATIENCE_SECONDS)
     await end_leftovers(instance, keep=())
-    shutil.rmtree(ray.temp_dir, ignore_errors=True)
+    shutil.rmtree(ray_temp_dir(instance), ignore_errors=True)
 
 
 async def end_leftovers(instance: str, *, keep: tuple[int, ...]) -> None:

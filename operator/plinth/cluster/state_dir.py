@@ -69,8 +69,13 @@ class Instance(msgspec.Struct, frozen=True):
     folder: str
     """The watched folder as the user named it, made absolute."""
     endpoint: str
-    """Where clients connect, as in `http://127.0.0.1:8000`."""
+    """The OpenAI API's base URL, as in `http://127.0.0.1:8000/v1`."""
     ray_address: str
+    """Ray's dashboard."""
+    listen: str = ""
+    """HOST:PORT that the gateway was told to listen on."""
+    ray_proxy_port: int = 0
+    """Where Ray Serve's own proxy listens."""
     processes: tuple[ProcessRef, ...] = ()
     started_at: float = 0.0
     """Unix seconds."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from plinth.cluster.ray_rest import CapacityAway
 from plinth.controllers.execute import execute
 from plinth.controllers.gather import Gatherer, Ports
+from plinth.controllers.ports import Statuses
 from plinth.controllers.status import make_statuses
 from plinth.desired.serve_config import ServeSettings
 from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
@@ -31,6 +32,7 @@ class Pass:
 
     snapshot: FleetSnapshot
     plan: FleetPlan
+    statuses: Statuses
     put: bool
     took_seconds: float
 
@@ -83,8 +85,10 @@ class FleetCycle:
             put = executed.put
         except CapacityAway as error:
             log.warning("the plan could not be applied, the next pass tries again: %s", error)
-        self.ports.store.write(make_statuses(snapshot, plan, resources, started))
-        done = Pass(snapshot=snapshot, plan=plan, put=put, took_seconds=self.clock() - started)
+        statuses = make_statuses(snapshot, plan, resources, started)
+        self.ports.store.write(statuses)
+        took = self.clock() - started
+        done = Pass(snapshot=snapshot, plan=plan, statuses=statuses, put=put, took_seconds=took)
         self.on_pass(done)
         return done
 

@@ -64,7 +64,14 @@ class Gatherer:
         capacity_known = await self._observe(now)
         slots = tuple(self._with_drain_time(slot, report, now) for slot in self._slots)
         self.memory.take_slots(slots, now)
-        slots = tuple(replace(slot, since=self.memory.first_seen[slot.name]) for slot in slots)
+        slots = tuple(
+            replace(
+                slot,
+                since=self.memory.first_seen[slot.name],
+                ready_since=self.memory.ready_since.get(slot.name),
+            )
+            for slot in slots
+        )
         snapshot = FleetSnapshot(
             pools=resources.pools,
             models=tuple(self._model(desired) for desired in resources.models),
@@ -165,7 +172,7 @@ class Gatherer:
         kept = set(names)
         for cache in (self._reports, self._death_notes):
             for gone in cache.keys() - kept:
-                del cache[gone]  # type: ignore[attr-defined]
+                del cache[gone]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +199,7 @@ def read_slots(serve: Mapping[str, Any]) -> Iterable[FoundSlot]:
 
 def _read_slot(name: SlotName, application: Mapping[str, Any], target: Mapping[str, Any] | None) -> FoundSlot:
     _, spec, needs, node_id = parse_slot(application.get("deployed_app_config") or {"name": str(name)})
-    deployment = next(iter((application.get("deployments") or {}).values()), {})
+    deployment: Mapping[str, Any] = next(iter((application.get("deployments") or {}).values()), {})
     replicas = deployment.get("replicas", [])
     dead = deployment.get("recent_dead_replicas", [])
     running = next((each for each in replicas if each.get("state") == "RUNNING"), None)

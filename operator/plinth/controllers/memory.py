@@ -31,10 +31,11 @@ class Memory:
 
     models: dict[ModelKey, ModelMemory] = field(default_factory=dict)
     first_seen: dict[SlotName, float] = field(default_factory=dict)
+    ready_since: dict[SlotName, float] = field(default_factory=dict)
     draining_since: dict[SlotName, float] = field(default_factory=dict)
     failed: set[SlotName] = field(default_factory=set)
     gateway: str = ""
-    report_at: float = 0.0
+    report_at: float | None = None
 
     def of(self, key: ModelKey) -> ModelMemory:
         """The model's memory, empty at first sight."""
@@ -101,7 +102,7 @@ class Memory:
                 memory.failure = None
         names = {slot.name for slot in slots}
         self.failed &= names
-        for times in (self.first_seen, self.draining_since):
+        for times in (self.first_seen, self.ready_since, self.draining_since):
             for gone in times.keys() - names:
                 del times[gone]
 

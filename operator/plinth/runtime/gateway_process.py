@@ -10,7 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from plinth.cluster.processes import end_processes, instance_environment, process_started_at
+from plinth.cluster.processes import end_processes, instance_environment
+from plinth.cluster.state_dir import ProcessRef
 
 START_SECONDS = 10.0
 
@@ -21,16 +22,11 @@ class GatewayStartError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayProcess:
-    """A running gateway: its process (id and start time name it for ever) and where it listens."""
+    """A running gateway and where it listens."""
 
-    pid: int
-    started_at: int
+    process: ProcessRef
     host: str
     port: int
-
-    def is_alive(self) -> bool:
-        """Whether this very process still lives."""
-        return process_started_at(self.pid) == self.started_at
 
     @property
     def endpoint(self) -> str:
@@ -65,19 +61,17 @@ async def start_gateway(
             last = log_file.read_text(errors="replace").strip().splitlines()[-1:]
             raise GatewayStartError(f"the gateway did not start: {' '.join(last) or 'it wrote nothing'}")
         await asyncio.sleep(0.02)
-    return GatewayProcess(
-        pid=process.pid, started_at=process_started_at(process.pid) or 0, host=host, port=port
-    )
+    return GatewayProcess(process=ProcessRef.of("gateway", process.pid), host=host, port=port)
 
 
 async def wait_until_ended(gateway: GatewayProcess, seconds: float) -> None:
     """Wait for a gateway that was asked to drain; end it when it takes longer than it was given."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    while gateway.is_alive() and loop.time() < deadline:
+    while gateway.process.is_running() and loop.time() < deadline:
         await asyncio.sleep(0.05)
-    if gateway.is_alive():
-        await end_processes([gateway.pid], patience_seconds=1.0)
+    if gateway.process.is_running():
+        await end_processes([gateway.process.pid], patience_seconds=1.0)
 
 
 def _refuse_taken_port(host: str, port: int) -> None:
