@@ -1,0 +1,236 @@
+"""One folder served on this machine: starts or adopts the gateway and Ray, runs the fleet cycle, drains at the end.
+
+The gateway and Ray are processes of their own, marked with the folder's instance. When this process is killed they
+go on serving; the next one finds them by the instance record, adopts what still lives and ends what does not belong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plinth.cluster.folder import FolderStore, watch
+from plinth.cluster.gateway_link import GatewayLink
+from plinth.cluster.local_ray import RayProcess, RayStartError, answers, end_leftovers, start_ray, stop_ray
+from plinth.cluster.model_reader import BackgroundModelReader
+from plinth.cluster.processes import end_processes
+from plinth.cluster.replica_rest import ReplicaRest
+from plinth.cluster.state_dir import Instance, ProcessRef, StateDir
+from plinth.cluster.status_db import StatusDB
+from plinth.controllers.cycle import FleetCycle, Pass
+from plinth.controllers.gather import Ports
+from plinth.desired.serve_config import ServeSettings
+from plinth.runtime.capacity import CurrentRay
+from plinth.runtime.folder_resources import FolderResources
+from plinth.runtime.gateway_process import GatewayProcess, start_gateway, wait_until_ended
+
+SUPERVISE_SECONDS = 1.0
+RESTART_SECONDS = 10.0
+FOREIGN_RAY_PROXY_PORT = 8000
+
+log = logging.getLogger("plinth.up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """What `plinth up` was asked for."""
+
+    folder: Path
+    host: str
+    port: int
+    ray_address: str | None = None
+    """Dashboard of a Ray to join; None starts one on this machine."""
+    ray_token_file: Path | None = None
+    drain_seconds: float = 60.0
+
+
+@dataclass
+class Standalone:
+    """A folder being served."""
+
+    options: UpOptions
+    on_pass: Callable[[Pass], None]
+    say: Callable[[str], None]
+    """One line for people: a step begins, or something went wrong."""
+    state: StateDir = field(init=False)
+    gateway: GatewayProcess | None = None
+    ray: RayProcess | None = None
+    link: GatewayLink = field(init=False)
+    cycle: FleetCycle = field(init=False)
+    store: FolderResources = field(init=False)
+    _capacity: CurrentRay = field(default_factory=CurrentRay)
+    _proxy_port: int = FOREIGN_RAY_PROXY_PORT
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain and end every process of this instance.
+
+        Raises AlreadyRunning, GatewayStartError, RayStartError, and what opening the status database raises.
+        """
+        self.state = StateDir.for_folder(self.options.folder)
+        self.state.create()
+        with self.state.acquire_lock():
+            try:
+                await self._start()
+                await self._serve(stop)
+            finally:
+                await self._end()
+
+    async def _start(self) -> None:
+        self.state.ensure_secret()
+        self.state.ensure_ray_token()
+        replicas = ReplicaRest(self.state.secret_file)
+        self.store = FolderResources(FolderStore(self.options.folder, StatusDB.open(self.state.status_db)))
+        before = self.state.read_instance()
+        self.gateway = await self._adopt_or_start_gateway(before)
+        self._record()
+        self.link = GatewayLink(
+            self.state.gateway_socket, first_version=int(time.time() * 1000), wake=self._wake, clock=time.time
+        )
+        models = BackgroundModelReader(self.options.folder / "secrets", wake=self._wake, clock=time.time)
+        ports = Ports(
+            store=self.store, capacity=self._capacity, replicas=replicas, gateway=self.link, models=models
+        )
+        self.cycle = FleetCycle(ports=ports, settings=self._settings, clock=time.time, on_pass=self.on_pass)
+        self.link.start()
+        await self._adopt_ray(before)
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        """Everything at once, until asked to stop or until one part cannot go on."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.cycle.run()),
+                group.create_task(self._follow_folder()),
+                group.create_task(self._keep_ray()),
+                group.create_task(self._keep_gateway()),
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _end(self) -> None:
+        """Drain first: no request is cut by an end that was asked for."""
+        if self.gateway is not None and self.gateway.process.is_running() and hasattr(self, "link"):
+            self.say("draining")
+            self.link.shut_down(self.options.drain_seconds)
+            await wait_until_ended(self.gateway, self.options.drain_seconds + 2)
+        if hasattr(self, "link"):
+            await self.link.close()
+        if self.options.ray_address is None and self.ray is not None:
+            await stop_ray(self.ray, self.state.root.name)
+        await self._capacity.detach()
+        await end_leftovers(self.state.root.name, keep=())
+        self.state.remove_instance()
+
+    async def _follow_folder(self) -> None:
+        async for _ in watch(self.options.folder):
+            self.cycle.wake()
+
+    async def _keep_ray(self) -> None:
+        """Start Ray when there is none; a Ray that dies is cleared away whole and started anew."""
+        while True:
+            if self.options.ray_address is None and (self.ray is None or not self.ray.process.is_running()):
+                first = self.ray is None
+                await self._capacity.detach()
+                try:
+                    await self._start_ray(first=first)
+                except RayStartError as error:
+                    if first:
+                        raise
+                    self.say(f"{error}; trying again in {RESTART_SECONDS:.0f} s")
+                    await asyncio.sleep(RESTART_SECONDS)
+                    continue
+            await asyncio.sleep(SUPERVISE_SECONDS)
+
+    async def _start_ray(self, *, first: bool) -> None:
+        self.say("starting Ray" if first else "Ray died; starting it again")
+        keep = (self.gateway.process.pid,) if self.gateway else ()
+        await end_leftovers(self.state.root.name, keep=keep)
+        self.ray = await start_ray(self.state.root.name, self.state.ray_token_file, self.state.logs / "ray.log")
+        await self._attach(self.ray)
+        self._record()
+
+    async def _keep_gateway(self) -> None:
+        while True:
+            await asyncio.sleep(SUPERVISE_SECONDS)
+            if self.gateway is None or not self.gateway.process.is_running():
+                self.say("the gateway died; starting it again")
+                self.gateway = await self._start_gateway()
+                self._record()
+
+    async def _adopt_or_start_gateway(self, before: Instance | None) -> GatewayProcess:
+        """The gateway that a killed `up` left serving, if it listens where this one should; else a new one."""
+        running = before.process("gateway") if before else None
+        if before is not None and running is not None and running.is_running():
+            if before.listen == self._listen:
+                return GatewayProcess(process=running, host=self.options.host, port=self.options.port)
+            await end_processes([running.pid], patience_seconds=self.options.drain_seconds)
+        return await self._start_gateway()
+
+    async def _start_gateway(self) -> GatewayProcess:
+        return await start_gateway(
+            self.state.root.name,
+            host=self.options.host,
+            port=self.options.port,
+            control=self.state.gateway_socket,
+            secret_file=self.state.secret_file,
+            log_file=self.state.logs / "gateway.log",
+        )
+
+    async def _adopt_ray(self, before: Instance | None) -> None:
+        if self.options.ray_address is not None:
+            await self._capacity.attach(self.options.ray_address, self.options.ray_token_file)
+            return
+        running = before.process("ray") if before else None
+        if before is None or running is None:
+            return
+        found = RayProcess(process=running, dashboard=before.ray_address, proxy_port=before.ray_proxy_port)
+        if await answers(found, self.state.ray_token_file):
+            self.ray = found
+            await self._attach(found)
+
+    async def _attach(self, ray: RayProcess) -> None:
+        self._proxy_port = ray.proxy_port
+        await self._capacity.attach(ray.dashboard, self.state.ray_token_file)
+        self.cycle.wake()
+
+    def _wake(self) -> None:
+        self.cycle.wake()
+
+    def _settings(self) -> ServeSettings:
+        return ServeSettings(
+            secret_file=str(self.state.secret_file),
+            secrets_dir=str(self.options.folder / "secrets"),
+            cache_dir=str(model_cache_dir()),
+            http_host="127.0.0.1",
+            http_port=self._proxy_port,
+        )
+
+    @property
+    def _listen(self) -> str:
+        return f"{self.options.host}:{self.options.port}"
+
+    def _record(self) -> None:
+        """Write down what runs, for the next `up` and for `plinth status`."""
+        parts = (self.gateway, self.ray)
+        self.state.write_instance(
+            Instance(
+                folder=str(self.options.folder),
+                endpoint=self.gateway.endpoint if self.gateway else "",
+                listen=self._listen,
+                ray_address=self.options.ray_address or (self.ray.dashboard if self.ray else ""),
+                ray_proxy_port=self._proxy_port,
+                processes=(ProcessRef.of("up", os.getpid()), *(part.process for part in parts if part)),
+                started_at=time.time(),
+            )
+        )
+
+
+def model_cache_dir() -> Path:
+    """Where downloaded models are kept, shared by all folders."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "plinth" / "models"

@@ -1,0 +1,104 @@
+"""`plinth status`: what is asked for and what runs, as a table, as JSON or as YAML, once or for as long as you watch."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from plinth.api.v1alpha1 import KINDS, AnyResource, ModelDeployment
+from plinth.cluster.status_db import StatusDB
+from plinth.runtime.commands import FOLDER, find_instance
+from plinth.runtime.view import describe
+
+WATCH_SECONDS = 1.0
+MODEL_COLUMNS = ("MODEL", "READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "")
+WIDE_COLUMNS = ("POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES")
+
+
+@click.command()
+@click.option(
+    "-o", "--output", type=click.Choice(["json", "yaml", "wide"]), help="Other than the short table."
+)
+@click.option("-w", "--watch", is_flag=True, help="Keep watching until Ctrl-C.")
+@FOLDER
+def status(output: str | None, watch: bool, folder: Path | None) -> None:  # noqa: FBT001 - click passes flags so
+    """Show the models and pools of a running `plinth up`."""
+    state, _ = find_instance(folder)
+    console = Console()
+    shown = ""
+    while True:
+        with StatusDB.open(state.status_db, read_only=True) as database:
+            text = _render(console, read_all(database), output)
+        if text != shown:
+            click.echo(text, nl=False)
+            shown = text
+        if not watch:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def read_all(database: StatusDB) -> list[AnyResource]:
+    """Every resource in its last good version, with its generation and status."""
+    statuses = database.read_statuses()
+    found: list[AnyResource] = []
+    for row in database.read_resources():
+        resource = KINDS[row.key.kind].model_validate_json(row.manifest)
+        changes: dict[str, object] = {
+            "metadata": resource.metadata.model_copy(update={"generation": row.generation})
+        }
+        if row.key in statuses:
+            changes["status"] = statuses[row.key]
+        found.append(resource.model_copy(update=changes))
+    return found
+
+
+def _render(console: Console, resources: list[AnyResource], output: str | None) -> str:
+    models = [each for each in resources if isinstance(each, ModelDeployment)]
+    if output in {"json", "yaml"}:
+        items = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in resources]
+        document: dict[str, Any] = {"apiVersion": "v1", "kind": "List", "items": items}
+        if output == "json":
+            return json.dumps(document, indent=2) + "\n"
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    with console.capture() as capture:
+        console.print(_models_table(models, wide=output == "wide"))
+        if output == "wide":
+            for each in models:
+                for sentence in each.status.plan:
+                    console.print(f"  {each.metadata.name}: {sentence}", markup=False, highlight=False)
+    return capture.get()
+
+
+def _models_table(models: list[ModelDeployment], *, wide: bool) -> Table:
+    columns = MODEL_COLUMNS + (WIDE_COLUMNS if wide else ())
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for model in models:
+        found = model.status
+        row = [
+            f"{model.metadata.namespace}/{model.metadata.name}",
+            f"{found.ready_replicas}/{found.desired_replicas}",
+            found.shape,
+            str(found.accelerators),
+            str(found.queued),
+            found.cost_per_hour,
+            found.reason,
+            describe(found),
+        ]
+        if wide:
+            reasons = {each.type: each.reason for each in found.conditions}
+            row += [
+                found.pool,
+                found.engine,
+                found.revision,
+                reasons.get("Updated", ""),
+                reasons.get("ObjectivesMet", ""),
+            ]
+        table.add_row(*row)
+    return table
