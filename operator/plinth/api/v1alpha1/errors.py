@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
@@ -115,7 +115,8 @@ def _explain_one(details: ErrorDetails, model: type[BaseModel]) -> Iterator[Fiel
     if details["type"] == "plinth_rule":
         yield from _rule_faults(details, location)
     elif details["type"] == "extra_forbidden":
-        yield _unknown_field(location, model)
+        holder = _type_at(model, location[:-1])
+        yield unknown_field(location, field_names(holder) if _is_model(holder) else [])
     else:
         explainer = _EXPLAINERS.get(details["type"], _plain)
         rule, remedy = explainer(_Fault(details, location, _field_at(model, location)))
@@ -144,18 +145,16 @@ def _may_be_secret(location: Location) -> bool:
     return "args" in location and bool(_SECRET.search(str(location[-1])))
 
 
-def _unknown_field(location: Location, model: type[BaseModel]) -> FieldError:
-    parent = location[:-1]
-    holder = _type_at(model, parent)
-    fields = field_names(holder) if _is_model(holder) else []
-    near = nearest(str(location[-1]), fields)
+def unknown_field(location: Location, fields: Sequence[str]) -> FieldError:
+    """A field that is none of those at its place; the nearest is proposed."""
+    *parent, name = location
+    near = nearest(str(name), fields)
     remedy = (
         f"did you mean {path_of((*parent, near))}?"
         if near
-        else f"the fields of {path_of(parent) or 'a resource'} are {', '.join(fields)}"
+        else f"the fields of {path_of(tuple(parent)) or 'a resource'} are {', '.join(fields)}"
     )
-    path = path_of(location)
-    return FieldError(path=path, rule=UNKNOWN_FIELD, remedy=remedy, location=location)
+    return FieldError(path=path_of(location), rule=UNKNOWN_FIELD, remedy=remedy, location=location)
 
 
 def field_names(model: type[BaseModel]) -> list[str]:

@@ -6,7 +6,7 @@ same words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from plinth.api.v1alpha1.errors import (
     nearest,
     shown,
     unknown_choice,
+    unknown_field,
 )
 from plinth.api.v1alpha1.gpupool import GPUPool
 from plinth.api.v1alpha1.meta import API_VERSION, GROUP, ResourceKey
@@ -30,6 +31,12 @@ KINDS: dict[str, type[GPUPool | ModelDeployment]] = {
     "ModelDeployment": ModelDeployment,
 }
 CLUSTER_WIDE = frozenset({"GPUPool"})
+METADATA_FIELDS = (
+    *("name", "namespace", "labels", "annotations", "generation", "generateName", "uid", "resourceVersion"),
+    *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+    *("ownerReferences", "finalizers", "managedFields", "selfLink"),
+)
+"""All that Kubernetes knows; only the first ones mean something to Plinth."""
 
 
 def parse_resource(document: Mapping[str, Any]) -> AnyResource:
@@ -43,10 +50,20 @@ def parse_resource(document: Mapping[str, Any]) -> AnyResource:
         raise InvalidResourceError(faults)
     asked = {name: value for name, value in document.items() if name != "status"}
     model = KINDS[kind]
+    faults = list(_metadata_faults(document.get("metadata")))
     try:
-        return model.model_validate(asked, by_alias=True, by_name=False)
+        resource = model.model_validate(asked, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise InvalidResourceError(explain(error, model)) from None
+        raise InvalidResourceError([*faults, *explain(error, model)]) from None
+    if faults:
+        raise InvalidResourceError(faults)
+    return resource
+
+
+def _metadata_faults(metadata: Any) -> Iterator[FieldError]:
+    for name in metadata if isinstance(metadata, Mapping) else ():
+        if name not in METADATA_FIELDS:
+            yield unknown_field(("metadata", str(name)), METADATA_FIELDS)
 
 
 def is_ours(document: Mapping[str, Any]) -> bool:

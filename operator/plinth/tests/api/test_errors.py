@@ -61,6 +61,10 @@ SENTENCES = [
         "unknown field spec.model.zzz; the fields of spec.model are source, revision, credentials, task",
     ),
     (
+        {**model_document(), "metadata": {"name": "a", "lables": {}}},
+        "unknown field metadata.lables; did you mean metadata.labels?",
+    ),
+    (
         model_document() | {"specs": {}},
         "unknown field specs; did you mean spec?",
     ),
