@@ -42,11 +42,24 @@ class ServeSettings:
 
 
 def serve_config(
-    plan: FleetPlan, settings: ServeSettings, *, foreign: Iterable[Mapping[str, Any]] = ()
+    plan: FleetPlan,
+    settings: ServeSettings,
+    *,
+    foreign: Iterable[Mapping[str, Any]] = (),
+    deployed: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The body of the PUT. A PUT says everything, so others' applications (`foreign`) are said again as they are."""
+    """The body of the PUT. A PUT says everything, so others' applications (`foreign`) are said again as they are.
+
+    So are slots whose arguments another version of Plinth wrote (`deployed`: their configs by name, from
+    `deployed_configs`): saying them in this version's words would restart them and cut their requests.
+    """
+    found = deployed or {}
     slots = [slot for slot in _all_slots(plan) if slot.action in ASKED_OF_RAY]
-    ours = [_application(slot, settings) for slot in sorted(slots, key=lambda slot: slot.name)]
+    ours = [
+        application
+        for slot in sorted(slots, key=lambda slot: slot.name)
+        if (application := _as_found(slot, found) or _application(slot, settings)) is not None
+    ]
     return {
         "proxy_location": "HeadOnly",
         "http_options": {
@@ -63,13 +76,18 @@ def serve_config(
 
 def same_config(wanted: Mapping[str, Any], serve: Mapping[str, Any]) -> bool:
     """Whether a PUT of `wanted` would change nothing, given the whole answer of `GET /api/serve/applications/`."""
-    deployed = {
+    deployed = deployed_configs(serve)
+    asked = {application["name"]: application for application in wanted["applications"]}
+    return deployed.keys() == asked.keys() and all(_same(asked[name], deployed[name]) for name in asked)
+
+
+def deployed_configs(serve: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Each application's config as it was PUT, of those that are not on their way out."""
+    return {
         name: application["deployed_app_config"]
         for name, application in serve.get("applications", {}).items()
         if application.get("deployed_app_config") and application.get("status") != DELETING
     }
-    asked = {application["name"]: application for application in wanted["applications"]}
-    return deployed.keys() == asked.keys() and all(_same(asked[name], deployed[name]) for name in asked)
 
 
 def parse_slot(application: Mapping[str, Any]) -> tuple[SlotName | None, EngineSpec | None, Needs, str]:
@@ -88,7 +106,18 @@ def _all_slots(plan: FleetPlan) -> Iterable[SlotPlan]:
     return chain(*(model.slots for model in plan.models), plan.leaving)
 
 
-def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any]:
+def _as_found(slot: SlotPlan, deployed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The slot's deployed config where its spec is worded otherwise than this version would."""
+    config = deployed.get(names.application_name(slot.name))
+    if config is None or (slot.spec and config.get("args", {}).get("spec") == msgspec.to_builtins(slot.spec)):
+        return None
+    return dict(config)
+
+
+def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any] | None:
+    """The slot in this version's words; None where its spec is unknown, for then there is nothing to say."""
+    if slot.spec is None:
+        return None
     return {
         "name": names.application_name(slot.name),
         "route_prefix": names.route_prefix(slot.name),

@@ -93,6 +93,8 @@ def planned(situation: Situation) -> Verdict:
         return _true(ConditionType.PLANNED, Reason.SHAPE_CHOSEN, f"revision {situation.revision} has a shape")
     if refusal.condition is ConditionType.ACCEPTED:
         return _unknown(ConditionType.PLANNED, Reason.NOT_EVALUATED, "the spec is not accepted")
+    if refusal.reason is Reason.NO_NODES and not situation.capacity_known:
+        return _unknown(ConditionType.PLANNED, Reason.CAPACITY_AWAY, "Ray does not answer")
     if not refusal.known:
         return _unknown(ConditionType.PLANNED, refusal.reason, refusal.message)
     return _false(ConditionType.PLANNED, refusal.reason, refusal.message)
@@ -201,20 +203,25 @@ def metrics_fresh(situation: Situation) -> Verdict:
 
 
 def ready(situation: Situation, before: tuple[Verdict, ...]) -> Verdict:
-    """Whether all is as the (last good) spec asks; at zero replicas True once this revision has answered."""
+    """Whether all is as the (last good) spec asks; at zero replicas True once this revision has answered.
+
+    Between minReplicas and maxReplicas the load decides, so it stays True while replicas beyond the least are added.
+    """
     kind = ConditionType.READY
+    enough = len(situation.ready) >= max(situation.model.resource.spec.scaling.min_replicas, 1)
     aside = "; a newer edit was refused, see Accepted" if situation.model.invalid_edit else ""
     for verdict in before:
         edit = verdict.reason == Reason.INVALID_SPEC
         asleep = verdict.type == ConditionType.SERVING and verdict.reason == Reason.SCALED_TO_ZERO
-        if verdict.status is not True and not edit and not asleep:
+        elsewhere = verdict.type == ConditionType.PLACED and enough
+        if verdict.status is not True and not edit and not asleep and not elsewhere:
             return replace(verdict, type=kind.value, message=verdict.message + aside)
     if situation.desired == 0:
         message = "no replica runs; the next request is held while one starts"
         return _true(kind, Reason.SCALED_TO_ZERO, message + aside)
     if len(situation.ready) < situation.desired:
         message = f"{len(situation.ready)} of {plural(situation.desired, 'replica')} ready: {situation.scaling_reason}"
-        return _false(kind, Reason.SCALING, message + aside)
+        return (_true if enough else _false)(kind, Reason.SCALING, message + aside)
     return _true(kind, Reason.SERVING, f"{plural(len(situation.ready), 'replica')} ready{aside}")
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from plinth.api.v1alpha1 import Rollout
 from plinth.domain.conditions import Situation, model_verdicts, pool_verdicts
-from plinth.domain.draining import Departure, leave, timeout_at
+from plinth.domain.deserted import plan_deserted
+from plinth.domain.draining import Departure, timeout_at
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
@@ -34,7 +34,7 @@ from plinth.domain.naming import ServedNames, resolve_names
 from plinth.domain.placement import Room, room_of
 from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.rollout import RolloutDecision, RolloutRequest, plan_rollout
-from plinth.domain.routes import RouteRequest, leaving_route, model_route
+from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
 from plinth.domain.targets import Refusal, Target, choose_target, running_target
 from plinth.domain.traffic import ModelRoute, RouteTable
@@ -71,19 +71,18 @@ def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
         outcome = _plan_model(model, names[model.key], shared, room)
         room = outcome.room
         outcomes.append(outcome)
-    deserted = _plan_deserted(shared)
+    known = {model.key for model in snapshot.models}
+    deserted = plan_deserted([slot for slot in snapshot.slots if slot.name.model not in known], snapshot, now)
     plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
-    routes = [*(outcome.route for outcome in outcomes), *_deserted_routes(deserted, shared)]
+    routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
     wakes = [wake for outcome in outcomes for wake in outcome.wakes]
     return FleetPlan(
         pools=tuple(_plan_pool(pool, room, known=snapshot.capacity_known) for pool in pools),
         models=tuple(plans),
-        orphans=tuple(plan.name for plan in deserted if plan.action is SlotAction.REMOVE),
-        leaving=tuple(plan for plan in deserted if plan.action is SlotAction.DRAIN),
+        orphans=deserted.orphans,
+        leaving=deserted.leaving,
         routes=RouteTable(version=0, models=tuple(sorted(routes, key=lambda route: route.model))),
-        wake_at=min(
-            (wake for wake in [*wakes, *_deserted_wakes(deserted, shared)] if wake > now), default=None
-        ),
+        wake_at=min((wake for wake in [*wakes, *deserted.wakes] if wake > now), default=None),
     )
 
 
@@ -311,55 +310,6 @@ def _sentences(
     if target:
         sentences += [*target.sentences, wanted.reason, *rolled.sentences]
     return tuple([*sentences, rolled.shortage] if rolled.shortage else sentences)
-
-
-def _plan_deserted(shared: Surroundings) -> tuple[SlotPlan, ...]:
-    """The slots of models that no longer exist: drained, then removed. While Ray is away all of them stay."""
-    known = {model.key for model in shared.snapshot.models}
-    plans = []
-    for key, slots in shared.slots.items():
-        for slot in slots:
-            if key in known or slot.phase is SlotPhase.STOPPING:
-                continue
-            broken = breakage(slot, report=shared.snapshot.report, nodes=shared.snapshot.nodes)
-            plan = leave(slot, f"{key} was deleted", _deserted_departure(shared))
-            action = SlotAction.REMOVE if broken else plan.action
-            action = action if shared.snapshot.capacity_known else SlotAction.DRAIN
-            plans.append(
-                SlotPlan(
-                    name=slot.name,
-                    action=action,
-                    spec=slot.spec,
-                    needs=slot.needs,
-                    node_id=slot.node_id,
-                    reason=plan.reason,
-                )
-            )
-    return tuple(sorted(plans, key=lambda plan: plan.name))
-
-
-def _deserted_departure(shared: Surroundings) -> Departure:
-    """A deleted model left no timeout behind, so the default holds."""
-    timeout = Rollout().drain_timeout_seconds
-    return Departure(report=shared.snapshot.report, drain_timeout_seconds=timeout, now=shared.now)
-
-
-def _deserted_routes(deserted: tuple[SlotPlan, ...], shared: Surroundings) -> list[ModelRoute]:
-    draining = [plan for plan in deserted if plan.action is SlotAction.DRAIN]
-    keys = sorted({plan.name.model for plan in draining})
-    return [
-        leaving_route(key, shared.slots[key], [plan for plan in draining if plan.name.model == key])
-        for key in keys
-    ]
-
-
-def _deserted_wakes(deserted: tuple[SlotPlan, ...], shared: Surroundings) -> list[float]:
-    departure = _deserted_departure(shared)
-    names = {plan.name for plan in deserted if plan.action is SlotAction.DRAIN}
-    dues = [
-        timeout_at(slot, departure) for slots in shared.slots.values() for slot in slots if slot.name in names
-    ]
-    return [due for due in dues if due is not None]
 
 
 def _plan_pool(pool: Pool, room: Room, *, known: bool) -> PoolPlan:

@@ -46,6 +46,20 @@ def make_engine_spec(
 
 
 def revision_of(spec: EngineSpec) -> str:
-    """Eight hex digits of the SHA-256 of the spec as JSON with sorted keys."""
-    canonical = json.dumps(dataclasses.asdict(spec), sort_keys=True, separators=(",", ":"))
+    """Eight hex digits of the SHA-256 of the spec as JSON with sorted keys.
+
+    Fields at their default are left out, so that a field added in a later version is no new revision by itself.
+    """
+    told = {
+        field.name: getattr(spec, field.name)
+        for field in dataclasses.fields(spec)
+        if getattr(spec, field.name) != _default(field)
+    }
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:REVISION_DIGITS]
+
+
+def _default(field: dataclasses.Field[object]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default

@@ -70,7 +70,7 @@ class Sides:
     kept_old: tuple[Slot, ...]
     spare_old: tuple[Slot, ...]
     idle_old: tuple[Slot, ...]
-    """Old ones that never became ready: of no use any more."""
+    """Old ones that are not ready: of no use any more."""
 
     @property
     def ready_new(self) -> int:
@@ -118,24 +118,27 @@ def take_sides(request: RolloutRequest) -> Sides:
         for slot in request.slots
         if slot.phase is not SlotPhase.STOPPING and slot.name not in request.broken
     ]
-    new = sorted((slot for slot in usable if is_wanted(slot, request.target.revision)), key=_usefulness)
-    old = [slot for slot in usable if not is_wanted(slot, request.target.revision)]
+    new = sorted((slot for slot in usable if is_wanted(slot, request.target)), key=_usefulness)
+    old = [slot for slot in usable if not is_wanted(slot, request.target)]
     ready_old = sorted((slot for slot in old if slot.phase is SlotPhase.READY), key=_newest_revision_first)
     kept_new = tuple(new[: request.desired])
     ready_new = sum(1 for slot in kept_new if slot.phase is SlotPhase.READY)
     cover = max(0, request.desired - ready_new)
+    starting_old = [slot for slot in old if slot.phase is not SlotPhase.READY]
+    # An old replica that starts is of use only where it replaces a broken one of what still serves.
+    reviving = max(0, cover - len(ready_old)) if request.failing else 0
     return Sides(
         kept_new=kept_new,
         surplus_new=tuple(new[request.desired :]),
-        kept_old=tuple(ready_old[:cover]),
+        kept_old=(*ready_old[:cover], *starting_old[:reviving]),
         spare_old=tuple(ready_old[cover:]),
-        idle_old=tuple(slot for slot in old if slot.phase is not SlotPhase.READY),
+        idle_old=tuple(starting_old[reviving:]),
     )
 
 
-def is_wanted(slot: Slot, revision: str) -> bool:
-    """Whether the slot is of the wanted revision; one with unreadable arguments never is."""
-    return slot.spec is not None and slot.name.revision == revision
+def is_wanted(slot: Slot, target: Target) -> bool:
+    """Whether the slot is as wanted. One whose arguments were changed behind our back, or are unreadable, is not."""
+    return slot.name.revision == target.revision and slot.spec == target.spec
 
 
 def _usefulness(slot: Slot) -> tuple[bool, bool, int]:
@@ -260,7 +263,7 @@ def _created(request: RolloutRequest, target: Target, ordinal: int, node: Node) 
 
 
 def _kept(request: RolloutRequest, slot: Slot) -> SlotPlan:
-    wanted = is_wanted(slot, request.target.revision)
+    wanted = is_wanted(slot, request.target)
     if slot.phase is not SlotPhase.READY:
         reason = f"{slot.phase.lower()}"
     elif wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from plinth.api.v1alpha1 import Objectives
+from plinth.api.v1alpha1 import Objectives, Reason
 from plinth.domain.draining import is_routable
 from plinth.domain.fleet import EngineSpec, Model, ModelKey, Slot, SlotAction, SlotName, SlotPlan
 from plinth.domain.naming import ServedNames
@@ -54,7 +54,7 @@ def model_route(request: RouteRequest) -> ModelRoute:
 def leaving_route(key: ModelKey, slots: Iterable[Slot], plans: Iterable[SlotPlan]) -> ModelRoute:
     """The route of a deleted model while its last requests end; new ones are refused."""
     present = {slot.name: slot for slot in slots}
-    specs = [slot.spec for slot in present.values() if slot.spec]
+    specs = [slot.spec for slot in present.values() if slot.spec and slot.name.model == key]
     return ModelRoute(
         model=str(key),
         names=(str(key),),
@@ -94,7 +94,13 @@ def _availability(request: RouteRequest, *, serves: bool) -> tuple[Availability,
     if serves:
         return Availability.AVAILABLE, ""
     refusal = request.refusal
-    if refusal is not None and refusal.known and not request.revision:
+    # Nodes may come at any time, so a pool without any is worth waiting for.
+    if (
+        refusal is not None
+        and refusal.known
+        and refusal.reason is not Reason.NO_NODES
+        and not request.revision
+    ):
         return Availability.REFUSED, refusal.message
     failure = request.model.failure
     failing = failure is not None and failure.revision == request.revision

@@ -114,6 +114,8 @@ class Fleet:
                 self.note(f"{name} is gone")
             elif each.slot.phase is SlotPhase.PENDING and self.now >= each.ready_at:
                 self._arrive(each)
+        for name, each in self.slots.items():
+            each.in_flight = each.stuck_requests if self.states.get(name) is ReplicaState.DRAINING else 0
         for key in self.models:
             self._spread_load(key)
             self.samples.setdefault(key, []).append((float(self.now), self.load.get(key, 0)))
@@ -157,9 +159,6 @@ class Fleet:
         load = self.load.get(key, 0)
         for number, each in enumerate(able):
             each.in_flight = load // len(able) + (1 if number < load % len(able) else 0)
-        for name, each in self.slots.items():
-            if name.model == key and self.states.get(name) is ReplicaState.DRAINING:
-                each.in_flight = each.stuck_requests
 
     def _obey(self, plan: FleetPlan) -> None:
         wanted = {slot.name: slot for model in plan.models for slot in model.slots}
