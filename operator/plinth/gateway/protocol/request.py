@@ -222,7 +222,9 @@ class RequestReader:
 
     def _head_without_upgrade(self) -> bytes:
         request = self._request
-        lines = [b"%s %s HTTP/%s" % (request.method, request.target, self._parser.get_http_version().encode())]
+        lines = [
+            b"%s %s HTTP/%s" % (request.method, request.target, self._parser.get_http_version().encode())
+        ]
         lines.extend([b"%s: %s" % item for item in request.headers])
         lines.append(b"host: h")
         if self._transfer_encoding is not None:

@@ -290,15 +290,25 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write_eof()
 
     def _count_body(self) -> None:
+        """Keeps the count of all bodies held; refuses what would exceed it, rather than wait.
+
+        Waiting for room could last forever: unfinished bodies would hold all of it.
+        """
+        grew = self._recount_body()
+        core, reader = self._core, self._reader
+        if grew and core.body_bytes > core.limits.all_body_bytes and reader.refusal is None:
+            reader.refuse(bodies_exhausted())
+            reader.requests.clear()
+            self._recount_body()
+
+    def _recount_body(self) -> bool:
         reader = self._reader
         held = reader.body_bytes if reader.refusal is None else 0
         for request in reader.requests:
             held += len(request.body)
-        if held != self._body_held:
-            self._core.hold_body(held - self._body_held)
-            grew, self._body_held = held > self._body_held, held
-            if grew and self._core.body_bytes > self._core.limits.all_body_bytes and reader.refusal is None:
-                reader.refuse(bodies_exhausted())
+        before, self._body_held = self._body_held, held
+        self._core.hold_body(held - before)
+        return held > before
 
     def _enter(self, stage: Stage) -> None:
         if stage is not self._stage:

@@ -1,5 +1,6 @@
 """A replica that misbehaves on request, a controller, a bare HTTP client: what the gateway's tests are made of."""
 
+# ruff: noqa: ARG001 - every behaviour takes the replica, the request and the writer, whatever it uses of them
 from __future__ import annotations
 
 import asyncio
@@ -386,14 +387,14 @@ async def running_gateway(folder: Path, table: RouteTable | None = None, **limit
     gateway = GatewayProcess(options, SECRET)
     await gateway.start()
     controller = await Controller.connect(socket)
+    rig = Rig(gateway, controller, socket)
     try:
         if table is not None:
             await controller.apply(table)
-        rig = Rig(gateway, controller, socket)
         yield rig
+    finally:
         for connection in rig.connections:
             connection.close()
-    finally:
         await controller.close()
         await gateway.close()
 

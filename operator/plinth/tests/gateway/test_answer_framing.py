@@ -17,7 +17,9 @@ from plinth.gateway.protocol.response import (
     response_head,
 )
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nServer: x\r\n\r\n"
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nServer: x\r\n\r\n"
+)
 
 
 def read(*pieces: bytes) -> ResponseReader:
@@ -57,7 +59,9 @@ def test_bytes_beyond_the_answer_make_the_connection_unusable() -> None:
     assert reader.take() == b"a"
 
 
-@pytest.mark.parametrize("data", [b"rubbish\r\n\r\n", CHUNKED + b"zz\r\n", b"HTTP/1.1 200 OK\r\nX\x00: a\r\n\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"rubbish\r\n\r\n", CHUNKED + b"zz\r\n", b"HTTP/1.1 200 OK\r\nX\x00: a\r\n\r\n"]
+)
 def test_what_is_no_answer_raises(data: bytes) -> None:
     with pytest.raises(ResponseError, match="not an HTTP response"):
         read(data)
@@ -92,7 +96,9 @@ def test_a_refusal_has_openais_shape_and_says_what_to_do_next() -> None:
 
 
 def test_a_model_that_waiting_does_not_help_tells_clients_not_to_retry() -> None:
-    assert b"x-should-retry: false" in refusal_response(unavailable("m", "why"), request_id=b"r", keep_alive=True)
+    assert b"x-should-retry: false" in refusal_response(
+        unavailable("m", "why"), request_id=b"r", keep_alive=True
+    )
 
 
 def test_a_head_only_refusal_has_a_length_and_no_body() -> None:

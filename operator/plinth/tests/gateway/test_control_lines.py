@@ -35,10 +35,14 @@ def test_every_message_survives_the_wire() -> None:
 
 
 def test_a_field_of_a_newer_version_is_ignored() -> None:
-    assert decode_line(b'{"type":"shutdown","deadline_seconds":1,"later":true}') == Shutdown(deadline_seconds=1)
+    assert decode_line(b'{"type":"shutdown","deadline_seconds":1,"later":true}') == Shutdown(
+        deadline_seconds=1
+    )
 
 
-@pytest.mark.parametrize("line", [b"", b"{}", b"no", b'{"type":"poem"}', b'{"type":"table","version":"x"}', b"[1]"])
+@pytest.mark.parametrize(
+    "line", [b"", b"{}", b"no", b'{"type":"poem"}', b'{"type":"table","version":"x"}', b"[1]"]
+)
 def test_what_is_no_message_is_an_error(line: bytes) -> None:
     with pytest.raises(ControlLineError):
         decode_line(line)

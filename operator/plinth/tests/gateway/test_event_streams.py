@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from plinth.gateway.protocol.sse import EventScan, Tail, Usage
 
-EVENTS = st.lists(st.text("abc{}\\\"': ", max_size=20).map(lambda text: f"data: {text}\n\n".encode()), max_size=8)
+EVENTS = st.lists(
+    st.text("abc{}\\\"': ", max_size=20).map(lambda text: f"data: {text}\n\n".encode()), max_size=8
+)
 
 
 def pieces_of(data: bytes, draw: st.DataObject) -> list[bytes]:
@@ -17,7 +19,7 @@ def pieces_of(data: bytes, draw: st.DataObject) -> list[bytes]:
 
 @given(EVENTS, st.booleans(), st.data())
 def test_only_whole_events_pass_and_none_is_lost_or_miscounted(
-    events: list[bytes], crlf: bool, draw: st.DataObject
+    events: list[bytes], crlf: object, draw: st.DataObject
 ) -> None:
     data = b"".join(events)
     if crlf:
@@ -43,7 +45,9 @@ def test_the_last_usage_counts_and_generated_text_cannot_fake_it() -> None:
     scan = EventScan()
     scan.feed(b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n')
     scan.feed(b'data: {"usage":{"completion_tokens": 42, "prompt_tokens" :7,"details":{"x":{}}}}\n\n')
-    scan.feed(b'data: {"choices":[{"delta":{"content":"\\"usage\\":{\\"completion_tokens\\":9}"}}]}\n\ndata: [DONE]\n\n')
+    scan.feed(
+        b'data: {"choices":[{"delta":{"content":"\\"usage\\":{\\"completion_tokens\\":9}"}}]}\n\ndata: [DONE]\n\n'
+    )
     assert scan.tail.usage() == Usage(prompt_tokens=7, completion_tokens=42)
 
 

@@ -1,5 +1,6 @@
 """What goes wrong at replicas and clients, and what the other side sees of it."""
 
+# ruff: noqa: ARG001 - every behaviour takes the replica, the request and the writer, whatever it uses of them
 from __future__ import annotations
 
 import asyncio
@@ -49,11 +50,15 @@ async def rubbish(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) 
     [close, head_then_close, rubbish, answer({"error": "loading"}, "503 Service Unavailable")],
     ids=["closed", "closed after the head", "no HTTP", "not ready"],
 )
-def test_a_failure_before_the_first_byte_is_answered_by_another_replica(tmp_path: Path, failing: Behaviour) -> None:
+def test_a_failure_before_the_first_byte_is_answered_by_another_replica(
+    tmp_path: Path, failing: Behaviour
+) -> None:
     @scenario
     async def run() -> None:
         async with replicas(failing, stream(3)) as (bad, good):
-            table = make_table(make_model(make_replica(bad.port, slot="a"), make_replica(good.port, slot="b")))
+            table = make_table(
+                make_model(make_replica(bad.port, slot="a"), make_replica(good.port, slot="b"))
+            )
             async with running_gateway(tmp_path, table) as rig:
                 got = await rig.ask(body=STREAMING)
                 assert await rig.metric("plinth_gateway_retries_total") == 1
@@ -77,7 +82,9 @@ async def test_a_replica_that_cannot_be_connected_to_is_passed_over(tmp_path: Pa
 async def test_attempts_are_bounded_and_the_client_learns_why(tmp_path: Path) -> None:
     async with (
         replicas(close, close, close, close) as found,
-        running_gateway(tmp_path, make_table(make_model(*[make_replica(u.port) for u in found])), attempts=3) as rig,
+        running_gateway(
+            tmp_path, make_table(make_model(*[make_replica(u.port) for u in found])), attempts=3
+        ) as rig,
     ):
         got = await rig.ask()
     assert (got.status, got.code) == (503, "replica_failed")

@@ -1,9 +1,11 @@
 """Requests through a real gateway to a real (small) replica: what each side gets."""
 
+# ruff: noqa: ARG001 - every behaviour takes the replica, the request and the writer, whatever it uses of them
 from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from plinth.tests.gateway.harness import (
@@ -75,7 +77,7 @@ async def test_every_event_is_passed_on_as_it_comes(tmp_path: Path) -> None:
     assert got.headers["content-type"] == "text/event-stream"
     times = [at - began for at, _ in got.pieces]
     assert times[0] < 0.08
-    assert all(0.05 < later - earlier < 0.2 for earlier, later in zip(times[:4], times[1:5], strict=True))
+    assert all(0.05 < later - earlier < 0.2 for earlier, later in pairwise(times[:5]))
     assert got.body.startswith(event("t0") + event("t1"))
     assert got.body.endswith(b"data: [DONE]\n\n")
 
@@ -139,7 +141,9 @@ async def test_a_chunked_request_reaches_the_replica_whole(tmp_path: Path) -> No
 async def test_100_continue_is_sent_before_the_body_and_not_for_one_too_large(tmp_path: Path) -> None:
     async with (
         replicas(None) as (upstream,),
-        running_gateway(tmp_path, make_table(make_model(make_replica(upstream.port))), body_bytes=1000) as rig,
+        running_gateway(
+            tmp_path, make_table(make_model(make_replica(upstream.port))), body_bytes=1000
+        ) as rig,
     ):
         connection = await rig.connect()
         head, _, body = request_bytes(headers={"Expect": "100-continue"}).partition(b"\r\n\r\n")
@@ -170,7 +174,9 @@ async def test_http_1_0_gets_an_unchunked_stream_that_the_connection_ends(tmp_pa
 async def test_sixty_streams_at_once_arrive_whole(tmp_path: Path) -> None:
     async with (
         replicas(stream(40, every=0.005), stream(40, every=0.005)) as found,
-        running_gateway(tmp_path, make_table(make_model(*[make_replica(u.port, concurrency=20) for u in found]))) as rig,
+        running_gateway(
+            tmp_path, make_table(make_model(*[make_replica(u.port, concurrency=20) for u in found]))
+        ) as rig,
     ):
         answers = await asyncio.gather(*[rig.ask(body=STREAMING) for _ in range(60)])
         in_flight = await rig.metric("plinth_gateway_in_flight_requests")
@@ -256,7 +262,9 @@ async def test_the_models_are_listed_and_described(tmp_path: Path) -> None:
 
 @scenario
 async def test_wrong_requests_get_openais_error_shape_and_the_connection_lives_on(tmp_path: Path) -> None:
-    table = make_table(make_model(make_replica(1)), make_model(model="team/emb", names=("emb",), task="Embed"))
+    table = make_table(
+        make_model(make_replica(1)), make_model(model="team/emb", names=("emb",), task="Embed")
+    )
     async with running_gateway(tmp_path, table) as rig:
         connection = await rig.connect()
         for path, body, method, status, code in (

@@ -22,7 +22,8 @@ def read(*pieces: bytes, head: int = 4096, body: int = 4096) -> RequestReader:
 
 def summary(reader: RequestReader) -> tuple[object, ...]:
     requests = [
-        (r.method, r.target, r.headers, r.body, r.keep_alive, r.chunked_ok, r.request_id) for r in reader.requests
+        (r.method, r.target, r.headers, r.body, r.keep_alive, r.chunked_ok, r.request_id)
+        for r in reader.requests
     ]
     refusal = reader.refusal
     return requests, None if refusal is None else (refusal.status, refusal.code)
@@ -42,7 +43,9 @@ def conversations(draw: st.DrawFn) -> bytes:
         else:
             chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
             out += b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
-    return out + draw(st.sampled_from([b"", b"", b"BAD\x00", b"GET / HTTP/3.0\r\n\r\n", HEAD + b"Host: b\r\n\r\n"]))
+    return out + draw(
+        st.sampled_from([b"", b"", b"BAD\x00", b"GET / HTTP/3.0\r\n\r\n", HEAD + b"Host: b\r\n\r\n"])
+    )
 
 
 @given(conversations(), st.data())
@@ -53,7 +56,12 @@ def test_requests_split_at_any_byte_boundary_read_the_same(data: bytes, draw: st
 
 
 def test_one_byte_at_a_time_reads_the_same() -> None:
-    data = HEAD + b"Content-Length: 3\r\n\r\nabc" + HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n"
+    data = (
+        HEAD
+        + b"Content-Length: 3\r\n\r\nabc"
+        + HEAD
+        + b"Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n"
+    )
     found = read(*[data[i : i + 1] for i in range(len(data))])
     assert [request.body for request in found.requests] == [b"abc", b"de"]
     assert found.refusal is None
@@ -157,13 +165,17 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read() -> None:
 
 
 def test_a_chunked_body_is_refused_as_soon_as_it_exceeds_the_limit() -> None:
-    found = read(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[b"400\r\n" + b"a" * 1024 + b"\r\n"] * 5, body=4000)
+    found = read(
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[b"400\r\n" + b"a" * 1024 + b"\r\n"] * 5, body=4000
+    )
     assert found.refusal is not None
     assert found.refusal.status == 413
 
 
 def test_trailers_and_chunk_extensions_go_no_further() -> None:
-    found = read(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;x=y\r\na\r\n0\r\nX-Trailer: t\r\nHost: b\r\n\r\n")
+    found = read(
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;x=y\r\na\r\n0\r\nX-Trailer: t\r\nHost: b\r\n\r\n"
+    )
     assert found.requests[0].headers == []
     assert found.requests[0].body == b"a"
     assert found.refusal is None
@@ -177,7 +189,9 @@ def test_a_client_that_waits_for_100_continue_is_noticed_until_its_body_comes() 
     assert reader.requests[0].body == b"ab"
 
 
-@pytest.mark.parametrize(("given_id", "kept"), [(b"abc-1", b"abc-1"), (b"a b", b""), (b"a" * 129, b""), (b"\xff", b"")])
+@pytest.mark.parametrize(
+    ("given_id", "kept"), [(b"abc-1", b"abc-1"), (b"a b", b""), (b"a" * 129, b""), (b"\xff", b"")]
+)
 def test_only_a_sane_request_id_is_kept(given_id: bytes, kept: bytes) -> None:
     found = read(HEAD + b"X-Request-Id: " + given_id + b"\r\nContent-Length: 0\r\n\r\n")
     assert found.requests[0].request_id == kept

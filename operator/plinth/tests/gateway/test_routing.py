@@ -45,7 +45,9 @@ def test_the_chosen_replica_is_available_has_room_and_no_better_one_exists(
 
 
 @given(STANDINGS, st.randoms())
-def test_the_choice_does_not_depend_on_the_order_of_replicas(standings: list[Standing], random: object) -> None:
+def test_the_choice_does_not_depend_on_the_order_of_replicas(
+    standings: list[Standing], random: object
+) -> None:
     shuffled = list(standings)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert choose(standings) == choose(shuffled)
@@ -65,7 +67,7 @@ def test_equal_requests_spread_evenly(replicas: int, requests: int) -> None:
 def test_a_long_prompt_weighs_more_than_a_few_short_requests() -> None:
     reading = Standing(slot="a", concurrency=9, in_flight=1, pending_tokens=1000)
     decoding = Standing(slot="b", concurrency=9, in_flight=3)
-    assert 1000 > 2 * REQUEST_TOKENS
+    assert REQUEST_TOKENS * 2 < 1000
     assert choose([reading, decoding]) is decoding
 
 
@@ -82,7 +84,9 @@ class Waiting:
 
 
 @given(st.permutations(range(8)))
-def test_requests_leave_the_queue_in_the_order_they_arrived_even_when_they_came_back(numbers: list[int]) -> None:
+def test_requests_leave_the_queue_in_the_order_they_arrived_even_when_they_came_back(
+    numbers: list[int],
+) -> None:
     queue: HeldQueue[Waiting] = HeldQueue(HeldLimits())
     for number in numbers:
         queue.push(Waiting(number), 0.0)
@@ -145,7 +149,11 @@ def test_a_name_given_twice_goes_to_the_same_model_whatever_the_order_of_the_tab
     two = make_model(model="b/x", names=("x", "b/x"))
     for models in ((one, two), (two, one)):
         found = routes_by_name(make_table(*models))
-        assert {name: route.model for name, route in found.items()} == {"x": "a/x", "a/x": "a/x", "b/x": "b/x"}
+        assert {name: route.model for name, route in found.items()} == {
+            "x": "a/x",
+            "a/x": "a/x",
+            "b/x": "b/x",
+        }
 
 
 def test_the_refusal_of_an_unknown_model_lists_what_exists() -> None:
@@ -159,7 +167,11 @@ def test_paths_and_methods_are_told_apart() -> None:
     assert isinstance(found, Endpoint)
     assert found.task == "Rerank"
     assert isinstance(match(b"GET", b"/v1/models/team%2Ftiny"), Endpoint)
-    for method, target, status in ((b"GET", b"/v1/rerank", 405), (b"GET", b"/v2", 404), (b"POST", b"/health", 405)):
+    for method, target, status in (
+        (b"GET", b"/v1/rerank", 405),
+        (b"GET", b"/v2", 404),
+        (b"POST", b"/health", 405),
+    ):
         refused = match(method, target)
         assert isinstance(refused, Refusal)
         assert refused.status == status
