@@ -12,6 +12,10 @@ work=$HOME/gpu-stack
 ends=$((SECONDS + seconds))
 
 export PYTHONPATH="$work/operator:$HOME/whl:$HOME/site" PYTHONUNBUFFERED=1
+# NVLink multicast can put a shared host's GPUs out of service; nothing here may use it.
+export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 VLLM_ALLREDUCE_USE_SYMM_MEM=0
+# Memory of a microVM grows as it is used; Ray would take the early total for the limit and kill the replica.
+export RAY_memory_monitor_refresh_ms=0
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 RAY_USAGE_STATS_ENABLED=0 VLLM_USE_FLASHINFER_SAMPLER=0
 # One cache of compiled kernels for both stacks, so that only the first start of a shape compiles.
 export VLLM_CACHE_ROOT="$work/vllm-cache" TORCHINDUCTOR_CACHE_DIR="$work/inductor" TRITON_CACHE_DIR="$work/triton"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import records
+from gpu_schedule import BARE, PLINTH, Level, Phase, Profile, gpu_profile, rehearsal_profile
 from serving_stacks import (
     BareVllm,
     PlinthUp,
@@ -30,144 +32,24 @@ from serving_stacks import (
     StackFailedError,
     differing,
     engine_arguments,
+    fleet,
     read_engine_config,
     wait_until_ready,
 )
-from synthetic_model import QWEN2_5_32B, TINY, Qwen2Shape, write_model
+from synthetic_model import write_model
 
 import plinth
 
 THROUGHPUT_GOAL = ">=0.97"
 TTFT_GOAL = "<=1.05"
-BARE, PLINTH = BareVllm.name, PlinthUp.name
 SERVED_NAME = "bench"
-INPUT_TOKENS, OUTPUT_TOKENS = 512, 256
 STOP_SECONDS = 20.0
+READY_SECONDS = 220.0
+"""How long one stack may take to be ready."""
 STAGGER_SECONDS = 15.0
 """Between two engines that start at once: they collide where they pick their ports."""
 STARTS = 2
 GPU_FREE_MIB = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Level:
-    """So many users, who ask for so many answers together."""
-
-    users: int
-    requests: int
-    processes: int
-    seconds: float
-    """What one measurement is expected to take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """Both stacks loaded at once, on given GPUs, measured in turns."""
-
-    name: str
-    tensor: int
-    devices: dict[str, str]
-    """`CUDA_VISIBLE_DEVICES` of each stack, by its name."""
-    utilization_percent: int
-    levels: tuple[Level, ...]
-    repeats: int
-    start_seconds: float
-    """What both starts are expected to take."""
-    needed_later_seconds: float = 0.0
-    """Time to leave for the next phase: a second repeat here is worth less than its first."""
-
-    @property
-    def repeat_seconds(self) -> float:
-        """What one repeat is expected to take."""
-        return 2 * sum(level.seconds for level in self.levels)
-
-    @property
-    def shared(self) -> bool:
-        """Whether both stacks are on the same GPUs, so that one must start after the other."""
-        return len(set(self.devices.values())) == 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """A whole run."""
-
-    shape: Qwen2Shape
-    phases: tuple[Phase, ...]
-    context_tokens: int
-    concurrency: int
-    output_tokens: int = OUTPUT_TOKENS
-    input_tokens: int = INPUT_TOKENS
-    args: dict[str, str] = field(default_factory=lambda: {"load-format": "dummy"})
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def gpu_profile() -> Profile:
-    """Qwen2.5-32B's shape on two GPUs of 140 GiB."""
-    tp2 = (
-        Level(users=1, requests=6, processes=1, seconds=19),
-        Level(users=40, requests=120, processes=2, seconds=15),
-        Level(users=256, requests=512, processes=4, seconds=26),
-    )
-    tp1 = (
-        Level(users=1, requests=4, processes=1, seconds=18),
-        Level(users=40, requests=80, processes=2, seconds=17),
-        Level(users=256, requests=384, processes=4, seconds=32),
-    )
-    # 46% each at TP2: 29.7 GiB weights, 33 GiB KV for 256 · 1024 tokens, and 11 GiB spare for the two together.
-    both = Phase(
-        name="TP2",
-        tensor=2,
-        devices={BARE: "0,1", PLINTH: "0,1"},
-        utilization_percent=46,
-        levels=tp2,
-        repeats=3,
-        start_seconds=200,
-    )
-    apart = Phase(
-        name="TP1",
-        tensor=1,
-        devices={BARE: "0", PLINTH: "1"},
-        utilization_percent=92,
-        levels=tp1,
-        repeats=2,
-        start_seconds=150,
-        needed_later_seconds=300,
-    )
-    swapped = replace(
-        apart, name="TP1 swapped", devices={BARE: "1", PLINTH: "0"}, start_seconds=110, needed_later_seconds=0
-    )
-    return Profile(shape=QWEN2_5_32B, phases=(both, apart, swapped), context_tokens=1024, concurrency=256)
-
-
-def rehearsal_profile() -> Profile:
-    """Everything but the figures, on a CPU with a toy model: same steps, same files."""
-    levels = (
-        Level(users=1, requests=2, processes=1, seconds=5),
-        Level(users=4, requests=8, processes=2, seconds=10),
-    )
-    phase = Phase(
-        name="TP1",
-        tensor=1,
-        devices={BARE: "", PLINTH: ""},
-        utilization_percent=50,
-        levels=levels,
-        repeats=2,
-        start_seconds=200,
-    )
-    return Profile(
-        shape=TINY,
-        phases=(phase,),
-        context_tokens=256,
-        concurrency=4,
-        input_tokens=32,
-        output_tokens=16,
-        args={"load-format": "dummy", "enforce-eager": "true", "kv-cache-memory-bytes": str(256 << 20)},
-        environment={
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": "1",
-            "TORCH_COMPILE_DISABLE": "1",
-        },
-    )
 
 
 @dataclass(kw_only=True)
@@ -236,25 +118,32 @@ def loaded(journal: Journal, phase: Phase, model: Path) -> Iterator[list[Stack]]
     plinth = PlinthUp(make_setup(journal.profile, phase, model, PLINTH), place / "plinth")
     try:
         bare.start()
-        plinth.start_empty()
-        if not phase.shared:
+        if phase.shared:
+            _await(journal, phase, bare)
+            plinth.start()
+        else:
             time.sleep(STAGGER_SECONDS)
             plinth.start()
-        _await(journal, phase, bare)
-        if phase.shared:
-            plinth.start()
+            _await(journal, phase, bare)
         _await(journal, phase, plinth)
         _note_engines(journal, phase, bare, plinth)
         yield [bare, plinth]
     finally:
         journal.say(f"{phase.name}: stopping")
+        (place / "plinth-engine.log").write_text(plinth.read_logs())  # Ray's logs go when it ends
         plinth.stop()
         bare.stop()
         wait_for_free_gpus(STOP_SECONDS)
 
 
 def make_setup(profile: Profile, phase: Phase, model: Path, stack: str) -> Setup:
-    """What a stack is told in a phase: the same but for the GPUs."""
+    """What a stack is told in a phase: the same but for the GPUs.
+
+    Stacks that start one after the other share vLLM's cache of compiled graphs, so that only the first compiles; two
+    that start at once would read what the other is writing.
+    """
+    cache = Path(os.environ.get("VLLM_CACHE_ROOT", "~/.cache/vllm")).expanduser()
+    shared = cache / ("shared" if phase.shared else stack.replace(" ", "-"))
     return Setup(
         model=model,
         served_name=SERVED_NAME,
@@ -264,14 +153,14 @@ def make_setup(profile: Profile, phase: Phase, model: Path, stack: str) -> Setup
         context_tokens=profile.context_tokens,
         concurrency=profile.concurrency,
         args=profile.args,
-        environment=profile.environment,
+        environment={**profile.environment, "VLLM_CACHE_ROOT": str(shared)},
     )
 
 
 def _await(journal: Journal, phase: Phase, stack: Stack) -> None:
     """Wait for a stack; bare vLLM is started anew when it dies, as Plinth does by itself."""
     for left in reversed(range(STARTS)):
-        limit = min(2 * phase.start_seconds, max(journal.remaining() - phase.repeat_seconds, 30))
+        limit = min(READY_SECONDS, max(journal.remaining() - phase.repeat_seconds, 30))
         try:
             seconds = wait_until_ready(stack, time.monotonic() + limit)
         except StackFailedError as error:
@@ -289,8 +178,11 @@ def _note_engines(journal: Journal, phase: Phase, bare: BareVllm, plinth: Plinth
     configs = {stack.name: read_engine_config(stack.read_logs()) for stack in (bare, plinth)}
     differences = differing(configs[BARE], configs[PLINTH])
     journal.engines[phase.name] = {
-        "arguments": engine_arguments(make_setup(journal.profile, phase, Path("MODEL"), BARE)),
-        "utilization_percent": phase.utilization_percent,
+        "arguments": engine_arguments(make_setup(journal.profile, phase, Path("/MODEL"), BARE)),
+        "environment": {
+            name: os.environ[name] for name in sorted(os.environ) if name.startswith(("VLLM_", "NCCL_"))
+        },
+        "fleet": fleet(make_setup(journal.profile, phase, Path("/MODEL"), PLINTH)),
         "configurations_read": all(configs.values()),
         "configuration_differences": differences,
         "kv_cache_tokens": {name: config.get("kv_cache_tokens", "") for name, config in configs.items()},

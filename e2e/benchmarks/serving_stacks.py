@@ -175,16 +175,10 @@ class PlinthUp:
         self._process: _Process | None = None
 
     def start(self) -> None:
-        """Start on the folder as it is; `start_empty` first lets Ray come up before there is a model."""
-        self.start_empty()
+        self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "fleet.yaml").write_text(yaml.safe_dump_all(fleet(self._setup), sort_keys=False))
-
-    def start_empty(self) -> None:
-        """Start gateway and Ray, with no model yet."""
-        if self._process is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            environment = {**_environment(self._setup), "XDG_STATE_HOME": str(self._state)}
-            self._process = _Process(self.command, environment, self._place / "plinth.log")
+        environment = {**_environment(self._setup), "XDG_STATE_HOME": str(self._state)}
+        self._process = _Process(self.command, environment, self._place / "plinth.log")
 
     def is_ready(self) -> bool:
         if self._process is None:

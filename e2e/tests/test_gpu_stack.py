@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import gpu_stack
-from gpu_stack import BARE, PLINTH, Journal, gpu_profile, make_records, make_setup, pair_up
+from gpu_schedule import BARE, PLINTH, Phase, gpu_profile
+from gpu_stack import Journal, make_records, make_setup, pair_up
 from serving_stacks import differing, engine_arguments, fleet, read_engine_config
 from synthetic_model import QWEN2_5_32B, TINY, make_tokenizer, write_model
 
@@ -97,9 +97,7 @@ def test_the_schedule_fits_the_default_budget() -> None:
 
 
 @pytest.mark.parametrize("phase", gpu_profile().phases, ids=lambda phase: str(phase.name))
-def test_the_planner_accepts_every_phase_on_two_gpus_of_140_gib(
-    phase: gpu_stack.Phase, tmp_path: Path
-) -> None:
+def test_the_planner_accepts_every_phase_on_two_gpus_of_140_gib(phase: Phase, tmp_path: Path) -> None:
     artifact = read_artifact(f"file://{write_model(tmp_path, QWEN2_5_32B)}", None, None, tmp_path)
     assert isinstance(artifact, Artifact)
     architecture = read_architecture(artifact)
