@@ -21,6 +21,7 @@ from plinth.cluster.processes import (
 )
 from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, CapacityAway, RayRest
 from plinth.cluster.state_dir import ProcessRef
+from plinth.domain.pools import ENGINES_LABEL
 
 START_SECONDS = 90.0
 STOP_PATIENCE_SECONDS = 5.0
@@ -133,7 +134,7 @@ async def end_leftovers(instance: str, *, keep: tuple[int, ...]) -> None:
 def local_labels() -> dict[str, str]:
     """Labels of this machine's node: its engines, and its accelerators' kind and memory as nvidia-smi says."""
     engines = [name for name, module in (("LlamaCpp", "xllamacpp"), ("VLLM", "vllm")) if find_spec(module)]
-    labels = {"plinth.dev/engines": ".".join(engines)}
+    labels = {ENGINES_LABEL: ".".join(engines)}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],  # noqa: S607

@@ -109,9 +109,14 @@ def _all_slots(plan: FleetPlan) -> Iterable[SlotPlan]:
 def _as_found(slot: SlotPlan, deployed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """The slot's deployed config where its spec is worded otherwise than this version would."""
     config = deployed.get(names.application_name(slot.name))
-    if config is None or (slot.spec and config.get("args", {}).get("spec") == msgspec.to_builtins(slot.spec)):
+    if config is None or (slot.spec and config.get("args", {}).get("spec") == _spec_as_json(slot.spec)):
         return None
     return dict(config)
+
+
+def _spec_as_json(spec: EngineSpec) -> Any:
+    """The spec by way of JSON, as Ray gives it back: a tuple would never equal the list that comes."""
+    return msgspec.json.decode(msgspec.json.encode(spec))
 
 
 def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any] | None:
@@ -123,7 +128,7 @@ def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any] | No
         "route_prefix": names.route_prefix(slot.name),
         "import_path": names.IMPORT_PATH,
         "args": {
-            "spec": msgspec.to_builtins(slot.spec),
+            "spec": _spec_as_json(slot.spec),
             "slot": str(slot.name),
             "runtime": {
                 "secret_file": settings.secret_file,

@@ -13,7 +13,8 @@ CPU = "CPU"
 AUTO = "Auto"
 DEFAULT_POOL = "default"
 ENGINES_LABEL = "plinth.dev/engines"
-"""Node label with the engines installed there, separated by commas; without it, all are taken to be."""
+"""Node label with the engines installed there, as in `LlamaCpp.VLLM` (a label value takes no comma); without it, all
+are taken to be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Pool:
 def has_engine(node: Node, engine: Engine) -> bool:
     """Whether the node has the engine, as far as its label says."""
     label = node.labels.get(ENGINES_LABEL)
-    return label is None or engine in {name.strip() for name in label.split(",")}
+    return label is None or engine in label.split(".")
 
 
 def resolve_pools(pools: Iterable[GPUPool], nodes: Iterable[Node]) -> tuple[Pool, ...]:

@@ -30,7 +30,7 @@ from plinth.runtime.folder_resources import FolderResources
 from plinth.runtime.gateway_process import GatewayProcess, start_gateway, wait_until_ended
 
 SUPERVISE_SECONDS = 1.0
-RESTART_SECONDS = 10.0
+MAX_FIRST_STARTS = 2
 FOREIGN_RAY_PROXY_PORT = 8000
 
 log = logging.getLogger("plinth.up")
@@ -64,6 +64,7 @@ class Standalone:
     cycle: FleetCycle = field(init=False)
     store: FolderResources = field(init=False)
     _capacity: CurrentRay = field(default_factory=CurrentRay)
+    _replicas: ReplicaRest | None = None
     _proxy_port: int = FOREIGN_RAY_PROXY_PORT
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -83,7 +84,7 @@ class Standalone:
     async def _start(self) -> None:
         self.state.ensure_secret()
         self.state.ensure_ray_token()
-        replicas = ReplicaRest(self.state.secret_file)
+        self._replicas = ReplicaRest(self.state.secret_file)
         self.store = FolderResources(FolderStore(self.options.folder, StatusDB.open(self.state.status_db)))
         before = self.state.read_instance()
         self.gateway = await self._adopt_or_start_gateway(before)
@@ -93,7 +94,11 @@ class Standalone:
         )
         models = BackgroundModelReader(self.options.folder / "secrets", wake=self._wake, clock=time.time)
         ports = Ports(
-            store=self.store, capacity=self._capacity, replicas=replicas, gateway=self.link, models=models
+            store=self.store,
+            capacity=self._capacity,
+            replicas=self._replicas,
+            gateway=self.link,
+            models=models,
         )
         self.cycle = FleetCycle(ports=ports, settings=self._settings, clock=time.time, on_pass=self.on_pass)
         self.link.start()
@@ -123,6 +128,8 @@ class Standalone:
         if self.options.ray_address is None and self.ray is not None:
             await stop_ray(self.ray, self.state.root.name)
         await self._capacity.detach()
+        if self._replicas is not None:
+            await self._replicas.close()
         await end_leftovers(self.state.root.name, keep=())
         self.state.remove_instance()
 
@@ -132,25 +139,29 @@ class Standalone:
 
     async def _keep_ray(self) -> None:
         """Start Ray when there is none; a Ray that dies is cleared away whole and started anew."""
-        while True:
-            if self.options.ray_address is None and (self.ray is None or not self.ray.process.is_running()):
-                first = self.ray is None
+        failures = 0
+        while self.options.ray_address is None:
+            if self.ray is None or not self.ray.process.is_running():
                 await self._capacity.detach()
                 try:
-                    await self._start_ray(first=first)
+                    await self._start_ray()
+                    failures = 0
                 except RayStartError as error:
-                    if first:
+                    failures += 1
+                    # Ray waits no longer than 30 s for its own parts; on a busy machine the second try is warm.
+                    if self.ray is None and failures == MAX_FIRST_STARTS:
                         raise
-                    self.say(f"{error}; trying again in {RESTART_SECONDS:.0f} s")
-                    await asyncio.sleep(RESTART_SECONDS)
+                    self.say(f"{error}; trying again")
                     continue
             await asyncio.sleep(SUPERVISE_SECONDS)
 
-    async def _start_ray(self, *, first: bool) -> None:
-        self.say("starting Ray" if first else "Ray died; starting it again")
+    async def _start_ray(self) -> None:
+        self.say("starting Ray" if self.ray is None else "Ray died; starting it again")
         keep = (self.gateway.process.pid,) if self.gateway else ()
         await end_leftovers(self.state.root.name, keep=keep)
-        self.ray = await start_ray(self.state.root.name, self.state.ray_token_file, self.state.logs / "ray.log")
+        self.ray = await start_ray(
+            self.state.root.name, self.state.ray_token_file, self.state.logs / "ray.log"
+        )
         await self._attach(self.ray)
         self._record()
 

@@ -74,6 +74,6 @@ def test_an_engine_that_is_installed_nowhere_is_not_chosen() -> None:
 
 
 def test_a_node_without_the_label_may_have_any_engine() -> None:
-    both = make_node(labels={"plinth.dev/engines": "LlamaCpp, VLLM"})
+    both = make_node(labels={"plinth.dev/engines": "LlamaCpp.VLLM"})
     for node in (make_node(), both):
         assert chosen(EngineChoice.VLLM, ModelFormat.SAFETENSORS, node, "hf://a/b") is Engine.VLLM
