@@ -8,7 +8,6 @@ An invalid edit makes `Accepted` False while `Ready` follows what runs: the last
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from plinth.api.v1alpha1 import ConditionType, Reason
@@ -32,7 +31,8 @@ class Situation:
     desired: int
     scaling_reason: str
     slots: tuple[Slot, ...]
-    broken: Mapping[SlotName, str]
+    kept: frozenset[SlotName]
+    """Those that stay: neither broken nor on their way out."""
     shortage: str
     report_known: bool
     capacity_known: bool
@@ -42,10 +42,8 @@ class Situation:
 
     @property
     def ready(self) -> tuple[Slot, ...]:
-        """Replicas that answer, of any revision."""
-        return tuple(
-            slot for slot in self.slots if slot.phase is SlotPhase.READY and slot.name not in self.broken
-        )
+        """Replicas that answer and stay, of any revision."""
+        return tuple(slot for slot in self.slots if slot.phase is SlotPhase.READY and slot.name in self.kept)
 
     @property
     def updated(self) -> tuple[Slot, ...]:

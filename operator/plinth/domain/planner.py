@@ -117,9 +117,7 @@ def _plan_model(model: Model, names: ServedNames, shared: Surroundings, room: Ro
         rolled = _roll(model, target, slots, broken=broken, wanted=wanted, departure=departure, room=room)
         if not shared.snapshot.capacity_known:
             rolled = _keep_all(slots, departure, room, broken={})
-    situation = _situation(
-        model, target, refusal, slots, broken=broken, wanted=wanted, rolled=rolled, shared=shared
-    )
+    situation = _situation(model, target, refusal, slots, wanted=wanted, rolled=rolled, shared=shared)
     return _outcome(situation, names=names, target=target, wanted=wanted, rolled=rolled)
 
 
@@ -232,7 +230,6 @@ def _situation(
     refusal: Refusal | None,
     slots: tuple[Slot, ...],
     *,
-    broken: dict[SlotName, str],
     wanted: ScalingDecision,
     rolled: RolloutDecision,
     shared: Surroundings,
@@ -248,7 +245,7 @@ def _situation(
         desired=wanted.replicas,
         scaling_reason=wanted.reason,
         slots=slots,
-        broken=broken,
+        kept=frozenset(plan.name for plan in rolled.slots if plan.action is SlotAction.KEEP),
         shortage=rolled.shortage,
         report_known=shared.snapshot.report is not None,
         capacity_known=shared.snapshot.capacity_known,

@@ -14,6 +14,7 @@ from plinth.domain.fleet import (
 from plinth.domain.planner import compute_plan
 from plinth.domain.quantities import GIB, MIB
 from plinth.tests.domain.builders import (
+    draining,
     make_model,
     make_node,
     make_report,
@@ -112,6 +113,14 @@ def test_a_rollout_is_stuck_once_its_deadline_is_over_and_not_before() -> None:
     assert short(verdicts(snapshot, 999.0), ConditionType.UPDATED) == (False, "RollingOut")
     assert short(verdicts(snapshot, 1000.0), ConditionType.UPDATED) == (False, "RolloutStuck")
     assert "progressDeadlineSeconds (10 min)" in verdicts(snapshot, 1000.0)[ConditionType.UPDATED].message
+
+
+def test_a_long_stream_on_a_draining_old_replica_does_not_hold_the_rollout_open() -> None:
+    old = make_slot("0ld00000", draining_since=990.0)
+    report = make_report(replicas={str(old.name): draining(in_flight=1)})
+    found = verdicts(make_snapshot(slots=(replica(), old), report=report))
+    assert short(found, ConditionType.UPDATED) == (True, "UpToDate")
+    assert short(found, ConditionType.READY) == (True, "Serving")
 
 
 def test_an_invalid_edit_is_not_accepted_yet_what_runs_stays_ready() -> None:
