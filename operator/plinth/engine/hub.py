@@ -19,6 +19,7 @@ import httpx2
 import huggingface_hub
 import msgspec
 from huggingface_hub import errors
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from plinth.domain.sources import Source, detect_format, select_files
 from plinth.engine.locking import only_one
@@ -93,6 +94,7 @@ def _not_found(source: Source, token: str | None) -> str:
 
 
 def _download(source: Source, credential: _Credential, place: _Place, progress: Progress) -> LocalModel:
+    disable_progress_bars()  # the log is for causes of failure
     progress.saying(f"asking the hub for {source.origin}")
     wanted = _ask(source, credential)
     waiting = f"waiting for another replica that downloads {source.origin}"

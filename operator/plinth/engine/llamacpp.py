@@ -135,6 +135,7 @@ class LlamaCppEngine:
             "parent": os.getpid(),
             "model": str(model),
             "key": key,
+            "alias": self._spec.served_names[0],
             "threads": self._spec.threads,
             "fixed": make_settings(self._spec),
             "args": self._spec.args,

@@ -77,6 +77,7 @@ def make_params(settings: dict[str, Any]) -> Any:
     params.api_keys = [settings["key"]]
     params.hostnames = ["127.0.0.1"]
     params.port = 0
+    params.model_alias = {settings["alias"]}  # else answers name the file
     if settings["threads"]:
         params.cpuparams.n_threads = settings["threads"]
         params.cpuparams_batch.n_threads = settings["threads"]

@@ -53,15 +53,24 @@ class LogMark:
 
     def meaningful_lines(self) -> tuple[str, ...]:
         """The lines written since that tell most, oldest first: at most 8 lines and 2 KB."""
+        return select_lines(self._written())
+
+    def last_percent(self, label: str) -> int | None:
+        """The newest percentage of the progress bar with this label; None if it has not shown."""
+        shown = re.findall(re.escape(label) + r"\s*(\d+)%", self._written())
+        return int(shown[-1]) if shown else None
+
+    def _written(self) -> str:
+        """What was written since, as far back as a tail reaches."""
         if self.path is None:
-            return ()
+            return ""
         try:
             with self.path.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(self.offset, end - _TAIL_BYTES))
-                return select_lines(file.read().decode(errors="replace"))
+                return file.read().decode(errors="replace")
         except OSError:
-            return ()
+            return ""
 
 
 def select_lines(text: str) -> tuple[str, ...]:

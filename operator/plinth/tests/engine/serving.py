@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import uvicorn
@@ -41,7 +41,7 @@ def make_spec(**changes: Any) -> EngineSpec:
         "context_tokens": 512,
         "concurrency": 2,
         "tensor_parallel": 1,
-        "threads": 2,
+        "threads": 1,  # two would wait for each other for ages on a busy machine
         "memory_utilization_percent": 90,
         "memory_bytes": 2 << 30,
         "args": {},
@@ -86,12 +86,12 @@ class Served:
 
 
 @asynccontextmanager
-async def http_server(app: Any, lifespan: str = "on") -> AsyncIterator[str]:
+async def http_server(app: Any, lifespan: Literal["on", "off"] = "on") -> AsyncIterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app, lifespan=lifespan, log_config=None, ws="none", timeout_graceful_shutdown=1
-        )  # type: ignore[arg-type]
+        )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:

@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from serving import Served, make_spec, serving, stderr_in
+
+from plinth.tests.engine.serving import Served, make_spec, serving, stderr_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,14 +37,10 @@ async def test_a_replica_is_ready_only_after_it_has_generated_a_token(tmp_path: 
 
 async def test_the_state_answers_while_the_model_loads(tmp_path: Path) -> None:
     async with serving(tmp_path, make_spec()) as served:
-        slowest = 0.0
-        while True:
-            began = time.monotonic()
-            state = await served.state()
-            slowest = max(slowest, time.monotonic() - began)
-            if state["phase"] == "Ready":
-                break
-        assert slowest < 0.25, "xllamacpp holds Python's lock for its whole load of half a second"
+        answers = Counter[str]()
+        while (phase := (await served.state())["phase"]) != "Ready":
+            answers[phase] += 1
+        assert answers["Loading"] >= 10, "xllamacpp holds Python's lock for its whole load of half a second"
 
 
 async def test_loading_is_measured_in_bytes_of_the_weights(tmp_path: Path) -> None:
@@ -85,21 +83,26 @@ async def test_an_error_of_the_engine_reaches_the_client_as_it_is(chat: Served) 
 
 
 async def test_a_client_that_hangs_up_frees_the_engine_at_once(chat: Served) -> None:
+    began = time.monotonic()
     async with chat.session.post(chat.base + "/v1/completions", json=ENDLESS) as answer:
-        await answer.content.readline()
+        for _ in range(20):  # ten tokens, each followed by an empty line
+            await answer.content.readline()
+        ten_tokens = time.monotonic() - began
         answer.close()
     began = time.monotonic()
     status, _ = await chat.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1})
     assert status == 200
-    assert time.monotonic() - began < 1.0, "the only slot was still busy with 480 tokens nobody waits for"
+    assert time.monotonic() - began < 20 * ten_tokens, (
+        "the only slot was busy with 470 tokens nobody waits for"
+    )
 
 
 async def test_each_of_the_concurrent_requests_may_use_the_whole_context(tmp_path: Path) -> None:
-    async with serving(tmp_path, make_spec(context_tokens=512, concurrency=2)) as served:
+    async with serving(tmp_path, make_spec(context_tokens=256, concurrency=2)) as served:
         await served.until("Ready")
-        body = {"prompt": "a " * 400, "max_tokens": 60, "ignore_eos": True}
+        body = {"prompt": "a " * 190, "max_tokens": 30, "ignore_eos": True}
         answers = await asyncio.gather(*(served.post("/v1/completions", body) for _ in range(2)))
-        assert [answer[1]["usage"]["completion_tokens"] for answer in answers] == [60, 60]
+        assert [answer[1]["usage"]["completion_tokens"] for answer in answers] == [30, 30]
 
 
 async def test_embeddings_come_from_an_embedding_replica_only(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""What a replica's spec means to vLLM, said in the arguments of `vllm serve` and read by vLLM's own parser."""
+
+from __future__ import annotations
+
+import difflib
+from argparse import Action
+from typing import Any, NoReturn
+
+from plinth.api.v1alpha1.modeldeployment import Task
+from plinth.domain.fleet import Engine, EngineSpec
+from plinth.domain.shapes import CPU_OVERHEAD_BYTES
+from plinth.engine.seam import EngineError, LocalModel
+
+_DEFAULT_SEQUENCES = 256
+_LEAST_KV_BYTES = 256 << 20
+_TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
+_OURS = frozenset(
+    (
+        *(
+            "model",
+            "model-tag",
+            "config",
+            "headless",
+            "served-model-name",
+            "tensor-parallel-size",
+            "max-model-len",
+        ),
+        *("distributed-executor-backend", "api-server-count", "host", "port", "uds", "grpc", "root-path"),
+        *("api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "allowed-origins"),
+    )
+)
+"""Arguments that Plinth sets from other fields, or that are a server's of its own."""
+
+
+def make_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
+    """Plinth's part of the command line."""
+    arguments = [
+        f"--model={model.path}",
+        "--served-model-name",
+        *spec.served_names,
+        f"--tensor-parallel-size={spec.tensor_parallel}",
+        f"--max-model-len={spec.context_tokens}",
+    ]
+    if spec.tensor_parallel > 1:
+        # All workers in this one actor; left alone, vLLM would see Ray and start actors of its own.
+        arguments.append("--distributed-executor-backend=mp")
+    if spec.concurrency > _DEFAULT_SEQUENCES:
+        # Never fewer than vLLM's own default: more than was planned for may come, and waiting is worse.
+        arguments.append(f"--max-num-seqs={spec.concurrency}")
+    if spec.task != Task.GENERATE:
+        arguments.append("--runner=pooling")
+    if spec.threads:
+        room = spec.memory_bytes - model.weights_bytes - CPU_OVERHEAD_BYTES[Engine.VLLM]
+        arguments.append(f"--kv-cache-memory-bytes={max(room, _LEAST_KV_BYTES)}")
+    else:
+        arguments.append(f"--gpu-memory-utilization={spec.memory_utilization_percent / 100}")
+    return arguments
+
+
+def parse_arguments(spec: EngineSpec, model: LocalModel) -> Any:
+    """The namespace that `vllm serve` would have, Plinth's arguments first so that the user's win.
+
+    Raises:
+        EngineError: an argument that vLLM does not have, does not take so, or that is not the user's to set.
+    """
+    from vllm.entrypoints.openai.cli_args import (  # noqa: PLC0415 - loads torch
+        make_arg_parser,
+        validate_parsed_serve_args,
+    )
+    from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: PLC0415 - the same
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc] # untyped
+        """Raises where the command line would exit."""
+
+        def error(self, message: str) -> NoReturn:
+            raise EngineError(f"vLLM: {message}")
+
+    parser = make_arg_parser(Parser())
+    known: dict[str, Action] = parser._option_string_actions  # noqa: SLF001 - argparse tells its options no other way
+    arguments = make_arguments(spec, model)
+    for name, text in spec.args.items():
+        arguments += argument(known, name, text)
+    try:
+        args = parser.parse_args(arguments)
+        validate_parsed_serve_args(args)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"vLLM: {error}") from error
+    return args
+
+
+def argument(known: dict[str, Action], name: str, text: str) -> list[str]:
+    """One of the user's arguments as words of a command line.
+
+    Raises:
+        EngineError: names the nearest argument that there is.
+    """
+    option = f"--{name}"
+    if name in _OURS:
+        raise EngineError(f"engine.args.{name} is set by Plinth; remove it")
+    if option not in known:
+        near = difflib.get_close_matches(option, list(known), n=1, cutoff=0.5)
+        hint = f"; the nearest is {near[0].removeprefix('--')}" if near else ""
+        raise EngineError(f"vLLM has no argument {name}{hint}")
+    if known[option].nargs != 0:
+        return [f"{option}={text}"]
+    if text.strip().lower() not in _TRUTHS:
+        raise EngineError(f"{name} must be true or false, not {text!r}")
+    if _TRUTHS[text.strip().lower()]:
+        return [option]
+    negated = f"--no-{name}"
+    return [negated] if negated in known else []

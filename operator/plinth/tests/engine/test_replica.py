@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from plinth.domain.fleet import ModelFormat
+from plinth.engine.gate import Gate
+from plinth.engine.refusals import send_json
+from plinth.engine.replica import Replica
+from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress, Receive, Scope, Send, SourceError
+from plinth.tests.engine.serving import PREFIX, SECRET, Served, http_server, make_spec, under_prefix
+
+MODEL = LocalModel(path=Path("/m.gguf"), format=ModelFormat.GGUF, weights_bytes=1000)
+
+
+class FakeEngine:
+    """Loads when told, answers as told, dies when told."""
+
+    def __init__(self) -> None:
+        self.loaded = asyncio.Event()
+        self.died = asyncio.Event()
+        self.answer: object = {"choices": [{"text": "!"}]}
+        self.load_error: Exception | None = None
+        self.probed = asyncio.Event()
+        self.probed.set()
+        self.closed = 0
+
+    async def load(self, model: LocalModel, progress: Progress) -> ASGIApp:
+        progress.moved(500, model.weights_bytes)
+        await self.loaded.wait()
+        if self.load_error is not None:
+            raise self.load_error
+        return self._respond
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["path"] in {"/v1/completions", PREFIX + "/v1/completions"}
+        await receive()
+        await self.probed.wait()
+        await send_json(send, 200, self.answer)
+
+    async def until_dead(self) -> str:
+        await self.died.wait()
+        return "the engine died"
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@asynccontextmanager
+async def gate(engine: FakeEngine, source_error: str = "") -> AsyncIterator[Served]:
+    def fetch(_: Progress) -> LocalModel:
+        if source_error:
+            raise SourceError(source_error)
+        return MODEL
+
+    app = Gate(Replica(make_spec(), fetch, engine), SECRET)
+    async with http_server(under_prefix(app)) as address, aiohttp.ClientSession() as session:
+        session.headers["authorization"] = f"Bearer {SECRET}"
+        yield Served(address + PREFIX, session)
+
+
+@pytest.mark.asyncio
+async def test_the_phases_follow_each_other_and_end_in_ready() -> None:
+    engine = FakeEngine()
+    engine.probed.clear()
+    async with gate(engine) as served:
+        state = await served.until("Loading")
+        assert (state["bytes_done"], state["bytes_total"]) == (500, 1000)
+        engine.loaded.set()
+        await served.until("Probing")
+        status, answer = await served.post("/v1/completions", {})
+        assert (status, answer["error"]["code"]) == (503, "replica_not_ready")
+        engine.probed.set()
+        await served.until("Ready")
+        assert await served.post("/v1/completions", {}) == (200, engine.answer)
+    assert engine.closed >= 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "credential", [None, "Bearer wrong", SECRET, f"bearer {SECRET}", f"Bearer {SECRET}x"]
+)
+async def test_without_the_secret_nothing_is_told(credential: str | None) -> None:
+    engine = FakeEngine()
+    engine.loaded.set()
+    headers = {} if credential is None else {"authorization": credential}
+    async with gate(engine) as served, aiohttp.ClientSession(headers=headers) as stranger:
+        await served.until("Ready")
+        for path in ("/plinth/state", "/v1/completions", "/anything"):
+            async with stranger.get(served.base + path) as answer:
+                error = (await answer.json())["error"]
+                assert answer.status == 401
+                assert (error["code"], error["type"]) == ("invalid_api_key", "invalid_request_error")
+
+
+@pytest.mark.asyncio
+async def test_a_source_that_fails_is_reported_in_its_words() -> None:
+    async with gate(FakeEngine(), source_error="org/tiny is gated") as served:
+        state = await served.until("Failed")
+        assert state["message"] == "org/tiny is gated"
+        status, answer = await served.post("/v1/completions", {})
+        assert (status, answer["error"]["message"]) == (503, "This replica is failed: org/tiny is gated")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(EngineError("no room"), "no room"), (ZeroDivisionError("oops"), "ZeroDivisionError: oops")],
+)
+async def test_an_engine_that_cannot_load_is_reported_and_closed(error: Exception, message: str) -> None:
+    engine = FakeEngine()
+    engine.load_error = error
+    engine.loaded.set()
+    async with gate(engine) as served:
+        assert (await served.until("Failed"))["message"] == message
+        assert engine.closed == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"choices": []}, "was answered without a result"),
+        ({"choices": "x"}, "was answered with something else"),
+    ],
+)
+async def test_an_engine_that_answers_nothing_is_not_ready(answer: object, message: str) -> None:
+    engine = FakeEngine()
+    engine.answer = answer
+    engine.loaded.set()
+    async with gate(engine) as served:
+        assert message in (await served.until("Failed"))["message"]
+
+
+@pytest.mark.asyncio
+async def test_a_dead_engine_takes_no_more_requests() -> None:
+    engine = FakeEngine()
+    engine.loaded.set()
+    async with gate(engine) as served:
+        await served.until("Ready")
+        engine.died.set()
+        assert (await served.until("Failed"))["message"] == "the engine died"
+        assert (await served.post("/v1/completions", {}))[0] == 503
