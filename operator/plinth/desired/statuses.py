@@ -53,7 +53,8 @@ def model_status(
     existing = [slot for slot in plan.slots if slot.action in EXISTING]
     kept = {slot.name for slot in existing if slot.action is SlotAction.KEEP}
     ready = [slot for slot in slots if slot.name in kept and slot.phase is SlotPhase.READY]
-    answered = any(slot.name.revision == plan.revision for slot in ready)
+    # Also one that goes again at once has answered: else a model nobody asks for would be tried for ever.
+    answered = any(slot.phase is SlotPhase.READY and slot.name.revision == plan.revision for slot in slots)
     load = snapshot.report.models.get(str(plan.key)) if snapshot.report else None
     pool = next((each for each in fleet.pools if each.name == plan.pool), None)
     return ModelDeploymentStatus(

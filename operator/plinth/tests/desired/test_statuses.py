@@ -16,6 +16,7 @@ from plinth.tests.domain.builders import (
     make_report,
     make_slot,
     make_snapshot,
+    make_window,
 )
 
 NOW = 1_000_000_000.0
@@ -55,6 +56,13 @@ def test_a_revision_has_answered_once_a_replica_of_it_was_ready_and_stays_so() -
     assert before.answered_revision == ""
     kept = make_model(status={"answeredRevision": FRESH.revision})
     assert status_of(make_snapshot(models=(kept,))).answered_revision == FRESH.revision
+
+
+def test_a_replica_that_is_drained_as_soon_as_it_is_ready_has_answered_all_the_same() -> None:
+    asleep = make_model(scaling={"minReplicas": 0}, window=make_window())
+    status = status_of(make_snapshot(models=(asleep,), slots=(replica(),), report=make_report()))
+    assert (status.desired_replicas, status.ready_replicas) == (0, 0)
+    assert status.answered_revision == FRESH.revision
 
 
 def test_while_there_is_no_shape_the_revision_last_asked_for_stays() -> None:

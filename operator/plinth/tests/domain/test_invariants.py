@@ -277,9 +277,14 @@ def carried_out(snapshot: FleetSnapshot, plan: FleetPlan) -> FleetSnapshot:
         for slot in [*stayed, *born]
     }
     desired = {model.key: model.desired_replicas for model in plan.models}
+    wanted = {model.key: model.revision for model in plan.models}
+    answered = {
+        slot.name.model for slot in [*stayed, *born] if slot.name.revision == wanted.get(slot.name.model)
+    }
     models = tuple(
         replace(
             model,
+            answered_revision=wanted[model.key] if model.key in answered else model.answered_revision,
             resource=model.resource.model_copy(
                 update={
                     "status": model.resource.status.model_copy(
