@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 import yaml
-from conftest import Fleet
+from fleet import Fleet
 
 pytestmark = pytest.mark.ray
 

@@ -7,10 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import Fleet, make_model
+from fleet import Fleet, make_model
 from streams import StreamResult, many_streams, stream_once
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
@@ -116,7 +117,7 @@ async def test_a_killed_replica_is_noticed_within_a_second_and_replaced(fleet: F
     fleet.write(make_model(objectives=ROOMY, scaling={"minReplicas": 2, "maxReplicas": 2}))
     fleet.up()
     await asyncio.to_thread(fleet.wait_ready, 2)
-    victim = next(iter(await replica_pids(fleet)))
+    victim = next(iter(await fleet.replica_pids()))
     streams = asyncio.create_task(many_streams(fleet.url, "smollm2", count=in_flight, tokens=60))
     await asyncio.sleep(1 if in_flight else 0)
     os.kill(victim, signal.SIGKILL)
@@ -130,19 +131,7 @@ async def test_a_killed_replica_is_noticed_within_a_second_and_replaced(fleet: F
     results = await streams
     # A stream that had begun on the dead replica ends with an error event, never silently short.
     assert all(result.error or not result.complaint for result in results)
-    assert victim not in await replica_pids(fleet)
-
-
-async def replica_pids(fleet: Fleet) -> set[int]:
-    from plinth.cluster.ray_rest import RayRest
-    from plinth.controllers.gather import read_slots
-
-    rest = RayRest(fleet.instance().ray_address, fleet.state.ray_token_file)
-    try:
-        observation = await rest.observe()
-    finally:
-        await rest.close()
-    return {each.slot.pid for each in read_slots(observation.serve) if each.slot.pid is not None}
+    assert victim not in await fleet.replica_pids()
 
 
 async def test_load_brings_replicas_within_seconds_and_silence_takes_all_away(fleet: Fleet) -> None:
@@ -181,13 +170,12 @@ async def test_ray_may_die_and_plinth_recovers_by_itself(fleet: Fleet) -> None:
         held = await stream_once(session, fleet.url, "smollm2", tokens=4)
     assert held.complaint == ""
     await asyncio.to_thread(fleet.wait_ready)
-    assert len(await replica_pids(fleet)) == 1
+    assert len(await fleet.replica_pids()) == 1
 
 
 def command_of(pid: int) -> str:
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().decode(errors="replace")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return ""
 
@@ -197,7 +185,7 @@ async def test_up_may_be_killed_and_the_next_one_takes_over_without_orphan_or_du
     fleet.up()
     await asyncio.to_thread(fleet.wait_ready)
     before = fleet.instance()
-    pids = await replica_pids(fleet)
+    pids = await fleet.replica_pids()
     fleet.kill_up()
     async with aiohttp.ClientSession() as session:
         alone = await stream_once(session, fleet.url, "smollm2", tokens=8)
@@ -209,6 +197,6 @@ async def test_up_may_be_killed_and_the_next_one_takes_over_without_orphan_or_du
     after = fleet.instance()
     assert after.process("gateway") == before.process("gateway")
     assert after.process("ray") == before.process("ray")
-    assert await replica_pids(fleet) == pids
+    assert await fleet.replica_pids() == pids
     assert fleet.stop() == 0
     assert fleet.processes() == []

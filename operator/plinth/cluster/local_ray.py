@@ -55,19 +55,21 @@ class RayProcess:
 
 
 async def start_ray(
-    instance: str, token_file: Path, log_file: Path, *, cpus: int | None = None
+    instance: str, token_file: Path, log_file: Path, *, keep: tuple[int, ...] = ()
 ) -> RayProcess:
-    """Start a head node and wait until its dashboard answers. Raises RayStartError."""
+    """Start a head node and wait until its dashboard answers; on failure all but `keep` is cleared away again.
+
+    Raises RayStartError.
+    """
     temp_dir = ray_temp_dir(instance)
     shutil.rmtree(temp_dir, ignore_errors=True)
     gcs, dashboard, client, agent, proxy = _free_ports(5)
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats"),
         *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--ray-client-server-port={client}"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
         *(f"--dashboard-agent-listen-port={agent}", f"--temp-dir={temp_dir}"),
         *(f"--labels={','.join(f'{key}={value}' for key, value in local_labels().items())}",),
-        *((f"--num-cpus={cpus}",) if cpus else ()),
     ]
     environment = {
         **instance_environment(instance),
@@ -92,7 +94,7 @@ async def start_ray(
     try:
         await _wait_until_it_answers(ray, process, token_file, log_file)
     except BaseException:
-        await stop_ray(ray, instance)
+        await stop_ray(ray, instance, keep=keep)
         raise
     return ray
 
@@ -116,11 +118,11 @@ async def answers(ray: RayProcess, token_file: Path) -> bool:
     return True
 
 
-async def stop_ray(ray: RayProcess, instance: str) -> None:
-    """End this head and every process that came of it."""
+async def stop_ray(ray: RayProcess, instance: str, *, keep: tuple[int, ...] = ()) -> None:
+    """End this head and every process of the instance but those to keep."""
     if ray.process.is_running():
         await end_processes([ray.process.pid], patience_seconds=STOP_PATIENCE_SECONDS)
-    await end_leftovers(instance, keep=())
+    await end_leftovers(instance, keep=keep)
     shutil.rmtree(ray_temp_dir(instance), ignore_errors=True)
 
 

@@ -7,7 +7,6 @@ go on serving; the next one finds them by the instance record, adopts what still
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -32,8 +31,6 @@ from plinth.runtime.gateway_process import GatewayProcess, start_gateway, wait_u
 SUPERVISE_SECONDS = 1.0
 MAX_FIRST_STARTS = 2
 FOREIGN_RAY_PROXY_PORT = 8000
-
-log = logging.getLogger("plinth.up")
 
 
 @dataclass(frozen=True, kw_only=True)
