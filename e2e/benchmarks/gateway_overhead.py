@@ -110,7 +110,7 @@ class Splice(asyncio.Protocol):
         else:
             self.other.transport.write(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
         if self.other is not None:
             self.other.transport.close()
 
@@ -146,7 +146,7 @@ class Load(asyncio.Protocol):
             self.tail = b""
             self.ask()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone
         if not self.done.done():
             self.done.set_exception(RuntimeError("connection lost before the answer"))
 
@@ -170,7 +170,7 @@ def rss_mib(pid: int) -> float:
 
 
 async def drive(
-    port: int, pid: int, body: bytes, end: bytes, count: int, connections: int
+    port: int, pid: int, body: bytes, end: bytes, *, count: int, connections: int
 ) -> tuple[float, float, int]:
     """CPU seconds of `pid`, median latency in seconds, events received."""
     loop, budget = asyncio.get_running_loop(), [count]
@@ -238,15 +238,19 @@ async def measure(folder: Path) -> list[Record]:
             "gateway": (int(gateway_port), gateway.pid),
             "splice": (int(splice_port), splice.pid),
         }
-        direct = (await drive(int(mock_port), mock.pid, BODY, ANSWER, 4000, CONNECTIONS))[1]
+        direct = (await drive(int(mock_port), mock.pid, BODY, ANSWER, count=4000, connections=CONNECTIONS))[1]
         per_request: dict[str, list[float]] = {name: [] for name in ports}
         per_chunk: dict[str, list[float]] = {name: [] for name in ports}
         latency: dict[str, float] = {}
         for _ in range(REPEATS):
             for name, (port, pid) in ports.items():
-                cpu, latency[name], _ = await drive(port, pid, BODY, ANSWER, REQUESTS, CONNECTIONS)
+                cpu, latency[name], _ = await drive(
+                    port, pid, BODY, ANSWER, count=REQUESTS, connections=CONNECTIONS
+                )
                 per_request[name].append(cpu / REQUESTS * 1e6)
-                cpu, _, events = await drive(port, pid, STREAM_BODY, b"0\r\n\r\n", STREAMS, STREAMS)
+                cpu, _, events = await drive(
+                    port, pid, STREAM_BODY, b"0\r\n\r\n", count=STREAMS, connections=STREAMS
+                )
                 assert events == STREAMS * CHUNKS, "chunks were lost"
                 per_chunk[name].append(cpu / events * 1e6)
         rss = rss_mib(gateway.pid)

@@ -39,12 +39,16 @@ _ENDPOINTS = {
         Endpoint("/metrics", (b"GET", b"HEAD"), Answer.METRICS),
     )
 }
+_EXACT = {(method, path): endpoint for path, endpoint in _ENDPOINTS.items() for method in endpoint.methods}
 MODEL_PREFIX = b"/v1/models/"
 PATHS = tuple(path.decode() for path in _ENDPOINTS)
 
 
 def match(method: bytes, target: bytes) -> Endpoint | Refusal:
     """The endpoint that a request line names, or why there is none."""
+    found = _EXACT.get((method, target))
+    if found is not None:
+        return found
     path = target.partition(b"?")[0]
     if path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
         path = b"/v1/models"

@@ -103,11 +103,15 @@ class RequestReader:
     def on_url(self, part: bytes) -> None:
         """A part of the target."""
         self._target_parts.append(part)
-        self._count_head(len(part))
+        self._head_bytes += len(part)
+        if self._head_bytes > self._limits.head:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line, or one of a trailer."""
-        self._count_head(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._limits.head:
+            self._refuse_head()
         if self.reading_body:
             return  # a trailer: nothing here reads trailers
         name = name.lower()
@@ -164,11 +168,6 @@ class RequestReader:
         self._begin()
 
     # Checks.
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._limits.head:
-            self._refuse_head()
 
     def _note(self, name: bytes, value: bytes) -> None:
         if name == b"host":

@@ -168,6 +168,7 @@ class Call:
         self._core.metrics.disconnects.add((self._model.name,))
         self._core.fleet.withdraw(self._model, self)
         self._drop_upstream()
+        self._count_part()
         self._end(failed=True, status=499)
 
     def on_client_drained(self) -> None:
@@ -321,6 +322,7 @@ class Call:
         return chunk(data) + LAST_CHUNK if self._chunked else data
 
     def _scan_body(self, data: bytes, now: float) -> bytes:
+        """What may be passed on. A stream's first event counts as its first token: engines send it with that."""
         scan = self._scan
         if scan is None:
             if self._tail is not None:
@@ -344,6 +346,7 @@ class Call:
     def _break_off(self, detail: str) -> None:
         """The answer has begun and will not be completed."""
         self._core.metrics.broken.add((self._model.name,))
+        self._count_part()
         self._end(failed=True, status=self._status)
         if self._scan is not None:
             event = error_event(stream_broken(detail))
@@ -400,7 +403,14 @@ class Call:
         metrics = self._core.metrics
         metrics.requests.add((self._model.name, self._endpoint, str(status)))
         metrics.duration.observe(self._model.name, time.perf_counter() - self._arrived)
-        self._core.fleet.changed = True
+        self._core.fleet.mark_changed()
+
+    def _count_part(self) -> None:
+        """A stream that ends early: its events were tokens all the same."""
+        tokens = self.tokens_so_far()
+        self._model.totals.output_tokens += tokens
+        if tokens:
+            self._core.metrics.output_tokens.add((self._model.name,), tokens)
 
     def _count_outcome(self) -> None:
         """Tokens, time for each, objectives: from `usage`, else a stream's events and the body's size."""

@@ -41,6 +41,7 @@ class ClientConnection(asyncio.Protocol):
         "_core",
         "_reader",
         "_request",
+        "_serving",
         "_since",
         "_slow",
         "_stage",
@@ -54,6 +55,7 @@ class ClientConnection(asyncio.Protocol):
         self._call: Call | None = None
         self._request: Request | None = None
         self._slow = False
+        self._serving = False
         self._body_held = 0
         self._stage = Stage.HEAD
         self._since = time.perf_counter()
@@ -170,19 +172,34 @@ class ClientConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Serves what is complete, in order, then sees what the connection waits for."""
+        if self._serving:
+            return  # an answer given at once led back here; the loop below goes on with the next request
+        self._serving = True
+        try:
+            open_still = self._serve_complete()
+        finally:
+            self._serving = False
+        if open_still:
+            self._await_next()
+
+    def _serve_complete(self) -> bool:
         reader = self._reader
         while self._call is None and reader.requests and self._transport is not None:
             request = reader.requests.popleft()
             self._count_body()
             self._serve(request)
-            if self._stage is Stage.LINGER or (self._transport and self._transport.is_closing()):
-                return
-        if self._transport is None:
+            if self._transport is None or self._transport.is_closing():
+                return False
+        return self._transport is not None and not self._transport.is_closing()
+
+    def _await_next(self) -> None:
+        reader, transport = self._reader, self._transport
+        if transport is None:
             return
         if self._call is not None:
             self._enter(Stage.ANSWER)
             if len(reader.requests) >= MOST_PIPELINED:
-                self._transport.pause_reading()
+                transport.pause_reading()  # until the answer is out, hanging up goes unseen: memory comes first
             return
         if reader.refusal is not None:
             self._refuse_connection(reader.refusal)
@@ -190,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
             self._enter(Stage.BODY)
             if reader.wants_continue:
                 reader.wants_continue = False
-                self._transport.write(CONTINUE)
+                transport.write(CONTINUE)
         else:
             self._enter(Stage.HEAD if reader.reading_head else Stage.IDLE)
 
@@ -303,6 +320,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _recount_body(self) -> bool:
         reader = self._reader
+        if not (self._body_held or reader.body_bytes or reader.requests):
+            return False
         held = reader.body_bytes if reader.refusal is None else 0
         for request in reader.requests:
             held += len(request.body)

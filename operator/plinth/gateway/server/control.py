@@ -75,16 +75,16 @@ class ControlServer:
         on_table: Callable[[RouteTable], None],
         on_shutdown: Callable[[float], None],
         make_report: Callable[[], LoadReport],
-        has_changed: Callable[[], bool],
+        is_busy: Callable[[], bool],
     ) -> None:
         self._on_table = on_table
         self._on_shutdown = on_shutdown
         self._make_report = make_report
-        self._has_changed = has_changed
+        self._is_busy = is_busy
         self._current: ControlConnection | None = None
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._quiet_for = 0.0
+        self._sent_at = 0.0
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Opens the socket for this user only; raises FileExistsError when another gateway holds it."""
@@ -100,6 +100,12 @@ class ControlServer:
         """Sends a report at the end of this turn of the loop; several causes make one report."""
         if self._soon is None and self._current is not None:
             self._soon = asyncio.get_running_loop().call_soon(self._send)
+
+    def report_soon(self) -> None:
+        """Sends a report half a second after the last one; at once when that is past."""
+        if self._current is not None:
+            loop = asyncio.get_running_loop()
+            self._plan(loop, max(0.0, self._sent_at + BUSY_SECONDS - loop.time()))
 
     def close(self) -> None:
         """Sends a last report and hangs up."""
@@ -146,25 +152,14 @@ class ControlServer:
         if self._current is None:
             return
         self._current.send(encode_report(self._make_report()))
-        self._quiet_for = 0.0
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
+        self._plan(loop, BUSY_SECONDS if self._is_busy() else QUIET_SECONDS)
+
+    def _plan(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        self._quiet_for += BUSY_SECONDS
-        if self._has_changed():
-            self._send()
-            return
-        # Nothing changed: sleep until a report is due anyway.
-        left = QUIET_SECONDS - self._quiet_for
-        if left <= 0:
-            self._send()
-            return
-        self._timer = asyncio.get_running_loop().call_later(left, self._tick_last)
-
-    def _tick_last(self) -> None:
-        self._send()
+        self._timer = loop.call_later(seconds, self._send)
 
 
 def _remove_stale(path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from plinth.gateway.options import Limits
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.server.clock import BatchClock
-from plinth.gateway.server.fleet import Fleet
+from plinth.gateway.server.fleet import Fleet, News
 from plinth.gateway.server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ SWEEP_SECONDS = 0.5
 class Core:
     """The shared state: fleet, metrics, limits, connections, whether the process drains."""
 
-    def __init__(self, *, secret: str, limits: Limits, report_now: Callable[[], None]) -> None:
+    def __init__(self, *, secret: str, limits: Limits, news: News) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.clock = BatchClock(self.loop)
         self.metrics = Metrics()
         self.metrics.read_gauges_from(self._gauges)
-        self.fleet = Fleet(secret=secret, limits=limits, metrics=self.metrics, report_now=report_now)
+        self.fleet = Fleet(secret=secret, limits=limits, metrics=self.metrics, news=news)
         self.identity = f"{os.getpid():x}-{os.urandom(6).hex()}"
         self.draining = False
         self.body_bytes = 0
@@ -83,7 +83,7 @@ class Core:
         monotonic = time.monotonic()
         self.fleet.expire(monotonic)
         self.fleet.close_idle_connections(monotonic - self.limits.pool_idle_seconds)
-        if self.connections:
+        if self.connections or self.fleet.has_idle_connections():
             self._sweep = self.loop.call_later(SWEEP_SECONDS, self._watch_limits)
 
     def _gauges(self) -> Iterable[tuple[str, str, list[str], list[tuple[list[str], float]]]]:

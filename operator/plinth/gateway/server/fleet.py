@@ -6,8 +6,8 @@ here in order, so that the replica that frees first takes the one that has waite
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from plinth.domain.traffic import (
@@ -21,12 +21,14 @@ from plinth.domain.traffic import (
 )
 from plinth.gateway.options import Limits
 from plinth.gateway.protocol.errors import Refusal, queue_full, unavailable, waited_in_vain
-from plinth.gateway.routing.choice import choose
+from plinth.gateway.routing.choice import Standing, choose
 from plinth.gateway.routing.held import HeldLimits, HeldQueue
 from plinth.gateway.routing.names import model_not_found, routes_by_name
 from plinth.gateway.routing.objectives import ObjectiveCounts
 from plinth.gateway.server.metrics import Metrics
 from plinth.gateway.server.replica import AtReplica, Replica
+
+log = logging.getLogger(__name__)
 
 _MOST_MODELS_REMEMBERED = 1024
 
@@ -45,6 +47,16 @@ class Dispatchable(AtReplica, Protocol):
 
     def tokens_so_far(self) -> int:
         """Tokens of its unfinished stream."""
+
+
+class News(Protocol):
+    """Who tells the controller."""
+
+    def report_now(self) -> None:
+        """Something important happened."""
+
+    def report_soon(self) -> None:
+        """Something happened, the first since the last report."""
 
 
 class Totals:
@@ -67,6 +79,8 @@ class Model:
         self.route = route
         self.totals = totals
         self.replicas: list[Replica] = []
+        self.standings: list[Standing] = []
+        """Of the same replicas."""
         self.calls: set[Dispatchable] = set()
         """At replicas now."""
         self.queue: HeldQueue[Dispatchable] = HeldQueue(
@@ -108,18 +122,16 @@ class Model:
 class Fleet:
     """All models and replicas; the one place where requests are given out."""
 
-    def __init__(
-        self, *, secret: str, limits: Limits, metrics: Metrics, report_now: Callable[[], None]
-    ) -> None:
+    def __init__(self, *, secret: str, limits: Limits, metrics: Metrics, news: News) -> None:
         self.version = 0
         self.models: dict[str, Model] = {}
         self.by_name: dict[str, Model] = {}
-        self.changed = True
+        self._changed = True
         """Something happened since the last report."""
         self._secret = secret
         self._limits = limits
         self._metrics = metrics
-        self._report_now = report_now
+        self._news = news
         self._replicas: dict[str, Replica] = {}
         self._retired: set[Replica] = set()
         self._totals: dict[str, Totals] = {}
@@ -135,6 +147,7 @@ class Fleet:
                 model = Model(route, self._totals_of(route.model), self._limits)
             model.route = route
             model.replicas = [self._replica_for(item) for item in route.replicas]
+            model.standings = [replica.standing for replica in model.replicas]
             slots.update({item.route.slot: item for item in model.replicas})
             self.models[route.model] = model
         for slot, replica in self._replicas.items():
@@ -146,7 +159,17 @@ class Fleet:
         self._turn_away(before)
         for model in self.models.values():
             self.dispatch(model)
-        self._report_now()
+        self._news.report_now()
+
+    def mark_changed(self) -> None:
+        """Something happened that the next report will tell; cheap when told already."""
+        if not self._changed:
+            self._changed = True
+            self._news.report_soon()
+
+    def is_busy(self) -> bool:
+        """Whether tokens may be coming, which nothing else tells."""
+        return any(model.calls for model in self.models.values())
 
     def listed_names(self) -> list[str]:
         """The first name of every model, in order."""
@@ -154,13 +177,9 @@ class Fleet:
 
     def submit(self, model: Model, call: Dispatchable) -> None:
         """A new request, or one that comes back without a byte from a replica."""
-        first = model.queue.first()
+        first = model.queue.first() if model.queue else None
         if first is None or call.number < first.number:
-            standing = choose(
-                [replica.standing for replica in model.replicas],
-                headroom=self._limits.headroom,
-                avoid=call.tried,
-            )
+            standing = choose(model.standings, headroom=self._limits.headroom, avoid=call.tried)
             if standing is not None:
                 self._give(model, call, self._replicas[standing.slot])
                 return
@@ -169,26 +188,25 @@ class Fleet:
     def withdraw(self, model: Model, call: Dispatchable) -> None:
         """A held request whose client has gone."""
         if model.queue.discard(call):
-            self.changed = True
+            self.mark_changed()
 
     def release(self, model: Model, replica: Replica, call: Dispatchable) -> None:
         """A request has left its replica, whatever the end."""
         replica.standing.in_flight -= 1
         replica.calls.discard(call)
         model.calls.discard(call)
-        self.changed = True
+        self.mark_changed()
         if not replica.calls:
             if replica.state() is ReplicaState.DRAINING:
-                self._report_now()
+                self._news.report_now()
             self._retired.discard(replica)
-        if len(model.queue):
+        if model.queue:
             self.dispatch(model)
 
     def dispatch(self, model: Model) -> None:
         """Gives held requests out while a replica has room."""
-        standings = [replica.standing for replica in model.replicas]
         while (call := model.queue.first()) is not None:
-            standing = choose(standings, headroom=self._limits.headroom, avoid=call.tried)
+            standing = choose(model.standings, headroom=self._limits.headroom, avoid=call.tried)
             if standing is None:
                 return
             model.queue.discard(call)
@@ -197,11 +215,11 @@ class Fleet:
     def expire(self, now: float) -> None:
         """Turns away what has waited too long."""
         for model in self.models.values():
-            if not len(model.queue):
+            if not model.queue:
                 continue
             for call in model.queue.expired(now):
                 model.queue.discard(call)
-                self.changed = True
+                self.mark_changed()
                 call.refuse(waited_in_vain(model.name, self._limits.queue_seconds, model.route.message))
 
     def close_idle_connections(self, before: float) -> None:
@@ -209,9 +227,13 @@ class Fleet:
         for replica in self._replicas.values():
             replica.pool.close_idle(before)
 
+    def has_idle_connections(self) -> bool:
+        """Whether hygiene has work left."""
+        return any(replica.pool.has_idle() for replica in self._replicas.values())
+
     def report(self, gateway: str) -> LoadReport:
         """What the gateway sees now; the next report counts its peak anew."""
-        self.changed = False
+        self._changed = False
         replicas = {**{item.route.slot: item for item in self._retired}, **self._replicas}
         return LoadReport(
             gateway=gateway,
@@ -231,12 +253,14 @@ class Fleet:
 
     def on_replica_changed(self, replica: Replica, *, important: bool) -> None:
         """A replica rose, fell, or may get requests again."""
-        self.changed = True
+        self.mark_changed()
         model = next((item for item in self.models.values() if replica in item.replicas), None)
         if important:
-            if replica.state() is ReplicaState.DEAD and model is not None:
+            load = replica.load()
+            log.warning("replica %s: %s %s", replica.route.slot, load.state, load.detail)
+            if load.state is ReplicaState.DEAD and model is not None:
                 self._metrics.deaths.add((model.name,))
-            self._report_now()
+            self._news.report_now()
         if model is not None:
             self.dispatch(model)
 
@@ -245,7 +269,7 @@ class Fleet:
         replica.calls.add(call)
         model.calls.add(call)
         model.touch_peak()
-        self.changed = True
+        self.mark_changed()
         call.assign(replica)
 
     def _hold(self, model: Model, call: Dispatchable) -> None:
@@ -255,12 +279,12 @@ class Fleet:
         elif model.queue.is_full() and not call.tried:
             call.refuse(queue_full(model.name, self._limits.queue_requests))
         else:
-            first = not len(model.queue)
+            first = not model.queue
             model.queue.push(call, time.monotonic())
             model.touch_peak()
-            self.changed = True
+            self.mark_changed()
             if first:
-                self._report_now()
+                self._news.report_now()
 
     def _turn_away(self, before: dict[str, Model]) -> None:
         for name, model in before.items():

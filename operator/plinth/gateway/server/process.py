@@ -36,9 +36,9 @@ class GatewayProcess:
             on_table=self._on_table,
             on_shutdown=self.drain,
             make_report=lambda: self.core.fleet.report(self.core.identity),
-            has_changed=lambda: self.core.fleet.changed,
+            is_busy=lambda: self.core.fleet.is_busy(),  # noqa: PLW0108 - the core comes after
         )
-        self.core = Core(secret=secret, limits=options.limits, report_now=self.control.report_now)
+        self.core = Core(secret=secret, limits=options.limits, news=self.control)
         self.address = ("", 0)
         """Where clients reach it, once started."""
         self._servers: list[asyncio.Server] = []

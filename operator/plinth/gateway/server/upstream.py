@@ -8,6 +8,8 @@ from typing import Protocol
 
 from plinth.gateway.protocol.response import ResponseError, ResponseReader
 
+COPIED_BYTES = 64 * 1024
+"""Below this, one copy is cheaper than a second call into the kernel."""
 STALE_SECONDS = 1.0
 """A reused connection that closes this soon after a request was most likely closed before it: a keep-alive race."""
 
@@ -77,8 +79,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange = exchange
         self._sent = time.monotonic()
         self.reader.begin()
-        self.transport.write(head)
-        self.transport.write(body)
+        if len(body) < COPIED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
 
     def pause(self) -> None:
         """Reads no more until `resume`: the client is slower than the replica."""
@@ -144,6 +149,10 @@ class ConnectionPool:
         connection.reused = True
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
+
+    def has_idle(self) -> bool:
+        """Whether any connection waits for work."""
+        return bool(self._idle)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Drops a connection that is gone."""

@@ -17,6 +17,7 @@ import xllamacpp
 from plinth.tests.gateway.harness import (
     SECRET,
     Rig,
+    eventually,
     hang,
     make_model,
     make_replica,
@@ -71,7 +72,7 @@ async def test_chat_and_completions_answer_with_usage(tmp_path: Path, engine: An
         text = await client.completions.create(model="team/tiny", prompt="Once", max_tokens=4)
         listed = [model.id async for model in client.models.list()]
         found = await client.models.retrieve("team/tiny")
-        await asyncio.sleep(0.6)
+        await eventually(lambda: rig.controller.last.models["team/tiny"].completed_total == 2)
         load = rig.controller.last.models["team/tiny"]
     assert chat.choices[0].message.content
     assert chat.usage is not None

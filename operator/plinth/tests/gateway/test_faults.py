@@ -119,6 +119,7 @@ async def test_a_stream_that_breaks_ends_with_one_error_event_and_is_never_repla
         async with running_gateway(tmp_path, table) as rig:
             got = await rig.ask(body=STREAMING)
             broken = await rig.metric("plinth_gateway_broken_streams_total")
+            tokens = rig.gateway.core.fleet.models["team/tiny"].load().output_tokens_total
     assert got.complete  # well framed to the end
     assert got.body.startswith(event("t0") + event("t1"))
     last = got.body.split(b"\n\n")[-2]
@@ -126,6 +127,7 @@ async def test_a_stream_that_breaks_ends_with_one_error_event_and_is_never_repla
     assert b"[DONE]" not in got.body
     assert good.seen == []
     assert broken == 1
+    assert tokens == 2
 
 
 @scenario

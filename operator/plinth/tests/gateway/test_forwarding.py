@@ -8,6 +8,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+from plinth.domain.traffic import Availability
 from plinth.tests.gateway.harness import (
     MODEL,
     SECRET,
@@ -16,6 +17,7 @@ from plinth.tests.gateway.harness import (
     Upstream,
     answer,
     event,
+    eventually,
     framed,
     make_model,
     make_replica,
@@ -316,3 +318,27 @@ async def test_the_metrics_are_fed(tmp_path: Path) -> None:
     ):
         assert line in text
     assert "process_resident_memory_bytes" in text
+
+
+@scenario
+async def test_thousands_of_pipelined_requests_that_are_refused_at_once_are_all_answered(
+    tmp_path: Path,
+) -> None:
+    refused = make_model(availability=Availability.REFUSED, message="no GPU")
+    async with running_gateway(tmp_path, make_table(refused)) as rig:
+        connection = await rig.connect()
+        connection.send(request_bytes() * 2000)
+        statuses = {(await connection.answer()).status for _ in range(2000)}
+    assert statuses == {503}
+
+
+@scenario
+async def test_idle_connections_are_let_go_after_the_last_client_has_left(tmp_path: Path) -> None:
+    async with (
+        replicas(None) as (upstream,),
+        running_gateway(
+            tmp_path, make_table(make_model(make_replica(upstream.port))), pool_idle_seconds=0.3
+        ) as rig,
+    ):
+        await rig.ask()
+        await eventually(lambda: len(upstream.writers) == 1, 3)  # the sentinel's

@@ -8,7 +8,10 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from plinth.domain.traffic import Availability, ReplicaState
+from plinth.gateway.server import control
 from plinth.tests.gateway.harness import (
     MODEL,
     STREAMING,
@@ -194,16 +197,41 @@ async def test_totals_and_objectives_are_counted_and_never_fall(tmp_path: Path) 
 
 @scenario
 async def test_reports_come_at_least_every_two_seconds_and_not_much_more_often_when_quiet(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert (control.BUSY_SECONDS, control.QUIET_SECONDS) == (0.5, 2.0)
+    monkeypatch.setattr(control, "QUIET_SECONDS", 0.4)
     async with running_gateway(tmp_path, make_table(make_model())) as rig:
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.6)
         before = len(rig.controller.reports)
-        await asyncio.sleep(4.3)
+        await asyncio.sleep(1.5)
         times = [at for at, _ in rig.controller.reports[before - 1 :]]
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert len(gaps) == 2
-    assert max(gaps) < 2.1
+    assert 2 <= len(gaps) <= 4
+    assert min(gaps) > 0.3
+
+
+@scenario
+async def test_a_change_after_a_quiet_time_is_reported_within_half_a_second(tmp_path: Path) -> None:
+    async with (
+        replicas(None) as (upstream,),
+        running_gateway(tmp_path, make_table(make_model(make_replica(upstream.port)))) as rig,
+    ):
+        await asyncio.sleep(0.7)
+        assert (await rig.ask()).status == 200
+        took = await eventually(lambda: rig.controller.last.models[MODEL].completed_total == 1)
+    assert took < 0.7
+
+
+@scenario
+async def test_reports_follow_twice_a_second_while_a_stream_runs(tmp_path: Path) -> None:
+    async with (
+        replicas(stream(120, every=0.01)) as (upstream,),
+        running_gateway(tmp_path, make_table(make_model(make_replica(upstream.port)))) as rig,
+    ):
+        await rig.ask(body=STREAMING)
+        live = [r.models[MODEL].output_tokens_total for _, r in rig.controller.reports if r.models]
+    assert len({count for count in live if 0 < count < 120}) >= 2
 
 
 @scenario
