@@ -1,4 +1,4 @@
-"""When which stack is measured how: the phases of the comparison, sized for one short lease of two GPUs.
+"""When which stack is measured how: the phases of the comparison, sized for twenty-odd minutes on two GPUs.
 
 Every step carries the seconds that it is expected to take, so that the run can tell what still fits.
 """

@@ -40,6 +40,8 @@ from synthetic_model import write_model
 
 import plinth
 
+COMMAND = "bash e2e/benchmarks/gpu_run.sh"
+"""How the run is repeated: on a GPU machine by this script, which starts this module with its folders."""
 THROUGHPUT_GOAL = ">=0.97"
 TTFT_GOAL = "<=1.05"
 SERVED_NAME = "bench"
@@ -193,6 +195,16 @@ def _note_engines(journal: Journal, phase: Phase, bare: BareVllm, plinth: Plinth
     journal.say(f"{phase.name}: engine configurations read: {all(configs.values())}; differ in {differences}")
 
 
+def engine_environment() -> dict[str, str]:
+    """The variables that both engines see alike; paths say nothing about speed and are left out."""
+    named = ("VLLM_", "NCCL_", "TORCH_SYMM", "NVSHMEM_")
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(named) and not value.startswith("/")
+    }
+
+
 def measure(journal: Journal, phase: Phase, stacks: Sequence[Stack]) -> None:
     """Warm up, then repeat; the order of the stacks turns round each time."""
     for stack in stacks:
@@ -344,7 +356,7 @@ def _record(
         goal=goal,
         peers={**peers, "ratios": ratios, "medians": medians},
         versions=versions(),
-        command=records.this_command(),
+        command=COMMAND,
     )
 
 
