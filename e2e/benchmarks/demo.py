@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from records import Record, installed_versions, this_command, write_records
@@ -102,7 +103,7 @@ def running(root: Path) -> Iterator[Fleet]:
         fleet.clear()
 
 
-def roomy(**spec: object) -> dict[str, object]:
+def roomy(**spec: Any) -> dict[str, Any]:
     objectives = {"contextTokens": 2048, "concurrency": 20, "inputTokens": 256, "outputTokens": 1600}
     return make_model(objectives=objectives, **spec)
 

@@ -18,14 +18,10 @@ import time
 from pathlib import Path
 
 import uvloop
+from records import Record, installed_versions, this_command, write_records
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "operator")]
-
-from e2e.benchmarks.records import Record, installed_versions, this_command, write_records  # noqa: E402 - path first
-
-from plinth.domain.control_lines import encode_table  # noqa: E402 - as above
-from plinth.domain.traffic import (  # noqa: E402 - as above
+from plinth.domain.control_lines import encode_table
+from plinth.domain.traffic import (
     Availability,
     ModelRoute,
     ObjectiveRoute,
@@ -34,6 +30,7 @@ from plinth.domain.traffic import (  # noqa: E402 - as above
     RouteTable,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 REQUESTS, CONNECTIONS = 12_000, 32
 STREAMS, CHUNKS, CHUNK_SECONDS = 100, 120, 0.02
 REPEATS = 3

@@ -7,7 +7,6 @@ from typing import Any
 from ray import serve
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0})
 class Trivial:
     """Answers its own name."""
 
@@ -17,4 +16,5 @@ class Trivial:
 
 def build(args: dict[str, Any]) -> serve.Application:
     """An application; `args` only tells one from another."""
-    return Trivial.options(name=f"trivial{args['n']}").bind()
+    name = f"trivial{args['n']}"
+    return serve.deployment(name=name, ray_actor_options={"num_cpus": 0})(Trivial).bind()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from plinth.cluster.ray_rest import CapacityAway
 from plinth.controllers.execute import execute
-from plinth.controllers.gather import Gatherer, Ports
-from plinth.controllers.ports import Statuses
+from plinth.controllers.gather import Gatherer
+from plinth.controllers.ports import Ports, Statuses
 from plinth.controllers.status import make_statuses
 from plinth.desired.serve_config import ServeSettings
 from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
@@ -72,18 +72,16 @@ class FleetCycle:
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
         plan = compute_plan(snapshot, started)
-        put = False
         try:
-            executed = await execute(
+            put = await execute(
                 plan,
                 serve=self.gatherer.serve,
                 settings=self.settings(),
-                capacity=self.ports.capacity,
-                gateway=self.ports.gateway,
-                capacity_known=snapshot.capacity_known,
+                ports=self.ports,
+                snapshot=snapshot,
             )
-            put = executed.put
         except CapacityAway as error:
+            put = False
             log.warning("the plan could not be applied, the next pass tries again: %s", error)
         statuses = make_statuses(snapshot, plan, resources, started)
         self.ports.store.write(statuses)

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from plinth.controllers.ports import Capacity, Gateway
-from plinth.desired.serve_config import ServeSettings, same_config, serve_config
-from plinth.domain.fleet import FleetPlan, SlotName
-
-
-@dataclass(frozen=True, kw_only=True)
-class Executed:
-    """What a pass did."""
-
-    table_version: int
-    put: bool
-    """Whether Ray was given a new config."""
+from plinth.controllers.ports import Ports
+from plinth.desired.serve_config import ServeSettings, deployed_configs, same_config, serve_config
+from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotName
+from plinth.domain.traffic import LoadReport
 
 
 async def execute(
     plan: FleetPlan,
     *,
-    serve: Mapping[str, Any],
+    serve: Mapping[str, Any] | None,
     settings: ServeSettings,
-    capacity: Capacity,
-    gateway: Gateway,
-    capacity_known: bool,
-) -> Executed:
-    """Routes first, so that no request is sent to a replica that is about to go; then Ray. Raises CapacityAway."""
-    version = gateway.send(plan.routes)
-    if not capacity_known:
-        return Executed(table_version=version, put=False)
-    config = serve_config(plan, settings, foreign=foreign_applications(serve))
+    ports: Ports,
+    snapshot: FleetSnapshot,
+) -> bool:
+    """Routes first, so that no request is sent to a replica that is about to go; then Ray.
+
+    Returns whether Ray was given a new config. Raises CapacityAway.
+    """
+    if serve is not None or _routes_to_nobody(snapshot.report):
+        ports.gateway.send(plan.routes)
+    if serve is None or not snapshot.capacity_known:
+        return False
+    foreign = foreign_applications(serve)
+    config = serve_config(plan, settings, foreign=foreign, deployed=deployed_configs(serve))
     if same_config(config, serve):
-        return Executed(table_version=version, put=False)
-    await capacity.apply(config)
-    return Executed(table_version=version, put=True)
+        return False
+    await ports.capacity.apply(config)
+    return True
+
+
+def _routes_to_nobody(report: LoadReport | None) -> bool:
+    """Whether the gateway is known to have no replica: one that outlived a restart of ours goes on with its own."""
+    return report is not None and not report.replicas
 
 
 def foreign_applications(serve: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -14,15 +14,7 @@ from typing import Any
 from plinth.api.v1alpha1 import ModelDeployment
 from plinth.cluster.ray_rest import CapacityAway
 from plinth.controllers.memory import Memory
-from plinth.controllers.ports import (
-    Capacity,
-    DesiredModel,
-    Gateway,
-    ModelReader,
-    Replicas,
-    Resources,
-    ResourceStore,
-)
+from plinth.controllers.ports import DesiredModel, Ports, Resources
 from plinth.desired.serve_config import parse_slot
 from plinth.domain.fleet import EngineReport, FleetSnapshot, Model, ModelKey, Node, Slot, SlotName, SlotPhase
 from plinth.domain.traffic import LoadReport, ReplicaState
@@ -33,25 +25,14 @@ READY_POLL_SECONDS = 5.0
 LOG_LINES_READ = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """The cycle's whole outside."""
-
-    store: ResourceStore
-    capacity: Capacity
-    replicas: Replicas
-    gateway: Gateway
-    models: ModelReader
-
-
 @dataclass
 class Gatherer:
     """Reads the ports; keeps the last answers of replicas and of Ray, for when they are silent."""
 
     ports: Ports
     memory: Memory = field(default_factory=Memory)
-    serve: Mapping[str, Any] = field(default_factory=dict)
-    """Ray's last answer about applications; what is to be PUT is compared with it."""
+    serve: Mapping[str, Any] | None = None
+    """Ray's last answer about applications, which a PUT is compared with; None before the first one."""
     _nodes: tuple[Node, ...] = ()
     _slots: tuple[Slot, ...] = ()
     _reports: dict[SlotName, tuple[float, EngineReport]] = field(default_factory=dict)
@@ -97,7 +78,8 @@ class Gatherer:
             return False
         self.serve = observation.serve
         self._nodes = observation.nodes
-        found = list(read_slots(observation.serve))
+        known = {slot.name: slot for slot in self._slots}
+        found = [_keep_place(each, known.get(each.slot.name)) for each in read_slots(observation.serve)]
         self._forget_all_but(slot.slot.name for slot in found)
         self._slots = tuple(await asyncio.gather(*(self._complete(each, now) for each in found)))
         return True
@@ -164,7 +146,7 @@ class Gatherer:
             artifact=self.ports.models.read(desired.resource),
             answered_revision=desired.resource.status.answered_revision,
             window=self.memory.window(key),
-            failure=self.memory.of(key).failure,
+            failure=self.memory.of(key).failures.get(desired.resource.status.revision),
             invalid_edit=desired.invalid_edit,
         )
 
@@ -181,6 +163,14 @@ class FoundSlot:
 
     slot: Slot
     actor_id: str | None
+
+
+def _keep_place(found: FoundSlot, known: Slot | None) -> FoundSlot:
+    """Ray forgets the config of what it is deleting, yet the replica holds its place until it is gone."""
+    if found.slot.phase is not SlotPhase.STOPPING or known is None:
+        return found
+    slot = replace(found.slot, spec=known.spec, needs=known.needs, node_id=known.node_id)
+    return replace(found, slot=slot)
 
 
 def key_of(resource: ModelDeployment) -> ModelKey:

@@ -22,7 +22,8 @@ class ModelMemory:
     samples: deque[tuple[float, int]] = field(default_factory=deque)
     watched_since: float | None = None
     counts: deque[tuple[float, ModelLoad]] = field(default_factory=deque)
-    failure: FailureRecord | None = None
+    failures: dict[str, FailureRecord] = field(default_factory=dict)
+    """By revision: the death of an old replica says nothing about the new revision."""
 
 
 @dataclass
@@ -93,13 +94,11 @@ class Memory:
             memory = self.of(slot.name.model)
             if slot.phase is SlotPhase.FAILED and slot.name not in self.failed:
                 self.failed.add(slot.name)
-                memory.failure = _one_more(memory.failure, slot, now)
-            if (
-                slot.phase is SlotPhase.READY
-                and memory.failure
-                and memory.failure.revision == slot.name.revision
-            ):
-                memory.failure = None
+                revision = slot.name.revision
+                memory.failures[revision] = _one_more(memory.failures.get(revision), slot, now)
+            if slot.phase is SlotPhase.READY:
+                self.ready_since.setdefault(slot.name, now)
+                memory.failures.pop(slot.name.revision, None)
         names = {slot.name for slot in slots}
         self.failed &= names
         for times in (self.first_seen, self.ready_since, self.draining_since):
@@ -108,5 +107,5 @@ class Memory:
 
 
 def _one_more(before: FailureRecord | None, slot: Slot, now: float) -> FailureRecord:
-    count = before.count + 1 if before and before.revision == slot.name.revision else 1
+    count = before.count + 1 if before else 1
     return FailureRecord(revision=slot.name.revision, count=count, last_at=now, message=slot.message)

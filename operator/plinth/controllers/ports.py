@@ -85,3 +85,14 @@ class ModelReader(Protocol):
 
     def forget_all_but(self, models: Iterable[ModelDeployment]) -> None:
         """Drop what is kept of models that no longer exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """The cycle's whole outside."""
+
+    store: ResourceStore
+    capacity: Capacity
+    replicas: Replicas
+    gateway: Gateway
+    models: ModelReader

@@ -22,7 +22,7 @@ from plinth.cluster.replica_rest import ReplicaRest
 from plinth.cluster.state_dir import Instance, ProcessRef, StateDir
 from plinth.cluster.status_db import StatusDB
 from plinth.controllers.cycle import FleetCycle, Pass
-from plinth.controllers.gather import Ports
+from plinth.controllers.ports import Ports
 from plinth.desired.serve_config import ServeSettings
 from plinth.runtime.capacity import CurrentRay
 from plinth.runtime.folder_resources import FolderResources

@@ -76,11 +76,11 @@ def test_a_failed_slot_counts_once_and_the_next_one_again() -> None:
     first, second = make_slot(0, SlotPhase.FAILED, message="no memory"), make_slot(1, SlotPhase.FAILED)
     for now in (1.0, 2.0):
         memory.take_slots((first,), now)
-    failure = memory.of(KEY).failure
+    failure = memory.of(KEY).failures.get("aaaa")
     assert failure is not None
     assert (failure.count, failure.last_at, failure.message) == (1, 1.0, "no memory")
     memory.take_slots((second,), 9.0)
-    failure = memory.of(KEY).failure
+    failure = memory.of(KEY).failures.get("aaaa")
     assert failure is not None
     assert (failure.count, failure.last_at) == (2, 9.0)
 
@@ -89,18 +89,17 @@ def test_failures_of_another_revision_start_at_one() -> None:
     memory = Memory()
     memory.take_slots((make_slot(0, SlotPhase.FAILED),), 1.0)
     memory.take_slots((make_slot(0, SlotPhase.FAILED, revision="bbbb"),), 2.0)
-    failure = memory.of(KEY).failure
-    assert failure is not None
-    assert (failure.revision, failure.count) == ("bbbb", 1)
+    failures = memory.of(KEY).failures
+    assert {revision: failure.count for revision, failure in failures.items()} == {"aaaa": 1, "bbbb": 1}
 
 
 def test_a_ready_replica_of_the_revision_clears_its_failures_but_an_old_ones_does_not() -> None:
     memory = Memory()
     memory.take_slots((make_slot(0, SlotPhase.FAILED),), 1.0)
     memory.take_slots((make_slot(0, SlotPhase.READY, revision="old"),), 2.0)
-    assert memory.of(KEY).failure is not None
+    assert memory.of(KEY).failures
     memory.take_slots((make_slot(1, SlotPhase.READY),), 3.0)
-    assert memory.of(KEY).failure is None
+    assert memory.of(KEY).failures == {}
 
 
 def test_slots_that_are_gone_are_forgotten() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from plinth.api.v1alpha1 import Condition, ModelDeploymentStatus
 from plinth.desired.statuses import date_conditions, format_time, model_status, pool_status
-from plinth.domain.fleet import FleetSnapshot, SlotPhase, Verdict
+from plinth.domain.fleet import FleetSnapshot, Slot, SlotPhase, Verdict
 from plinth.domain.planner import compute_plan
 from plinth.domain.quantities import MIB
 from plinth.tests.domain.builders import (
@@ -28,7 +28,7 @@ def status_of(snapshot: FleetSnapshot, now: float = NOW) -> ModelDeploymentStatu
     return model_status(plan.models[0], snapshot.models[0].resource, snapshot, plan, now)
 
 
-def replica(ordinal: int = 0, **changes: Any):  # noqa: ANN201 - make_slot's own type
+def replica(ordinal: int = 0, **changes: Any) -> Slot:
     return make_slot(
         FRESH.revision, ordinal, spec=FRESH.spec, memory_bytes=FRESH.slots[0].needs.memory_bytes, **changes
     )

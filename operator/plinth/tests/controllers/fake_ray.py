@@ -1,0 +1,137 @@
+"""A Ray with behaviour: applications take time to start and to go, replicas can be killed, and Ray can be away.
+
+Answers in the real one's shape; `capacity_contract` is run on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from plinth.cluster.ray_rest import CapacityAway, CapacityObservation, read_node
+from plinth.domain.fleet import EngineReport, SlotPhase
+
+NODE_ID = "aa" * 28
+GIB = 2**30
+
+
+def make_node_row(node_id: str = NODE_ID, *, memory_gib: int = 16) -> dict[str, Any]:
+    return {
+        "state": "ALIVE",
+        "node_id": node_id,
+        "node_ip": "127.0.0.1",
+        "labels": {"ray.io/node-id": node_id},
+        "resources_total": {"CPU": 2.0, "memory": float(memory_gib * GIB)},
+    }
+
+
+class FakeRay:
+    """Behind the `Capacity` and `Replicas` ports. `clock` is the test's own time."""
+
+    def __init__(self, *, start_seconds: float = 3.0, stop_seconds: float = 1.0) -> None:
+        self.now = 0.0
+        self.away = False
+        self.puts: list[dict[str, Any]] = []
+        self.broken: dict[str, str] = {}
+        """Engine failure by revision."""
+        self.node_rows = [make_node_row()]
+        self._start_seconds = start_seconds
+        self._stop_seconds = stop_seconds
+        self._applications: dict[str, dict[str, Any]] = {}
+        self._ports = iter(range(30_000, 31_000))
+
+    async def observe(self) -> CapacityObservation:
+        self._refuse_when_away()
+        for name in [
+            name for name, app in self._applications.items() if app.get("gone_at", 1e18) <= self.now
+        ]:
+            del self._applications[name]
+        serve = {
+            "applications": {name: self._details(name, app) for name, app in self._applications.items()},
+            "target_groups": [self._targets(name, app) for name, app in self._applications.items()],
+        }
+        return CapacityObservation(nodes=tuple(map(read_node, self.node_rows)), serve=serve)
+
+    async def apply(self, config: Mapping[str, Any]) -> None:
+        self._refuse_when_away()
+        self.puts.append(deepcopy(dict(config)))
+        wanted = {each["name"]: each for each in config["applications"]}
+        for name, app in self._applications.items():
+            if name not in wanted:
+                app.setdefault("gone_at", self.now + self._stop_seconds)
+        for name, app_config in wanted.items():
+            if name not in self._applications or self._applications[name]["config"] != app_config:
+                self._applications[name] = {
+                    "config": deepcopy(app_config),
+                    "put_at": self.now,
+                    "port": next(self._ports),
+                    "dead": [],
+                }
+
+    async def read_log(self, actor_id: str, *, lines: int) -> str:
+        self._refuse_when_away()
+        return f"INFO starting\nRuntimeError: {actor_id} ran out of luck\n"[-lines * 100 :]
+
+    async def report(self, host: str, port: int, slot: str) -> EngineReport | None:
+        app = self._applications.get(slot)
+        if app is None or (host, port) != ("127.0.0.1", app["port"]):
+            return None
+        revision = slot.split(".")[2]
+        if revision in self.broken:
+            return EngineReport(phase=SlotPhase.FAILED, message=self.broken[revision])
+        if self.now - app["put_at"] < self._start_seconds:
+            return EngineReport(phase=SlotPhase.LOADING, bytes_done=1, bytes_total=2, eta_seconds=1)
+        return EngineReport(phase=SlotPhase.READY)
+
+    def kill(self, name: str) -> None:
+        """Its process dies; Serve would start another in its place."""
+        app = self._applications[name]
+        app["dead"].append({"actor_id": f"actor-{name}", "state": "STOPPED", "pid": 1})
+        app["put_at"] = self.now
+
+    def lose_everything(self) -> None:
+        """Ray died and was started anew."""
+        self._applications.clear()
+
+    def remove_behind_our_back(self, name: str) -> None:
+        """Somebody else's `serve delete`."""
+        del self._applications[name]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(name for name, app in self._applications.items() if "gone_at" not in app)
+
+    def _refuse_when_away(self) -> None:
+        if self.away:
+            raise CapacityAway("Ray does not answer")
+
+    def _is_running(self, app: dict[str, Any]) -> bool:
+        return bool(self.now - app["put_at"] >= self._start_seconds / 3)
+
+    def _details(self, name: str, app: dict[str, Any]) -> dict[str, Any]:
+        deleting = "gone_at" in app
+        running = self._is_running(app)
+        replica = {"state": "RUNNING", "pid": 7, "node_id": NODE_ID, "actor_id": f"actor-{name}"}
+        return {
+            "name": name,
+            "status": "DELETING" if deleting else "RUNNING" if running else "DEPLOYING",
+            "message": "",
+            "deployed_app_config": None if deleting else deepcopy(app["config"]),
+            "deployments": {
+                "replica": {
+                    "message": "",
+                    "replicas": [replica] if running else [],
+                    "recent_dead_replicas": list(app["dead"]),
+                }
+            },
+        }
+
+    def _targets(self, name: str, app: dict[str, Any]) -> dict[str, Any]:
+        running = self._is_running(app)
+        target = (
+            {"ip": "127.0.0.1", "port": app["port"], "name": f"SERVE_REPLICA::{name}#replica#x"}
+            if running
+            else {"ip": "127.0.0.1", "port": 8000, "name": "SERVE_PROXY_ACTOR-x"}
+        )
+        return {"app_name": name, "protocol": "HTTP", "targets": [target]}
