@@ -55,7 +55,7 @@ def make_gate(args: ReplicaArgs) -> Gate:
 
 def make_engine(spec: EngineSpec, cache_dir: Path) -> seam.Engine:
     """The engine that the plan chose. Imported here: a llama.cpp replica never loads vLLM's code, nor torch."""
-    if spec.engine is Engine.VLLM:
+    if spec.engine == Engine.VLLM:
         from plinth.engine.vllm import VllmEngine  # noqa: PLC0415 - see above
 
         return VllmEngine(spec, cache_dir)

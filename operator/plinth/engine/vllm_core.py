@@ -1,23 +1,43 @@
-"""Runs inside vLLM's engine core process: ends it when the replica that started it has ended, however it ended.
+"""Runs inside vLLM's engine core and worker processes, and sets two things right there.
 
-Stands in for `EngineCoreProc.run_engine_core` as the target of the core's process (see `plinth.engine.vllm`).
+A core ends when the replica that started it has ended, however it ended (vLLM's workers already end with their
+core). And torch's rendezvous store, which listens on all interfaces, listens where its clients look for it.
+
+`plinth.engine.vllm` makes `run_engine_core` the target of the core's process, that makes `run_worker` the target
+of the workers'. A new process imports vLLM afresh, so the originals are what is called here.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import threading
 from multiprocessing.connection import wait
 from typing import Any
 
+import torch.distributed
+from torch.distributed import rendezvous
 from vllm.v1.engine.core import EngineCoreProc
+from vllm.v1.executor.multiproc_executor import WorkerProc
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+_BACKLOG = 1024
 
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
     """Watch the parent from a thread, and be the engine core."""
     threading.Thread(target=_end_with_parent, name="end-with-replica", daemon=True).start()
-    EngineCoreProc.run_engine_core(*args, **kwargs)
+    run = EngineCoreProc.run_engine_core
+    rendezvous.TCPStore = loopback_store
+    WorkerProc.worker_main = staticmethod(run_worker)
+    run(*args, **kwargs)
+
+
+def run_worker(*args: Any, **kwargs: Any) -> None:
+    """Be a worker."""
+    rendezvous.TCPStore = loopback_store
+    WorkerProc.worker_main(*args, **kwargs)
 
 
 def _end_with_parent() -> None:
@@ -25,3 +45,14 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def loopback_store(*, host_name: str, port: int, is_master: bool, **options: Any) -> Any:
+    """A TCPStore; its server gets a socket that listens on loopback, if that is where it is asked for."""
+    if is_master and host_name in _LOOPBACK:
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(_BACKLOG)
+        options["master_listen_fd"] = listening.detach()
+    return torch.distributed.TCPStore(host_name=host_name, port=port, is_master=is_master, **options)

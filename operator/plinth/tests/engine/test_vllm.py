@@ -1,0 +1,187 @@
+"""Real vLLM, on the CPU, in the environment that e2e/vllm-cpu/setup.sh makes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from plinth.tests.engine.serving import LOOPBACK, SECRET, Served, listening_hosts
+
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[4]
+VENV = ROOT / ".venv-vllm"
+START_SECONDS = 600
+"""40 s on two idle cores, and many times that on busy ones."""
+SPEC = {
+    "engine": "VLLM",
+    "context_tokens": 1024,
+    "concurrency": 4,
+    "memory_bytes": 3 << 30,
+    "args": {"enforce-eager": "true"},
+}
+
+
+@contextmanager
+def replica(tmp_path: Path, changes: dict[str, object]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    assert VENV.exists(), "the vLLM environment is missing: bash e2e/vllm-cpu/setup.sh .venv-vllm"
+    cache = VENV / "model-cache"  # the conversion takes long; it goes when the environment is made anew
+    cache.mkdir(exist_ok=True)
+    (tmp_path / "cache").symlink_to(cache)
+    with (tmp_path / "worker.err").open("w") as log:
+        process = subprocess.Popen(
+            [
+                VENV / "bin" / "python",
+                "-m",
+                "plinth.tests.engine.run_replica",
+                tmp_path,
+                json.dumps(SPEC | changes),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        for pid in session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def session(leader: int) -> dict[int, str]:
+    """The living processes of a session, by pid, with their names."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            name, _, rest = (folder / "stat").read_text().rpartition(")")
+        except (OSError, ValueError):
+            continue
+        fields = rest.split()
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found[int(folder.name)] = name.partition("(")[2]
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def named(leader: int, part: str) -> int:
+    """The one process of a session with this in its name."""
+    (pid,) = [pid for pid, name in session(leader).items() if part in name]
+    return pid
+
+
+class Vllm(Served):
+    leader = 0
+    answers: Counter[str]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm]:
+    with replica(tmp_path_factory.mktemp("vllm"), {}) as (process, base):
+        headers = {"authorization": f"Bearer {SECRET}"}
+        async with aiohttp.ClientSession(headers=headers) as client:
+            served = Vllm(base, client)
+            served.leader = process.pid
+            served.answers = Counter()
+            deadline = time.monotonic() + START_SECONDS
+            while (state := await served.state())["phase"] != "Ready":
+                assert state["phase"] != "Failed", state
+                assert time.monotonic() < deadline, state
+                served.answers[state["phase"]] += 1
+                await asyncio.sleep(0.2)
+            yield served
+
+
+async def test_the_state_answers_while_vllm_starts(vllm: Vllm) -> None:
+    assert vllm.answers["Loading"] > 20
+
+
+async def test_every_served_name_answers(vllm: Vllm) -> None:
+    for name in ("chat", "team/chat"):
+        body = {"model": name, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        status, answer = await vllm.post("/v1/chat/completions", body)
+        assert (status, answer["usage"]["completion_tokens"]) == (200, 4)
+    status, answer = await vllm.post("/v1/completions", {"model": "other", "prompt": "Hi"})
+    assert status == 404
+    assert "other" in answer["error"]["message"]
+
+
+async def test_a_stream_ends_with_its_usage(vllm: Vllm) -> None:
+    body = {"model": "chat", "prompt": "Count:", "max_tokens": 12, "ignore_eos": True, "stream": True}
+    events, arrivals = [], []
+    options = {"stream_options": {"include_usage": True}}
+    async with vllm.session.post(vllm.base + "/v1/completions", json=body | options) as answer:
+        async for line in answer.content:
+            if line.startswith(b"data: "):
+                events.append(line.removeprefix(b"data: ").strip())
+                arrivals.append(time.monotonic())
+    assert events[-1] == b"[DONE]"
+    assert json.loads(events[-2])["usage"]["completion_tokens"] == 12
+    assert arrivals[-1] - arrivals[0] > 0.05, "all chunks came at once"
+
+
+async def test_only_the_inference_api_is_reachable(vllm: Vllm) -> None:
+    for path in ("/metrics", "/v1/models", "/tokenize", "/v1/embeddings", "/docs"):
+        async with vllm.session.get(vllm.base + path) as answer:
+            assert answer.status == 404
+
+
+async def test_nothing_listens_beyond_loopback(vllm: Vllm) -> None:
+    assert listening_hosts(session(vllm.leader)) == {LOOPBACK}
+
+
+async def test_a_client_that_hangs_up_stops_the_computing(vllm: Vllm) -> None:
+    body = {"model": "chat", "prompt": "Count:", "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    worker = named(vllm.leader, "VLLM::Worker")
+    async with vllm.session.post(vllm.base + "/v1/completions", json=body) as answer:
+        await answer.content.readline()
+        before = cpu_seconds(worker)
+        await asyncio.sleep(1)
+        computing = cpu_seconds(worker) - before
+        answer.close()
+    await asyncio.sleep(1)
+    before = cpu_seconds(worker)
+    await asyncio.sleep(1)
+    assert computing > 0.1
+    assert cpu_seconds(worker) - before < computing / 4
+
+
+async def test_at_last_the_death_of_its_core_is_reported(vllm: Vllm) -> None:
+    os.kill(named(vllm.leader, "VLLM::EngineCor"), signal.SIGKILL)
+    state = await vllm.until("Failed", seconds=10)
+    assert state["message"] == "vLLM's engine died (EngineDeadError)"
+    status, answer = await vllm.post("/v1/completions", {"model": "chat", "prompt": "Hi"})
+    assert (status, answer["error"]["code"]) == (503, "replica_not_ready")
+
+
+async def test_nothing_outlives_a_replica_that_is_killed(tmp_path: Path) -> None:
+    with replica(tmp_path, {}) as (process, _):
+        deadline = time.monotonic() + START_SECONDS
+        while not any("VLLM::Worker" in name for name in session(process.pid).values()):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            await asyncio.sleep(0.2)
+        os.kill(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while (left := session(process.pid)) and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        assert left == {}
