@@ -31,7 +31,8 @@ start() {
   fi
   # A later call replaces the working tree; what runs must not change under it.
   cp -r "$here/operator" "$here/e2e" "$work/"
-  echo "unpacked after $SECONDS s"
+  timeout 60 python3 -m compileall -q -j 0 "$HOME/site" "$work/operator" >/dev/null 2>&1
+  echo "unpacked and compiled after $SECONDS s"
   cd "$work" || return 1
   python3 -c 'import plinth.cli, plinth.engine.app, ray, vllm, torch; print("torch", torch.__version__, "GPUs", torch.cuda.device_count())' || return 1
   setsid nohup python3 e2e/benchmarks/gpu_stack.py --place "$work/run" "$@" >"$work/records.jsonl" 2>"$work/driver.log" </dev/null &
