@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import json
 import shutil
 import socket
 import subprocess
@@ -63,19 +63,13 @@ async def start_ray(
     """
     temp_dir = ray_temp_dir(instance)
     shutil.rmtree(temp_dir, ignore_errors=True)
-    gcs, dashboard, client, agent, proxy = _free_ports(5)
-    command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats"),
-        *("--node-ip-address=127.0.0.1", f"--port={gcs}", f"--ray-client-server-port={client}"),
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-        *(f"--dashboard-agent-listen-port={agent}", f"--temp-dir={temp_dir}"),
-        *(f"--labels={','.join(f'{key}={value}' for key, value in local_labels().items())}",),
-    ]
+    dashboard, proxy = _free_ports(2)
+    settings = {"dashboard_port": dashboard, "temp_dir": str(temp_dir), "labels": local_labels()}
+    command = [sys.executable, "-m", "plinth.engine.ray_head", json.dumps(settings)]
     environment = {
         **instance_environment(instance),
         **RAY_ENVIRONMENT,
         "RAY_AUTH_TOKEN_PATH": str(token_file),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     with log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(

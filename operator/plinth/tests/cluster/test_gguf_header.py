@@ -28,7 +28,9 @@ def encode_string(text: str) -> bytes:
 
 def encode_file(entries: list[tuple[str, int, bytes]], *, version: int = 3) -> bytes:
     head = b"GGUF" + struct.pack("<IQQ", version, 0, len(entries))
-    return head + b"".join(encode_string(key) + struct.pack("<I", kind) + value for key, kind, value in entries)
+    return head + b"".join(
+        encode_string(key) + struct.pack("<I", kind) + value for key, kind, value in entries
+    )
 
 
 def test_a_real_models_architecture_is_read() -> None:
