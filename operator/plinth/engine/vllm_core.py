@@ -9,6 +9,7 @@ of the workers'. A new process imports vLLM afresh, so the originals are what is
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import socket
@@ -17,26 +18,26 @@ from multiprocessing.connection import wait
 from typing import Any
 
 import torch.distributed
-from torch.distributed import rendezvous
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.executor.multiproc_executor import WorkerProc
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 _BACKLOG = 1024
+_RENDEZVOUS = importlib.import_module("torch.distributed.rendezvous")
+"""The module; `torch.distributed.rendezvous` as an attribute is a function."""
 
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
     """Watch the parent from a thread, and be the engine core."""
     threading.Thread(target=_end_with_parent, name="end-with-replica", daemon=True).start()
-    run = EngineCoreProc.run_engine_core
-    rendezvous.TCPStore = loopback_store
+    _keep_stores_on_loopback()
     WorkerProc.worker_main = staticmethod(run_worker)
-    run(*args, **kwargs)
+    EngineCoreProc.run_engine_core(*args, **kwargs)
 
 
 def run_worker(*args: Any, **kwargs: Any) -> None:
     """Be a worker."""
-    rendezvous.TCPStore = loopback_store
+    _keep_stores_on_loopback()
     WorkerProc.worker_main(*args, **kwargs)
 
 
@@ -45,6 +46,10 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _keep_stores_on_loopback() -> None:
+    vars(_RENDEZVOUS)["TCPStore"] = loopback_store
 
 
 def loopback_store(*, host_name: str, port: int, is_master: bool, **options: Any) -> Any:
