@@ -148,9 +148,10 @@ def listening_hosts(pids: Iterable[int]) -> set[str]:
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                hosts.add(fields[1].partition(":")[0])
+                hosts.add(fields[1].partition(":")[0].removeprefix(_IPV4_IN_IPV6))
     return hosts
 
 
+_IPV4_IN_IPV6 = "0000000000000000FFFF0000"
 LOOPBACK = "0100007F"
 """127.0.0.1, as /proc/net/tcp writes it."""
