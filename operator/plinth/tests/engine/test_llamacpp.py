@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -35,12 +34,16 @@ async def test_a_replica_is_ready_only_after_it_has_generated_a_token(tmp_path: 
         assert (await served.post("/v1/completions", body))[0] == 200
 
 
-async def test_the_state_answers_while_the_model_loads(tmp_path: Path) -> None:
+async def test_the_state_answers_while_llama_cpp_loads_and_cannot_be_interrupted(tmp_path: Path) -> None:
     async with serving(tmp_path, make_spec()) as served:
-        answers = Counter[str]()
-        while (phase := (await served.state())["phase"]) != "Ready":
-            answers[phase] += 1
-        assert answers["Loading"] >= 10, "xllamacpp holds Python's lock for its whole load of half a second"
+        while not child_processes():
+            await asyncio.sleep(0.005)
+        os.kill(child_process(), signal.SIGSTOP)  # a load that takes long, as far as the replica can tell
+        for _ in range(10):
+            assert (await served.state())["phase"] == "Loading"
+            await asyncio.sleep(0.02)
+        os.kill(child_process(), signal.SIGCONT)
+        await served.until("Ready")
 
 
 async def test_loading_is_measured_in_bytes_of_the_weights(tmp_path: Path) -> None:
@@ -177,8 +180,11 @@ async def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-def child_process() -> int:
-    """The llama.cpp process of the replica started last."""
+def child_processes() -> list[int]:
+    """The llama.cpp processes of this process's replicas, oldest first."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    servers = [pid for pid in children if b"llamacpp_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return int(servers[-1])
+    return [int(pid) for pid in children if b"llamacpp_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def child_process() -> int:
+    return child_processes()[-1]
