@@ -32,6 +32,8 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    # Halves what Ray adds to each streamed chunk: the engine's app runs in the replica's own event loop.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # The gateway drains a replica before it is removed; Ray need not wait another 30 s.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     # Engines print thousands of lines while they load; they stay in Ray's log files.

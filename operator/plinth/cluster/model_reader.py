@@ -14,9 +14,10 @@ from pathlib import Path
 
 from plinth.api.v1alpha1 import ModelDeployment, Reason
 from plinth.cluster.gguf_header import GGUFError, read_gguf_metadata
-from plinth.cluster.repositories import SourceError, open_repository
+from plinth.cluster.repositories import open_repository
 from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
 from plinth.domain.sources import Source, detect_format, parse_source, select_files
+from plinth.engine.seam import SourceError
 
 RETRY_SECONDS = 30.0
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Literal, Protocol, cast
 
-from huggingface_hub import HfApi, HfFileSystem
+import httpx2
+from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented, though not in __all__
+    build_hf_headers,
+    hf_raise_for_status,
+)
 
 from plinth.domain.sources import Source, SourceScheme
-
-
-class SourceError(Exception):
-    """Nothing to read at the source; the message says what was looked for and what would help."""
+from plinth.engine.seam import SourceError
+from plinth.engine.sources import package_folder, read_token
 
 
 class Repository(Protocol):
@@ -23,8 +26,8 @@ class Repository(Protocol):
     def sizes(self) -> Mapping[str, int]:
         """Every file's size in bytes, by its path inside the repository."""
 
-    def open(self, name: str) -> BinaryIO:
-        """One file, readable from its start without fetching all of it."""
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """One file, readable from its start on, without fetching all of it."""
 
 
 class FolderRepository:
@@ -43,7 +46,7 @@ class FolderRepository:
             if path.is_file()
         }
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
         """One file."""
         return (self._root if self._root.is_file() else self._root / name).open("rb")
 
@@ -53,48 +56,80 @@ class HubRepository:
 
     def __init__(self, source: Source, token: str | None) -> None:
         self._source = source
-        self._token = token
+        # `False` and never None: then no token that lies around on the machine is sent.
+        self._token: str | Literal[False] = token or False
+        self._commit: str | None = source.revision
 
     def sizes(self) -> Mapping[str, int]:
         """As the hub lists them. Raises SourceError."""
-        api = HfApi(token=self._token)
-        try:
-            info = api.model_info(self._source.origin, revision=self._source.revision, files_metadata=True)
-        except (HfHubHTTPError, OSError) as error:
-            raise SourceError(_hub_refusal(self._source, error)) from error
+        with self._refusals():
+            info = HfApi(token=self._token).model_info(
+                self._source.origin, revision=self._source.revision, files_metadata=True
+            )
+        self._commit = info.sha or self._commit
         return {each.rfilename: each.size or 0 for each in info.siblings or ()}
 
-    def open(self, name: str) -> BinaryIO:
-        """One file, fetched by ranges as it is read."""
-        revision = f"@{self._source.revision.replace('/', '%2F')}" if self._source.revision else ""
-        files = HfFileSystem(token=self._token, use_listings_cache=False)
-        return cast("BinaryIO", files.open(f"{self._source.origin}{revision}/{name}", "rb"))
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """One file, fetched only as far as it is read. Raises SourceError."""
+        url = hf_hub_url(self._source.origin, name, revision=self._commit)
+        headers = build_hf_headers(token=self._token)
+        with (
+            self._refusals(),
+            get_session().stream("GET", url, headers=headers, follow_redirects=True) as response,
+        ):
+            hf_raise_for_status(response)
+            yield cast("BinaryIO", ForwardStream(response.iter_bytes()))
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (HfHubHTTPError, httpx2.TransportError, OSError) as error:
+            raise SourceError(_hub_refusal(self._source, error)) from error
+
+
+class ForwardStream:
+    """Bytes that come one piece after the other, read as a file that is never sought backwards."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._buffer = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes, fewer only at the end; all that is left without a size."""
+        while size < 0 or len(self._buffer) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                break
+            self._buffer += piece
+        end = len(self._buffer) if size < 0 else size
+        taken, self._buffer = self._buffer[:end], self._buffer[end:]
+        return taken
+
+    def seek(self, offset: int, whence: int) -> None:
+        """Skip forward from where it is (`whence` 1), keeping nothing."""
+        if whence != 1 or offset < 0:
+            raise ValueError("only reading on is possible")
+        while offset > len(self._buffer):
+            offset -= len(self._buffer)
+            self._buffer = next(self._pieces, b"")
+            if not self._buffer:
+                return
+        self._buffer = self._buffer[offset:]
 
 
 def open_repository(source: Source, *, credentials: str | None, secrets_dir: Path) -> Repository:
     """The repository behind a source; `credentials` is `name/key` of a Secret. Raises SourceError."""
     if source.scheme is SourceScheme.HF:
-        return HubRepository(source, _token(credentials, secrets_dir))
-    if source.scheme is SourceScheme.FILE:
-        root = Path(source.origin)
-        if not root.exists():
-            raise SourceError("no such file or folder on this machine")
-        return FolderRepository(root)
-    spec = find_spec(source.origin)
-    if spec is None or not spec.submodule_search_locations:
-        raise SourceError(f"no Python package named {source.origin} is installed here")
-    return FolderRepository(Path(spec.submodule_search_locations[0]))
-
-
-def _token(credentials: str | None, secrets_dir: Path) -> str | None:
-    if credentials is None:
-        return None
+        return HubRepository(source, read_token(credentials, secrets_dir))
     try:
-        return (secrets_dir / credentials).read_text().strip()
-    except OSError as error:
-        raise SourceError(
-            f"spec.model.credentials: cannot read the Secret's file secrets/{credentials}"
-        ) from error
+        root = Path(source.origin) if source.scheme is SourceScheme.FILE else package_folder(source.origin)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    if not root.exists():
+        raise SourceError("no such file or folder on this machine")
+    return FolderRepository(root)
 
 
 def _hub_refusal(source: Source, error: Exception) -> str:

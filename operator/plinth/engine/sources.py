@@ -33,35 +33,37 @@ class ModelFetcher:
         try:
             source = parse_source(self.source, self.revision)
             if source.scheme is SourceScheme.HF:
-                return fetch_repository(
-                    source, token=self._token(), cache_dir=self.cache_dir, progress=progress
-                )
+                token = read_token(self.credentials, self.secrets_dir)
+                return fetch_repository(source, token=token, cache_dir=self.cache_dir, progress=progress)
             return _local(source)
         except ValueError as error:
             raise SourceError(f"{self.source}: {error}") from None
 
-    def _token(self) -> str | None:
-        """The token, read now and held no longer than the download takes."""
-        if self.credentials is None:
-            return None
-        if self.secrets_dir is None:
-            raise SourceError(
-                f"model.credentials names {self.credentials}, and there is no folder of secrets"
-            )
-        try:
-            token = (self.secrets_dir / self.credentials).read_text().strip()
-        except OSError as error:
-            raise SourceError(
-                f"model.credentials: secret {self.credentials} cannot be read: {error.strerror}"
-            ) from None
-        if not token:
-            raise SourceError(f"model.credentials: secret {self.credentials} is empty")
-        return token
+
+def read_token(credentials: str | None, secrets_dir: Path | None) -> str | None:
+    """The token that `name/key` of the folder of secrets holds, read now and kept by nobody; None for none.
+
+    Raises:
+        SourceError: it cannot be read, or is empty.
+    """
+    if credentials is None:
+        return None
+    if secrets_dir is None:
+        raise SourceError(f"model.credentials names {credentials}, and there is no folder of secrets")
+    try:
+        token = (secrets_dir / credentials).read_text().strip()
+    except OSError as error:
+        raise SourceError(
+            f"model.credentials: secret {credentials} cannot be read: {error.strerror}"
+        ) from None
+    if not token:
+        raise SourceError(f"model.credentials: secret {credentials} is empty")
+    return token
 
 
 def _local(source: Source) -> LocalModel:
     if source.scheme is SourceScheme.PACKAGE:
-        return local_model(_package_folder(source.origin), source.file)
+        return local_model(package_folder(source.origin), source.file)
     path = Path(source.origin)
     if path.is_file():
         return local_model(path.parent, path.name)
@@ -70,7 +72,7 @@ def _local(source: Source) -> LocalModel:
     return local_model(path, None)
 
 
-def _package_folder(module: str) -> Path:
+def package_folder(module: str) -> Path:
     """Where a package's data lies, found without running any of its code."""
     found = importlib.util.find_spec(module)
     if found is None:
