@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fleet import Fleet, make_model
 
-from plinth.cluster.local_ray import RAY_ENVIRONMENT, RayProcess, ray_temp_dir, start_ray, stop_ray
+from plinth.cluster.local_ray import (
+    RAY_ENVIRONMENT,
+    RayProcess,
+    free_port,
+    start_ray,
+    stop_ray,
+)
 from plinth.cluster.processes import find_instance_processes, instance_environment
 from plinth.cluster.ray_rest import RayRest
 from plinth.desired.serve_config import ServeSettings
@@ -36,7 +44,10 @@ async def ray(tmp_path: Path) -> AsyncIterator[RayProcess]:
 
 async def add_node(token: Path) -> None:
     """A second node of the same Ray on this machine, with a memory of its own to hand out."""
-    address = (ray_temp_dir(instance()) / "ray_current_cluster").read_text().strip()
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in find_instance_processes(instance())]
+    address = next(
+        match[1] for match in map(re.compile(r"--gcs-address=([\d.:]+)").search, commands) if match
+    )
     environment = {**instance_environment(instance()), **RAY_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token)}
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}"]
     options = ["--node-ip-address=127.0.0.1", "--num-cpus=2", f"--memory={2**31}", "--disable-usage-stats"]
@@ -57,7 +68,7 @@ async def test_ray_keeps_the_capacity_contract_and_runs_each_replica_where_the_p
         secrets_dir=str(tmp_path),
         cache_dir=str(tmp_path / "cache"),
         http_host="127.0.0.1",
-        http_port=ray.proxy_port,
+        http_port=free_port(),
     )
     rest = RayRest(ray.dashboard, token)
     try:
@@ -71,6 +82,25 @@ async def test_ray_keeps_the_capacity_contract_and_runs_each_replica_where_the_p
     finally:
         await rest.close()
     assert listening_beyond_loopback() == []
+
+
+async def test_up_joins_a_ray_and_leaves_it_as_it_was(ray: RayProcess, tmp_path: Path, fleet: Fleet) -> None:
+    fleet.write(make_model())
+    joining = ("--ray", ray.dashboard, "--ray-token-file", str(tmp_path / "token"))
+    listening = ("--listen", f"127.0.0.1:{fleet.port}")
+    done = await asyncio.to_thread(
+        fleet.run, "up", str(fleet.folder), *listening, *joining, "--ask", "Say hello.", timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("> Say hello.")[1].strip()
+    assert ray.process.is_running()
+    rest = RayRest(ray.dashboard, tmp_path / "token")
+    try:
+        await capacity_contract.until(
+            rest, lambda: asyncio.sleep(0.5), lambda found: not found.serve["applications"]
+        )
+    finally:
+        await rest.close()
 
 
 def listening_beyond_loopback() -> list[str]:

@@ -52,8 +52,6 @@ class RayProcess:
 
     process: ProcessRef
     dashboard: str
-    proxy_port: int
-    """Where Serve's own HTTP proxy listens; nobody is sent there."""
 
 
 async def start_ray(
@@ -65,7 +63,7 @@ async def start_ray(
     """
     temp_dir = ray_temp_dir(instance)
     shutil.rmtree(temp_dir, ignore_errors=True)
-    dashboard, proxy = _free_ports(2)
+    dashboard = free_port()
     settings = {"dashboard_port": dashboard, "temp_dir": str(temp_dir), "labels": local_labels()}
     command = [sys.executable, "-m", "plinth.engine.ray_head", json.dumps(settings)]
     environment = {
@@ -85,7 +83,6 @@ async def start_ray(
     ray = RayProcess(
         process=ProcessRef.of("ray", process.pid),
         dashboard=f"http://127.0.0.1:{dashboard}",
-        proxy_port=proxy,
     )
     try:
         await _wait_until_it_answers(ray, process, token_file, log_file)
@@ -166,10 +163,9 @@ def _last_words(log_file: Path) -> str:
     return " | ".join(lines[-4:]) or "it wrote nothing"
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports free now; all are held until the last is found, so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

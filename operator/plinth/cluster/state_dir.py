@@ -74,8 +74,6 @@ class Instance(msgspec.Struct, frozen=True):
     """Ray's dashboard."""
     listen: str = ""
     """HOST:PORT that the gateway was told to listen on."""
-    ray_proxy_port: int = 0
-    """Where Ray Serve's own proxy listens."""
     processes: tuple[ProcessRef, ...] = ()
     started_at: float = 0.0
     """Unix seconds."""

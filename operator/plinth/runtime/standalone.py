@@ -15,13 +15,23 @@ from pathlib import Path
 
 from plinth.cluster.folder import FolderStore, watch
 from plinth.cluster.gateway_link import GatewayLink
-from plinth.cluster.local_ray import RayProcess, RayStartError, answers, end_leftovers, start_ray, stop_ray
+from plinth.cluster.local_ray import (
+    RayProcess,
+    RayStartError,
+    answers,
+    end_leftovers,
+    free_port,
+    start_ray,
+    stop_ray,
+)
 from plinth.cluster.model_reader import BackgroundModelReader
 from plinth.cluster.processes import end_processes
+from plinth.cluster.ray_rest import CapacityAway
 from plinth.cluster.replica_rest import ReplicaRest
 from plinth.cluster.state_dir import Instance, ProcessRef, StateDir
 from plinth.cluster.status_db import StatusDB
 from plinth.controllers.cycle import FleetCycle, Pass
+from plinth.controllers.execute import foreign_applications
 from plinth.controllers.ports import Ports
 from plinth.desired.serve_config import ServeSettings
 from plinth.runtime.capacity import CurrentRay
@@ -30,7 +40,6 @@ from plinth.runtime.gateway_process import GatewayProcess, start_gateway, wait_u
 
 SUPERVISE_SECONDS = 1.0
 MAX_FIRST_STARTS = 2
-FOREIGN_RAY_PROXY_PORT = 8000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +71,6 @@ class Standalone:
     store: FolderResources = field(init=False)
     _capacity: CurrentRay = field(default_factory=CurrentRay)
     _replicas: ReplicaRest | None = None
-    _proxy_port: int = FOREIGN_RAY_PROXY_PORT
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain and end every process of this instance.
@@ -84,6 +92,7 @@ class Standalone:
         self._replicas = ReplicaRest(self.state.secret_file)
         self.store = FolderResources(FolderStore(self.options.folder, StatusDB.open(self.state.status_db)))
         before = self.state.read_instance()
+        self.ray = await self._find_ray(before)
         self.gateway = await self._adopt_or_start_gateway(before)
         self._record()
         self.link = GatewayLink(
@@ -99,7 +108,10 @@ class Standalone:
         )
         self.cycle = FleetCycle(ports=ports, settings=self._settings, clock=time.time, on_pass=self.on_pass)
         self.link.start()
-        await self._adopt_ray(before)
+        if self.options.ray_address is not None:
+            await self._capacity.attach(self.options.ray_address, self.options.ray_token_file)
+        elif self.ray is not None:
+            await self._attach(self.ray)
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Everything at once, until asked to stop or until one part cannot go on."""
@@ -122,13 +134,25 @@ class Standalone:
             await wait_until_ended(self.gateway, self.options.drain_seconds + 2)
         if hasattr(self, "link"):
             await self.link.close()
-        if self.options.ray_address is None and self.ray is not None:
+        if self.ray is not None:
             await stop_ray(self.ray, self.state.root.name)
+        elif self.options.ray_address is not None:
+            await self._leave_joined_ray()
         await self._capacity.detach()
         if self._replicas is not None:
             await self._replicas.close()
         await end_leftovers(self.state.root.name, keep=())
         self.state.remove_instance()
+
+    async def _leave_joined_ray(self) -> None:
+        """Take our replicas away from a Ray that goes on without us, and nobody else's."""
+        try:
+            observation = await self._capacity.observe()
+            await self._capacity.apply(
+                {"proxy_location": "HeadOnly", "applications": foreign_applications(observation.serve)}
+            )
+        except CapacityAway as error:
+            self.say(f"the joined Ray could not be told to end our replicas: {error}")
 
     async def _follow_folder(self) -> None:
         async for _ in watch(self.options.folder):
@@ -189,20 +213,15 @@ class Standalone:
             log_file=self.state.logs / "gateway.log",
         )
 
-    async def _adopt_ray(self, before: Instance | None) -> None:
-        if self.options.ray_address is not None:
-            await self._capacity.attach(self.options.ray_address, self.options.ray_token_file)
-            return
+    async def _find_ray(self, before: Instance | None) -> RayProcess | None:
+        """The Ray that a killed `up` left running, if it still answers."""
         running = before.process("ray") if before else None
-        if before is None or running is None:
-            return
-        found = RayProcess(process=running, dashboard=before.ray_address, proxy_port=before.ray_proxy_port)
-        if await answers(found, self.state.ray_token_file):
-            self.ray = found
-            await self._attach(found)
+        if before is None or running is None or self.options.ray_address is not None:
+            return None
+        found = RayProcess(process=running, dashboard=before.ray_address)
+        return found if await answers(found, self.state.ray_token_file) else None
 
     async def _attach(self, ray: RayProcess) -> None:
-        self._proxy_port = ray.proxy_port
         await self._capacity.attach(ray.dashboard, self.state.ray_token_file)
         self.cycle.wake()
 
@@ -210,12 +229,14 @@ class Standalone:
         self.cycle.wake()
 
     def _settings(self) -> ServeSettings:
+        """What is the same for all replicas; Serve's own HTTP options are said again as they are once it runs."""
+        options = (self.cycle.gatherer.serve or {}).get("http_options") or {}
         return ServeSettings(
             secret_file=str(self.state.secret_file),
             secrets_dir=str(self.options.folder / "secrets"),
             cache_dir=str(model_cache_dir()),
-            http_host="127.0.0.1",
-            http_port=self._proxy_port,
+            http_host=options.get("host") or "127.0.0.1",
+            http_port=options.get("port") or free_port(),
         )
 
     @property
@@ -231,7 +252,6 @@ class Standalone:
                 endpoint=self.gateway.endpoint if self.gateway else "",
                 listen=self._listen,
                 ray_address=self.options.ray_address or (self.ray.dashboard if self.ray else ""),
-                ray_proxy_port=self._proxy_port,
                 processes=(ProcessRef.of("up", os.getpid()), *(part.process for part in parts if part)),
                 started_at=time.time(),
             )
