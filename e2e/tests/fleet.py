@@ -160,3 +160,32 @@ class Fleet:
             self.process.kill()
             self.process.wait(10)
         asyncio.run(end_processes(self.processes(), patience_seconds=2))
+
+
+def listening_beyond_loopback(pids: list[int]) -> list[str]:
+    """Listening TCP sockets of these processes that are not bound to loopback, as the kernel lists them."""
+    inodes = {inode for pid in pids for inode in socket_inodes(pid)}
+    found = []
+    for table, loopback in (("tcp", ("0100007F",)), ("tcp6", LOOPBACK_6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, state, inode = fields[1].split(":")[0], fields[3], fields[9]
+            if state == "0A" and inode in inodes and address not in loopback:
+                found.append(line)
+    return found
+
+
+LOOPBACK_6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+"""::1 and ::ffff:127.0.0.1, as /proc/net/tcp6 writes them."""
+
+
+def socket_inodes(pid: int) -> set[str]:
+    found = set()
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            target = str(entry.readlink())
+            if target.startswith("socket:["):
+                found.add(target[8:-1])
+    except OSError:
+        return found
+    return found

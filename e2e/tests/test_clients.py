@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 import yaml
-from fleet import Fleet
+from fleet import Fleet, listening_beyond_loopback
 
 pytestmark = pytest.mark.ray
 
@@ -72,6 +72,11 @@ def test_a_client_that_waits_too_briefly_gets_its_own_timeout_and_the_next_reque
             model="smollm2", prompt="On and on", max_tokens=400, extra_body={"ignore_eos": True}
         )
     assert client.completions.create(model="smollm2", prompt="One,", max_tokens=2).choices[0].text
+
+
+def test_nothing_of_ray_gateway_or_engine_listens_beyond_loopback(shared_fleet: Fleet) -> None:
+    assert len(shared_fleet.processes()) > 5
+    assert listening_beyond_loopback(shared_fleet.processes()) == []
 
 
 def test_status_is_a_table_json_and_yaml(shared_fleet: Fleet) -> None:
