@@ -181,9 +181,7 @@ def _note_engines(journal: Journal, phase: Phase, bare: BareVllm, plinth: Plinth
     differences = differing(configs[BARE], configs[PLINTH])
     journal.engines[phase.name] = {
         "arguments": engine_arguments(make_setup(journal.profile, phase, Path("/MODEL"), BARE)),
-        "environment": {
-            name: os.environ[name] for name in sorted(os.environ) if name.startswith(("VLLM_", "NCCL_"))
-        },
+        "environment": engine_environment(),
         "fleet": fleet(make_setup(journal.profile, phase, Path("/MODEL"), PLINTH)),
         "configurations_read": all(configs.values()),
         "configuration_differences": differences,

@@ -89,6 +89,7 @@ def pool_status(plan: PoolPlan, resource: GPUPool, now: float) -> GPUPoolStatus:
         accelerators_used=plan.accelerators_used,
         memory_bytes=plan.memory_bytes,
         memory_used_bytes=plan.memory_used_bytes,
+        reason=_main_reason(plan.verdicts),
         conditions=date_conditions(plan.verdicts, resource.status.conditions, generation, now),
     )
 

@@ -12,13 +12,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from plinth.api.v1alpha1 import KINDS, AnyResource, ModelDeployment
+from plinth.api.v1alpha1 import KINDS, AnyResource, GPUPool, ModelDeployment
 from plinth.cluster.status_db import StatusDB
+from plinth.domain.quantities import format_bytes
 from plinth.runtime.commands import FOLDER, find_instance
 from plinth.runtime.view import describe
 
 WATCH_SECONDS = 1.0
 MODEL_COLUMNS = ("MODEL", "READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "")
+POOL_COLUMNS = ("POOL", "ACCELERATOR", "NODES", "GPUS USED", "MEMORY USED", "REASON")
 WIDE_COLUMNS = ("POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES")
 
 
@@ -67,13 +69,27 @@ def _render(console: Console, resources: list[AnyResource], output: str | None) 
         if output == "json":
             return json.dumps(document, indent=2) + "\n"
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    pools = [each for each in resources if isinstance(each, GPUPool)]
     with console.capture() as capture:
         console.print(_models_table(models, wide=output == "wide"))
+        if pools:
+            console.print()
+            console.print(_pools_table(pools))
         if output == "wide":
             for each in models:
                 for sentence in each.status.plan:
                     console.print(f"  {each.metadata.name}: {sentence}", markup=False, highlight=False)
     return capture.get()
+
+
+def _pools_table(pools: list[GPUPool]) -> Table:
+    table = Table(*POOL_COLUMNS, box=None, pad_edge=False, header_style="bold")
+    for pool in pools:
+        found = pool.status
+        memory = f"{format_bytes(found.memory_used_bytes)} of {format_bytes(found.memory_bytes)}"
+        gpus = f"{found.accelerators_used} of {found.accelerators}"
+        table.add_row(pool.metadata.name, found.accelerator, str(found.nodes), gpus, memory, found.reason)
+    return table
 
 
 def _models_table(models: list[ModelDeployment], *, wide: bool) -> Table:
