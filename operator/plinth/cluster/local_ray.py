@@ -32,6 +32,8 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    # Ray runs workers at nice 15 by default; here they are the engines, which is what the machine is for.
+    "RAY_worker_niceness": "0",
     # Halves what Ray adds to each streamed chunk: the engine's app runs in the replica's own event loop.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # The gateway drains a replica before it is removed; Ray need not wait another 30 s.
@@ -71,7 +73,7 @@ async def start_ray(
         **RAY_ENVIRONMENT,
         "RAY_AUTH_TOKEN_PATH": str(token_file),
     }
-    with log_file.open("wb") as log:
+    with log_file.open("ab") as log:  # a restart must not hide why the last one ended
         process = await asyncio.create_subprocess_exec(
             *command,
             env=environment,

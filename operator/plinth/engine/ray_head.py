@@ -8,6 +8,7 @@ The head lives as long as this process: until SIGTERM, or until one of Ray's own
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import ray
 
 LOOK_SECONDS = 1.0
+ESSENTIAL = ("gcs_server", "raylet", "dashboard.py")
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def main() -> None:
         _node_ip_address="127.0.0.1",
         _temp_dir=settings["temp_dir"],
     )
-    essential = find_essential(Path("/proc"), settings["temp_dir"])
+    essential = find_essential(Path("/proc"), os.getpid())
     while not ended.wait(LOOK_SECONDS):
         gone = [pid for pid in essential if not Path(f"/proc/{pid}/exe").exists()]
         if gone:
@@ -41,18 +43,22 @@ def main() -> None:
     ray.shutdown()
 
 
-def find_essential(proc: Path, temp_dir: str) -> dict[int, str]:
-    """The processes that Ray cannot be without, by process id."""
+def find_essential(proc: Path, parent: int) -> dict[int, str]:
+    """The processes that Ray cannot be without, by process id: children of this one.
+
+    Not by name alone: a process that the raylet has just forked bears the raylet's name until it becomes a worker.
+    """
     found = {}
     for entry in proc.iterdir():
         if not entry.name.isdigit():
             continue
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent_id = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        for name in ("gcs_server", "raylet", "dashboard.py"):
-            if temp_dir in command and f"/{name} " in command:
+        for name in ESSENTIAL:
+            if parent_id == parent and f"/{name} " in command:
                 found[int(entry.name)] = name
     return found
 
