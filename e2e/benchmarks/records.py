@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -85,8 +86,8 @@ def write_records(name: str, records: Iterable[Record], *, directory: Path = RES
 
 
 def installed_versions(*distributions: str) -> dict[str, str]:
-    """Python's version and those of the named distributions, where they are installed."""
-    found = {"python": platform.python_version()}
+    """The day (UTC), Python's version and those of the named distributions, where they are installed."""
+    found = {"date": datetime.now(tz=UTC).date().isoformat(), "python": platform.python_version()}
     for distribution in distributions:
         try:
             found[distribution] = version(distribution)
