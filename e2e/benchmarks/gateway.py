@@ -1,6 +1,6 @@
 """What the gateway costs: CPU per request and per streamed chunk, beside a bare splice proxy in the same run.
 
-    python e2e/benchmarks/gateway_overhead.py
+    python e2e/benchmarks/gateway.py
 
 Load generator, mock replica, proxies: one process each, loopback, keep-alive, 1 KB prompts. CPU is read from
 /proc (10 ms ticks), so it holds on a busy machine too; latencies do not and are given for orientation only.
