@@ -312,7 +312,7 @@ async def test_the_metrics_are_fed(tmp_path: Path) -> None:
         f'plinth_gateway_time_to_first_token_seconds_bucket{{le="0.25",{label}}} 3.0',
         f'plinth_gateway_time_per_output_token_seconds_bucket{{le="0.1",{label}}} 3.0',
         f'plinth_gateway_request_duration_seconds_bucket{{le="+Inf",{label}}} 3.0',
-        f'plinth_gateway_seconds_bucket{{le="0.05",{label}}} 3.0',
+        f'plinth_gateway_overhead_seconds_bucket{{le="0.05",{label}}} 3.0',
         f'plinth_gateway_replicas{{{label},state="Ready"}} 1.0',
         "plinth_gateway_route_table_version 1.0",
     ):
