@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import openai
 import pytest
 import yaml
-from fleet import Fleet, listening_beyond_loopback
+from fleet import SMOLLM2, Fleet, listening_beyond_loopback, make_model
 
 pytestmark = pytest.mark.ray
 
@@ -72,6 +73,31 @@ def test_a_client_that_waits_too_briefly_gets_its_own_timeout_and_the_next_reque
             model="smollm2", prompt="On and on", max_tokens=400, extra_body={"ignore_eos": True}
         )
     assert client.completions.create(model="smollm2", prompt="One,", max_tokens=2).choices[0].text
+
+
+def test_a_model_added_to_the_folder_serves_embeddings_and_goes_with_its_file(
+    shared_fleet: Fleet, client: openai.OpenAI
+) -> None:
+    embedder = make_model(
+        "embedder",
+        model={"source": SMOLLM2, "task": "Embed"},
+        objectives={"contextTokens": 512, "concurrency": 2},
+    )
+    shared_fleet.write(embedder, file="embedder.yaml")
+    shared_fleet.wait_ready(name="embedder")
+    answer = client.embeddings.create(model="embedder", input=["a plinth", "a base for a statue"])
+    assert [each.index for each in answer.data] == [0, 1]
+    assert {len(each.embedding) for each in answer.data} == {576}
+    assert answer.data[0].embedding != answer.data[1].embedding
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="embedder", prompt="x")
+    (shared_fleet.folder / "embedder.yaml").unlink()
+    deadline = time.monotonic() + 30
+    while len(client.models.list().data) > 1 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert [model.id for model in client.models.list()] == ["smollm2"]
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="embedder", input="x")
 
 
 def test_nothing_of_ray_gateway_or_engine_listens_beyond_loopback(shared_fleet: Fleet) -> None:

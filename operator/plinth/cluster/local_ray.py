@@ -18,6 +18,7 @@ from plinth.cluster.processes import (
     end_processes,
     find_instance_processes,
     instance_environment,
+    spawn,
 )
 from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, CapacityAway, RayRest
 from plinth.cluster.state_dir import ProcessRef
@@ -73,21 +74,13 @@ async def start_ray(
         **RAY_ENVIRONMENT,
         "RAY_AUTH_TOKEN_PATH": str(token_file),
     }
-    with log_file.open("ab") as log:  # a restart must not hide why the last one ended
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    ray = RayProcess(
-        process=ProcessRef.of("ray", process.pid),
-        dashboard=f"http://127.0.0.1:{dashboard}",
-    )
+    pid = spawn(command, environment=environment, log_file=log_file)
     try:
-        await _wait_until_it_answers(ray, process, token_file, log_file)
+        ray = RayProcess(process=ProcessRef.of("ray", pid), dashboard=f"http://127.0.0.1:{dashboard}")
+    except ProcessLookupError as error:
+        raise RayStartError(f"Ray ended at once: {_last_words(log_file)}") from error
+    try:
+        await _wait_until_it_answers(ray, token_file, log_file)
     except BaseException:
         await stop_ray(ray, instance, keep=keep)
         raise
@@ -146,13 +139,11 @@ def local_labels() -> dict[str, str]:
     return labels
 
 
-async def _wait_until_it_answers(
-    ray: RayProcess, process: asyncio.subprocess.Process, token_file: Path, log_file: Path
-) -> None:
+async def _wait_until_it_answers(ray: RayProcess, token_file: Path, log_file: Path) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_SECONDS
     while loop.time() < deadline:
-        if process.returncode is not None:
+        if not ray.process.is_running():
             raise RayStartError(f"Ray ended while starting: {_last_words(log_file)}")
         if await answers(ray, token_file):
             return

@@ -9,14 +9,32 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 INSTANCE_VARIABLE = "PLINTH_INSTANCE"
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+"""What this process started: kept to be reaped, so that the ended ones are no zombies for ever."""
 
 
 def instance_environment(instance: str) -> dict[str, str]:
     """The current environment with the instance's mark."""
     return {**os.environ, INSTANCE_VARIABLE: instance}
+
+
+def spawn(command: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> int:
+    """Start a process in a session of its own, its output appended to the log; returns its id.
+
+    Not asyncio's way: in Python 3.11 a task that is cancelled while asyncio starts a process may wait for ever.
+    """
+    _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
+    with log_file.open("ab") as log:
+        child = subprocess.Popen(  # noqa: S603 - commands are made by Plinth, no shell
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    _CHILDREN.append(child)
+    return child.pid
 
 
 def find_instance_processes(instance: str) -> list[int]:

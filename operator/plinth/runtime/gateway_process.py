@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from plinth.cluster.processes import end_processes, instance_environment
+from plinth.cluster.processes import end_processes, instance_environment, spawn
 from plinth.cluster.state_dir import ProcessRef
 
 START_SECONDS = 10.0
@@ -45,23 +44,19 @@ async def start_gateway(
         *(sys.executable, "-m", "plinth.gateway", "--listen", f"{host}:{port}"),
         *("--control", str(control), "--secret-file", str(secret_file)),
     ]
-    with log_file.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env=instance_environment(instance),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    pid = spawn(command, environment=instance_environment(instance), log_file=log_file)
+    try:
+        gateway = GatewayProcess(process=ProcessRef.of("gateway", pid), host=host, port=port)
+    except ProcessLookupError as error:
+        raise GatewayStartError(f"the gateway ended at once; its log is {log_file}") from error
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_SECONDS
     while not control.exists():
-        if process.returncode is not None or loop.time() > deadline:
+        if not gateway.process.is_running() or loop.time() > deadline:
             last = log_file.read_text(errors="replace").strip().splitlines()[-1:]
             raise GatewayStartError(f"the gateway did not start: {' '.join(last) or 'it wrote nothing'}")
         await asyncio.sleep(0.02)
-    return GatewayProcess(process=ProcessRef.of("gateway", process.pid), host=host, port=port)
+    return gateway
 
 
 async def wait_until_ended(gateway: GatewayProcess, seconds: float) -> None:
