@@ -81,6 +81,7 @@ def test_a_model_added_to_the_folder_serves_embeddings_and_goes_with_its_file(
     embedder = make_model(
         "embedder",
         model={"source": SMOLLM2, "task": "Embed"},
+        engine={"type": "LlamaCpp", "args": {"pooling-type": "mean"}},  # a chat model says nothing of pooling
         objectives={"contextTokens": 512, "concurrency": 2},
     )
     shared_fleet.write(embedder, file="embedder.yaml")

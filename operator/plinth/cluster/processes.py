@@ -26,7 +26,7 @@ def instance_environment(instance: str) -> dict[str, str]:
 def spawn(command: Sequence[str], *, environment: Mapping[str, str], log_file: Path) -> int:
     """Start a process in a session of its own, its output appended to the log; returns its id.
 
-    Not asyncio's way: in Python 3.11 a task that is cancelled while asyncio starts a process may wait for ever.
+    A plain process and none of asyncio's: it outlives the event loop, and nobody awaits its pipes or its end.
     """
     _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
     with log_file.open("ab") as log:

@@ -92,7 +92,9 @@ class FleetCycle:
 
     async def _sleep(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout=seconds)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the wake-up.
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
         except TimeoutError:
             return
         # A burst of wake-ups (an editor's save, twenty requests at once) becomes one pass.

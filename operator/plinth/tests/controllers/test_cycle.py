@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -357,3 +358,15 @@ async def test_a_model_falls_asleep_and_stays_ready(name: str) -> None:
     world.gateway.loads[str(key_of(world.store.models[0]))] = 1
     await world.pass_seconds(4)
     assert len(world.gateway.ready("default/chat")) == 1
+
+
+async def test_a_cycle_that_is_cancelled_as_it_is_woken_ends() -> None:
+    world = World()
+    for _ in range(20):
+        running = asyncio.create_task(world.cycle.run())
+        await asyncio.sleep(0.03)
+        world.cycle.wake()
+        await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait({running}, timeout=2)
+        assert done, "it goes on although it was cancelled"
