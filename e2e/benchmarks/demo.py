@@ -39,7 +39,9 @@ TRIVIAL_APPLICATIONS = 40
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="plinth-bench-") as place:
-        records = [*measure_demo(Path(place)), *asyncio.run(measure_fleet(Path(place) / "fleet"))]
+        demos = list(measure_demo(Path(place)))
+        write_records("demo", demos)  # so that what follows may fail without losing these
+        records = [*demos, *asyncio.run(measure_fleet(Path(place) / "fleet"))]
     write_records("demo", records)
 
 

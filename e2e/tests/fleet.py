@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from plinth.api.v1alpha1 import ModelDeploymentStatus, ResourceKey
-from plinth.cluster.processes import end_processes, find_instance_processes
+from plinth.cluster.processes import find_instance_processes
 from plinth.cluster.ray_rest import CapacityObservation, RayRest
 from plinth.cluster.state_dir import Instance, StateDir
 from plinth.cluster.status_db import StatusDB
@@ -159,7 +158,9 @@ class Fleet:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
-        asyncio.run(end_processes(self.processes(), patience_seconds=2))
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def listening_beyond_loopback(pids: list[int]) -> list[str]:
