@@ -32,7 +32,7 @@ from streams import many_streams, stream_once  # noqa: E402 - the same
 from plinth.cluster.ray_rest import RayRest  # noqa: E402 - the same
 
 PACKAGES = ("plinth", "ray", "xllamacpp")
-EDITS = 10
+EDITS = 5
 STREAMS = 20
 TRIVIAL_APPLICATIONS = 40
 
@@ -113,10 +113,7 @@ def roomy(**spec: Any) -> dict[str, Any]:
 async def measure_edits(fleet: Fleet) -> Record:
     """From an editor's save to Ray having been given the new config: a replica more, then one less."""
     took = []
-    for turn in range(EDITS):
-        replicas = 2 if turn % 2 == 0 else 1
-        if replicas == 1:
-            continue
+    for _ in range(EDITS):
         saved = fleet.write(roomy(scaling={"minReplicas": 2, "maxReplicas": 2, "quietSeconds": 1}))
         took.append(1000 * (await when_asked(fleet, 2) - saved))
         await asyncio.to_thread(fleet.wait_ready, 2, seconds=120)
@@ -136,7 +133,9 @@ async def when_asked(fleet: Fleet, applications: int) -> float:
     deadline = time.time() + 20
     while time.time() < deadline:
         observation = await fleet.serve_state()
-        if len(observation.serve["applications"]) >= applications:
+        # One that is on its way out is listed too, and is no answer to the edit.
+        states = [each["status"] for each in observation.serve["applications"].values()]
+        if sum(state != "DELETING" for state in states) >= applications:
             return time.time()
         await asyncio.sleep(0.005)
     raise TimeoutError("Ray was not given the new config within 20 s")
