@@ -95,8 +95,11 @@ class Fleet:
         )
 
     def status(self, name: str = "smollm2") -> ModelDeploymentStatus:
-        with StatusDB.open(self.state.status_db, read_only=True) as database:
-            statuses = database.read_statuses()
+        try:
+            with StatusDB.open(self.state.status_db, read_only=True) as database:
+                statuses = database.read_statuses()
+        except FileNotFoundError:  # `up` is about to make it
+            return ModelDeploymentStatus()
         found = statuses.get(ResourceKey("ModelDeployment", "default", name), ModelDeploymentStatus())
         assert isinstance(found, ModelDeploymentStatus)
         return found
@@ -107,7 +110,7 @@ class Fleet:
         """Wait for a status; fails with the last one seen and what `up` printed."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.state.status_db.exists() and until(status := self.status(name)):
+            if until(status := self.status(name)):
                 return status
             if self.process is not None and self.process.poll() is not None:
                 break

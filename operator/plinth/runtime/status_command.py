@@ -36,8 +36,11 @@ def status(output: str | None, watch: bool, folder: Path | None) -> None:  # noq
     console = Console()
     shown = ""
     while True:
-        with StatusDB.open(state.status_db, read_only=True) as database:
-            text = _render(console, read_all(database), output)
+        try:
+            with StatusDB.open(state.status_db, read_only=True) as database:
+                text = _render(console, read_all(database), output)
+        except FileNotFoundError as error:
+            raise click.ClickException(str(error)) from error
         if text != shown:
             click.echo(text, nl=False)
             shown = text
