@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -195,8 +196,9 @@ def test_desired_replicas_stay_within_the_bounds(snapshot: FleetSnapshot) -> Non
         assert model.desired_replicas <= most
         if model.spec is not None:
             assert model.desired_replicas >= bounds[model.key].min_replicas
-        wanted = [slot for slot in model.slots if slot.action is SlotAction.CREATE]
-        assert len(wanted) <= most
+        # By revision: while a new one fails, an old replica that broke is replaced beside the new one's next try.
+        created = Counter(slot.name.revision for slot in model.slots if slot.action is SlotAction.CREATE)
+        assert max(created.values(), default=0) <= most
 
 
 @given(snapshots())
