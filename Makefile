@@ -32,7 +32,7 @@ demo: $(VENV)/.runtime  ## Serve a small model from examples/quickstart until Ct
 init: $(VENV)/.dev  ## Make .venv with Plinth and all tools, from hashed locks
 
 .PHONY: check
-check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests: under a minute, no Ray
+check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests, no Ray: a minute and a half
 	@$(MAKE) -j2 --keep-going --output-sync=target check-style check-types check-layers check-units
 
 .PHONY: check-style check-types check-layers check-units
