@@ -75,7 +75,7 @@ class Standalone:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain and end every process of this instance.
 
-        Raises AlreadyRunning, GatewayStartError, RayStartError, and what opening the status database raises.
+        Raises AlreadyRunningError, GatewayStartError, RayStartError, and what opening the status database raises.
         """
         self.state = StateDir.for_folder(self.options.folder)
         self.state.create()
