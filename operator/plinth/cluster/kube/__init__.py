@@ -1,0 +1,1 @@
+"""The Kubernetes API and the adapters that speak to it: resources, Lease, events, capacity, routes."""
