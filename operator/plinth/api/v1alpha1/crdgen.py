@@ -47,7 +47,7 @@ def make_gpupool_crd() -> Manifest:
         subresources={"status": {}},
         columns=[
             _column("Accelerator", "string", ".status.accelerator"),
-            _column("Nodes", "integer", ".status.nodes"),
+            _column("Workers", "string", ".status.workers"),
             _column("GPUs", "integer", ".status.accelerators"),
             _column("Used", "integer", ".status.acceleratorsUsed"),
             _column("Reason", "string", ".status.reason"),
