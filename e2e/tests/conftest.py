@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from fleet import Fleet, make_model
+from kube.fixtures import control_plane, kube_namespace, own_control_plane
+
+__all__ = ["control_plane", "fleet", "kube_namespace", "own_control_plane", "shared_fleet"]
 
 
 @pytest.fixture
