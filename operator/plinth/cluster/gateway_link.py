@@ -52,8 +52,11 @@ class GatewayLink:
         """The newest report and when it came (Unix seconds)."""
         return (self._report, self._reported_at) if self._report is not None else None
 
-    def send(self, table: RouteTable) -> int:
-        """Make this the gateway's table; returns the version it has. An unchanged table is not sent again."""
+    def send(self, table: RouteTable, *, unknown: frozenset[str] = frozenset()) -> int:  # noqa: ARG002 - one Ray
+        """Make this the gateway's table; returns the version it has. An unchanged table is not sent again.
+
+        With one Ray either all replicas are known or none, and then nothing is sent: `unknown` is always empty.
+        """
         current = self._table
         if current is None or replace(table, version=current.version) != current:
             self._version += 1

@@ -1,6 +1,6 @@
 """Ray over HTTP: what runs (Serve applications), what there is (nodes), and one PUT that says what should run.
 
-The adapter behind the cycle's `Capacity` port. Ray's dashboard answers all of it, so neither the cycle nor the
+What the adapters behind the cycle's `Capacity` port are made of. Ray's dashboard answers all of it, so neither the cycle nor the
 operator ever joins a Ray cluster or unpickles anything. Every failure to get an answer becomes CapacityAway,
 here and nowhere else.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from plinth.cluster.capacity import CapacityAway
 from plinth.domain.fleet import Node
 
 APPLICATIONS = "/api/serve/applications/"
@@ -22,12 +23,8 @@ LABEL_ACCELERATOR = "plinth.dev/accelerator"
 LABEL_ACCELERATOR_MEMORY_MIB = "plinth.dev/accelerator-memory-mib"
 
 
-class CapacityAway(Exception):  # noqa: N818 - a state of the world, in the words the status uses
-    """Ray did not answer, or answered that it cannot: nothing is known of it now."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class CapacityObservation:
+class RayAnswer:
     """What Ray said: its live nodes, and `GET /api/serve/applications/` as it came."""
 
     nodes: tuple[Node, ...]
@@ -49,13 +46,13 @@ class RayRest:
             await self._session.close()
             self._session = None
 
-    async def observe(self) -> CapacityObservation:
+    async def observe(self) -> RayAnswer:
         """Read nodes and applications. Raises CapacityAway."""
         nodes, serve = await asyncio.gather(
             self._call("GET", "/api/v0/nodes?detail=1&limit=10000"), self._call("GET", APPLICATIONS)
         )
         rows = nodes["data"]["result"]["result"]
-        return CapacityObservation(
+        return RayAnswer(
             nodes=tuple(read_node(row) for row in rows if row.get("state") == "ALIVE"), serve=serve
         )
 

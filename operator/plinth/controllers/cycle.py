@@ -10,18 +10,22 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from plinth.cluster.ray_rest import CapacityAway
+from plinth.controllers.credentials import deliver_credentials
 from plinth.controllers.execute import execute
 from plinth.controllers.gather import Gatherer
 from plinth.controllers.ports import Ports, Statuses
 from plinth.controllers.status import make_statuses
-from plinth.desired.serve_config import ServeSettings
 from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
 from plinth.domain.planner import compute_plan
 
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 2.0
 SETTLE_SECONDS = 0.02
+IDLE_SHARE = 0.02
+"""While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
+LONGEST_IDLE_SECONDS = 15.0
+AT_REST = {SlotAction.KEEP, SlotAction.AWAIT}
+"""A worker that comes wakes the cycle."""
 
 log = logging.getLogger("plinth.cycle")
 
@@ -42,7 +46,6 @@ class FleetCycle:
     """Runs passes until it is cancelled."""
 
     ports: Ports
-    settings: Callable[[], ServeSettings]
     clock: Callable[[], float]
     on_pass: Callable[[Pass], None]
     gatherer: Gatherer = field(init=False)
@@ -72,17 +75,8 @@ class FleetCycle:
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
         plan = compute_plan(snapshot, started)
-        try:
-            put = await execute(
-                plan,
-                serve=self.gatherer.serve,
-                settings=self.settings(),
-                ports=self.ports,
-                snapshot=snapshot,
-            )
-        except CapacityAway as error:
-            put = False
-            log.warning("the plan could not be applied, the next pass tries again: %s", error)
+        put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
+        await deliver_credentials(snapshot.slots, self.gatherer.replicas.waiting, self.ports)
         statuses = make_statuses(snapshot, plan, resources, started)
         self.ports.store.write(statuses)
         took = self.clock() - started
@@ -105,8 +99,9 @@ def _pause(done: Pass, now: float) -> float:
     """How long nothing need be looked at, if nobody wakes us."""
     moving = any(
         slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING} for slot in done.snapshot.slots
-    ) or any(slot.action is not SlotAction.KEEP for model in done.plan.models for slot in model.slots)
-    pause = BUSY_SECONDS if moving or done.put else IDLE_SECONDS
+    ) or any(slot.action not in AT_REST for model in done.plan.models for slot in model.slots)
+    idle = min(max(IDLE_SECONDS, done.took_seconds / IDLE_SHARE), LONGEST_IDLE_SECONDS)
+    pause = BUSY_SECONDS if moving or done.put else idle
     if done.plan.wake_at is not None:
         pause = min(pause, max(done.plan.wake_at - now, 0.05))
     return pause

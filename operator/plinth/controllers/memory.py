@@ -7,6 +7,7 @@ down at once), failures start uncounted (so a start is tried again).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from plinth.domain.fleet import FailureRecord, LoadWindow, ModelKey, Slot, SlotName, SlotPhase
@@ -35,6 +36,8 @@ class Memory:
     ready_since: dict[SlotName, float] = field(default_factory=dict)
     draining_since: dict[SlotName, float] = field(default_factory=dict)
     failed: set[SlotName] = field(default_factory=set)
+    idle_since: dict[str, float] = field(default_factory=dict)
+    """By node id."""
     gateway: str = ""
     report_at: float | None = None
 
@@ -86,6 +89,11 @@ class Memory:
             tpot_met=last.tpot_met_total - first.tpot_met_total,
             tpot_missed=last.tpot_missed_total - first.tpot_missed_total,
         )
+
+    def take_idle(self, node_ids: Iterable[str], now: float) -> Mapping[str, float]:
+        """Since when each of these nodes has held nothing; the others are forgotten."""
+        self.idle_since = {node_id: self.idle_since.get(node_id, now) for node_id in node_ids}
+        return self.idle_since
 
     def take_slots(self, slots: tuple[Slot, ...], now: float) -> None:
         """Count each failed slot once, start anew when one of the same revision is ready, forget what is gone."""

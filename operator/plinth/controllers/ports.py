@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from plinth.api.v1alpha1 import GPUPool, GPUPoolStatus, ModelDeployment, ModelDeploymentStatus
-from plinth.cluster.ray_rest import CapacityObservation
-from plinth.domain.fleet import Artifact, ArtifactRefusal, EngineReport, ModelKey
+from plinth.cluster.capacity import CapacityObservation
+from plinth.domain.fleet import Artifact, ArtifactRefusal, EngineReport, ModelKey, PoolPlan
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
@@ -48,16 +48,19 @@ class ResourceStore(Protocol):
 
 
 class Capacity(Protocol):
-    """Ray: what there is and what runs, and how to say what should."""
+    """Rays and their workers: what there is and what runs, and how to say what should."""
 
     async def observe(self) -> CapacityObservation:
-        """What Ray has now. Raises CapacityAway."""
+        """What there is now; a Ray that does not answer is told of as such."""
 
-    async def apply(self, config: Mapping[str, Any]) -> None:
-        """Make this the whole Serve config. Raises CapacityAway."""
+    async def apply(self, ray: str, config: Mapping[str, Any]) -> None:
+        """Make this the whole Serve config of one Ray. Raises CapacityAway."""
 
-    async def read_log(self, actor_id: str, *, lines: int) -> str:
+    async def read_log(self, ray: str, actor_id: str, *, lines: int) -> str:
         """The last lines of a replica's stderr, dead or alive. Raises CapacityAway."""
+
+    async def resize(self, plans: Sequence[PoolPlan], pools: Sequence[GPUPool]) -> bool:
+        """Bring up and let go workers as planned; whether anything was written. Raises CapacityAway."""
 
 
 class Replicas(Protocol):
@@ -66,6 +69,16 @@ class Replicas(Protocol):
     async def report(self, host: str, port: int, slot: str) -> EngineReport | None:
         """What the replica says of itself; None where it does not answer."""
 
+    async def deliver(self, host: str, port: int, slot: str, token: str) -> bool:
+        """Hand it the token that its model's source asks for; whether it took it."""
+
+
+class Credentials(Protocol):
+    """The secrets that models name."""
+
+    async def read(self, namespace: str, ref: str) -> str:
+        """The value of `name/key` in a namespace. Raises CredentialsError."""
+
 
 class Gateway(Protocol):
     """The data plane."""
@@ -73,8 +86,11 @@ class Gateway(Protocol):
     def latest_report(self) -> tuple[LoadReport, float] | None:
         """The newest load report and when it came."""
 
-    def send(self, table: RouteTable) -> int:
-        """Make this the table that requests are routed by; returns its version."""
+    def send(self, table: RouteTable, *, unknown: frozenset[str] = frozenset()) -> int:
+        """Make this the table that requests are routed by; returns its version.
+
+        What is known of the `unknown` models stays as it is: nobody can tell now where their replicas are.
+        """
 
 
 class ModelReader(Protocol):
@@ -96,3 +112,5 @@ class Ports:
     replicas: Replicas
     gateway: Gateway
     models: ModelReader
+    credentials: Credentials | None = None
+    """None where replicas read their credentials from files."""

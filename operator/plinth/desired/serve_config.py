@@ -45,16 +45,17 @@ def serve_config(
     plan: FleetPlan,
     settings: ServeSettings,
     *,
+    ray: str = "",
     foreign: Iterable[Mapping[str, Any]] = (),
     deployed: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The body of the PUT. A PUT says everything, so others' applications (`foreign`) are said again as they are.
+    """The body of the PUT to one Ray. A PUT says everything, so others' applications (`foreign`) are said again as they are.
 
     So are slots whose arguments another version of Plinth wrote (`deployed`: their configs by name, from
     `deployed_configs`): saying them in this version's words would restart them and cut their requests.
     """
     found = deployed or {}
-    slots = [slot for slot in _all_slots(plan) if slot.action in ASKED_OF_RAY]
+    slots = [slot for slot in _all_slots(plan) if slot.action in ASKED_OF_RAY and slot.ray == ray]
     ours = [
         application
         for slot in sorted(slots, key=lambda slot: slot.name)
@@ -72,6 +73,13 @@ def serve_config(
             *ours,
         ],
     }
+
+
+def asked_of_ray(plan: FleetPlan, ray: str) -> frozenset[SlotName]:
+    """The slots that one Ray is to have."""
+    return frozenset(
+        slot.name for slot in _all_slots(plan) if slot.action in ASKED_OF_RAY and slot.ray == ray
+    )
 
 
 def same_config(wanted: Mapping[str, Any], serve: Mapping[str, Any]) -> bool:

@@ -34,6 +34,8 @@ class Situation:
     kept: frozenset[SlotName]
     """Those that stay: neither broken nor on their way out."""
     shortage: str
+    awaiting: str
+    """Which replicas have a place only once more workers are up; empty where all have."""
     report_known: bool
     capacity_known: bool
     stuck_since: float | None
@@ -104,14 +106,22 @@ def placed(situation: Situation) -> Verdict:
         return _unknown(ConditionType.PLACED, Reason.CAPACITY_AWAY, "Ray does not answer")
     if not situation.revision:
         return _unknown(ConditionType.PLACED, Reason.NOT_EVALUATED, "no shape was found yet")
-    if situation.shortage:
-        return _false(ConditionType.PLACED, Reason.INSUFFICIENT_CAPACITY, situation.shortage)
+    obstacle = _obstacle(situation)
+    if obstacle:
+        return _false(ConditionType.PLACED, *obstacle)
     message = (
         f"{plural(situation.desired, 'replica')} wanted, each has a place"
         if situation.desired
         else "none wanted"
     )
     return _true(ConditionType.PLACED, Reason.ALL_PLACED, message)
+
+
+def _obstacle(situation: Situation) -> tuple[Reason, str] | None:
+    """Why not every wanted replica has a place at Ray."""
+    if situation.shortage:
+        return Reason.INSUFFICIENT_CAPACITY, situation.shortage
+    return (Reason.WORKERS_STARTING, situation.awaiting) if situation.awaiting else None
 
 
 def serving(situation: Situation) -> Verdict:
@@ -126,9 +136,7 @@ def serving(situation: Situation) -> Verdict:
         return _false(ConditionType.SERVING, Reason.SCALED_TO_ZERO, situation.scaling_reason)
     if situation.failure:
         return _false(ConditionType.SERVING, Reason.ENGINE_FAILED, situation.failure)
-    if situation.shortage:
-        return _false(ConditionType.SERVING, Reason.INSUFFICIENT_CAPACITY, situation.shortage)
-    reason, message = _progress(situation)
+    reason, message = _obstacle(situation) or _progress(situation)
     return _false(ConditionType.SERVING, reason, message)
 
 
@@ -230,11 +238,18 @@ def pool_verdicts(pool: Pool, *, capacity_known: bool) -> tuple[Verdict, ...]:
         return (
             _unknown(kind, Reason.CAPACITY_AWAY, "Ray does not answer; what is known of the pool is old"),
         )
+    if pool.deleted:
+        return (_false(kind, Reason.DELETING, f"{plural(len(pool.retiring), 'node')} still to be emptied"),)
     if not pool.nodes:
         return (
             _false(kind, Reason.NO_NODES, "no node is in the pool: see its nodeSelector and accelerator"),
         )
-    message = f"{plural(len(pool.nodes), 'node')} of {pool.accelerator}"
+    if pool.retiring:
+        moved = f"{plural(len(pool.retiring), 'node')} being emptied, {len(pool.present)} to go on with"
+        return (_false(kind, Reason.REPLACING_WORKERS, moved),)
+    more = len(pool.nodes) - len(pool.present)
+    grown = f"; {more} more when models need them" if more else ""
+    message = f"{plural(len(pool.present), 'node')} of {pool.accelerator}{grown}"
     return (_true(kind, Reason.CAPACITY_READY, message),)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from plinth.api.v1alpha1 import Rollout
@@ -30,7 +30,8 @@ def plan_deserted(slots: Iterable[Slot], snapshot: FleetSnapshot, now: float) ->
     """The fate of slots without a model. While Ray is away all of them stay."""
     departure = Departure(report=snapshot.report, drain_timeout_seconds=DRAIN_TIMEOUT_SECONDS, now=now)
     present = {slot.name: slot for slot in slots if slot.phase is not SlotPhase.STOPPING}
-    plans = [_depart(present[name], snapshot, departure) for name in sorted(present)]
+    node_ids = {node.node_id for node in snapshot.nodes}
+    plans = [_depart(present[name], snapshot, departure, node_ids) for name in sorted(present)]
     leaving = tuple(plan for plan in plans if plan.action is SlotAction.DRAIN)
     dues = [timeout_at(present[plan.name], departure) for plan in leaving]
     routes = [
@@ -45,9 +46,9 @@ def plan_deserted(slots: Iterable[Slot], snapshot: FleetSnapshot, now: float) ->
     )
 
 
-def _depart(slot: Slot, snapshot: FleetSnapshot, departure: Departure) -> SlotPlan:
+def _depart(slot: Slot, snapshot: FleetSnapshot, departure: Departure, node_ids: Collection[str]) -> SlotPlan:
     plan = leave(slot, f"{slot.name.model} was deleted", departure)
-    if not snapshot.capacity_known:
+    if any(ray.name == slot.ray and not ray.answers for ray in snapshot.rays):
         return replace(plan, action=SlotAction.DRAIN)
-    broken = breakage(slot, report=snapshot.report, nodes=snapshot.nodes)
+    broken = breakage(slot, report=snapshot.report, node_ids=node_ids)
     return replace(plan, action=SlotAction.REMOVE, reason=broken) if broken else plan

@@ -33,14 +33,7 @@ def leave(slot: Slot, why: str, departure: Departure) -> SlotPlan:
     ended = _ended(slot, load, departure)
     action = SlotAction.DRAIN if ended is None else SlotAction.REMOVE
     state = ended or _waiting_for(load)
-    return SlotPlan(
-        name=slot.name,
-        action=action,
-        spec=slot.spec,
-        needs=slot.needs,
-        node_id=slot.node_id,
-        reason=f"{why}; {state}",
-    )
+    return SlotPlan.of(slot, action, f"{why}; {state}")
 
 
 def timeout_at(slot: Slot, departure: Departure) -> float | None:

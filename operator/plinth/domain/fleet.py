@@ -85,6 +85,16 @@ class Needs:
     """Host memory, counted on CPU nodes only; accelerators are counted whole."""
 
 
+class NodeState(StrEnum):
+    """What may be done with a node."""
+
+    PRESENT = "Present"
+    RETIRING = "Retiring"
+    """Its Ray is being replaced, its pool deleted or its machine emptied: nothing new goes there, what runs moves."""
+    POTENTIAL = "Potential"
+    """No Ray node yet: a worker that would be brought up if the plan needs it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """A machine that replicas can run on."""
@@ -99,6 +109,17 @@ class Node:
     accelerators: int
     accelerator_memory_bytes: int
     """Memory of one accelerator; 0 on a CPU node."""
+    ray: str = ""
+    """The RayCluster that it belongs to, `namespace/name`; empty for the one Ray of a machine."""
+    pool: str = ""
+    """The GPUPool that it was brought up for; empty where the pool's node selector decides."""
+    group: str = ""
+    """Its worker group: nodes of one group are alike."""
+    worker: str = ""
+    """Its pod; empty without Kubernetes."""
+    state: NodeState = NodeState.PRESENT
+    idle_since: float | None = None
+    """Since when no replica holds anything on it; None while one does."""
 
 
 class SlotPhase(StrEnum):
@@ -128,6 +149,8 @@ class EngineReport:
     message: str = ""
     log_lines: tuple[str, ...] = ()
     """The engine's last meaningful log lines, once it failed."""
+    needs_credentials: bool = False
+    """It waits for the token that its model's source asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +163,8 @@ class Slot:
     needs: Needs
     node_id: str
     """The node it was told to run on."""
+    ray: str = ""
+    """The Ray that lists it; see Node."""
     running_on: str | None
     """The node it runs on, once it does."""
     phase: SlotPhase
@@ -224,6 +249,21 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ray:
+    """One Ray cluster: where replicas run, and whom to ask about them."""
+
+    name: str = ""
+    """`namespace/name` of its RayCluster; empty for the one Ray of a machine."""
+    pool: str = ""
+    """The GPUPool it was brought up for; empty: any."""
+    answers: bool = True
+    """While it does not, nothing on it is created, moved or removed: its nodes and slots are as last seen."""
+    seen: bool = True
+    """Whether it has answered since this process began; before, nobody knows which replicas run on it."""
+    retiring: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class FleetSnapshot:
     """Everything a plan depends on."""
 
@@ -233,8 +273,7 @@ class FleetSnapshot:
     slots: tuple[Slot, ...]
     report: LoadReport | None
     """The gateway's newest report; None when missing or too old: unknown, never zero."""
-    capacity_known: bool = True
-    """False while Ray does not answer: nothing is created, moved or removed then."""
+    rays: tuple[Ray, ...] = (Ray(),)
 
 
 class SlotAction(StrEnum):
@@ -245,6 +284,8 @@ class SlotAction(StrEnum):
     DRAIN = "Drain"
     """Stays at Ray, gets no new request, goes when its requests have ended."""
     REMOVE = "Remove"
+    AWAIT = "Await"
+    """Not at Ray yet: its place is on a worker that is being brought up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +298,21 @@ class SlotPlan:
     needs: Needs
     node_id: str
     reason: str
+    ray: str = ""
+    """The Ray that runs it, or is to."""
+
+    @classmethod
+    def of(cls, slot: Slot, action: SlotAction, reason: str) -> SlotPlan:
+        """The fate of a slot that is there."""
+        return cls(
+            name=slot.name,
+            action=action,
+            spec=slot.spec,
+            needs=slot.needs,
+            node_id=slot.node_id,
+            reason=reason,
+            ray=slot.ray,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +344,17 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerGroupPlan:
+    """How many Ray workers of one group there should be, and which go."""
+
+    ray: str
+    group: str
+    workers: int
+    remove: tuple[str, ...] = ()
+    """Pods to go, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolPlan:
     """What a pool has and how much of it the plan takes."""
 
@@ -299,6 +366,11 @@ class PoolPlan:
     memory_bytes: int
     memory_used_bytes: int
     verdicts: tuple[Verdict, ...]
+    workers: tuple[WorkerGroupPlan, ...] = ()
+    retired: tuple[str, ...] = ()
+    """RayClusters that hold nothing any more, to be deleted."""
+    reasons: tuple[str, ...] = ()
+    """Sentences for people: workers asked for and let go, a change of RayCluster and how it goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,5 +385,7 @@ class FleetPlan:
     """Slots of models that no longer exist and still have requests in flight: they drain first."""
     routes: RouteTable
     """Version 0; the link to the gateway numbers it when it differs from the last one sent."""
+    unknown_routes: frozenset[str] = frozenset()
+    """Models whose replicas cannot be known now: the gateway goes on with what it has of them."""
     wake_at: float | None
     """When the plan would change by the passing of time alone (quiet time over, retry due, deadline reached)."""

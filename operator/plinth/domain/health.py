@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from plinth.domain.fleet import FailureRecord, Node, Slot, SlotPhase
+from plinth.domain.fleet import FailureRecord, Slot, SlotPhase
 from plinth.domain.traffic import LoadReport, ReplicaState
 
 FIRST_BACKOFF_SECONDS = 10.0
 LONGEST_BACKOFF_SECONDS = 300.0
 
 
-def breakage(slot: Slot, *, report: LoadReport | None, nodes: Iterable[Node]) -> str | None:
+def breakage(slot: Slot, *, report: LoadReport | None, node_ids: Collection[str]) -> str | None:
     """Why a replica can no longer serve, or None while it can or may still come to."""
     if slot.phase is SlotPhase.FAILED:
         return f"its engine failed: {first_line(slot.message) or 'no reason was given'}"
     load = report.replicas.get(str(slot.name)) if report else None
     if slot.phase is SlotPhase.READY and load is not None and load.state is ReplicaState.DEAD:
         return f"the gateway lost it: {load.detail or 'its connection broke'}"
-    if slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING} and slot.node_id not in {
-        n.node_id for n in nodes
-    }:
+    if slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING} and slot.node_id not in node_ids:
         return f"its node {slot.node_id or '(none)'} is gone"
     return None
 

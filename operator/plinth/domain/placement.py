@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from plinth.domain.fleet import Engine, ModelKey, Needs, Node, Slot, SlotPhase
+from plinth.domain.fleet import Engine, ModelKey, Needs, Node, NodeState, Slot, SlotPhase
 from plinth.domain.pools import Pool
 from plinth.domain.quantities import format_bytes, plural
 
@@ -102,11 +102,19 @@ def find_place(request: PlacementRequest, room: Room) -> Node | None:
     return min(able, key=lambda node: _preference(request, room, node), default=None)
 
 
-def _preference(request: PlacementRequest, room: Room, node: Node) -> tuple[int, int, str]:
+def _preference(request: PlacementRequest, room: Room, node: Node) -> tuple[bool, bool, int, int, str]:
+    """What is there comes before what must be brought up, and a worker that is on its way before one that is not."""
     siblings = sum(1 for each in room.on(node.node_id) if each.model == request.model)
+    absent = node.state is not NodeState.PRESENT
     if request.needs.accelerators > 0:
-        return (room.free_accelerators(node), siblings, node.node_id)
-    return (siblings, -room.free_memory_bytes(request.pool, node), node.node_id)
+        return (absent, absent and not node.worker, room.free_accelerators(node), siblings, node.node_id)
+    return (
+        absent,
+        absent and not node.worker,
+        siblings,
+        -room.free_memory_bytes(request.pool, node),
+        node.node_id,
+    )
 
 
 def explain_shortage(request: PlacementRequest, room: Room) -> str:

@@ -10,18 +10,19 @@ While Ray is away nothing is created, moved or removed: every slot is kept as it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from plinth.domain.conditions import Situation, model_verdicts, pool_verdicts
 from plinth.domain.deserted import plan_deserted
-from plinth.domain.draining import Departure, timeout_at
+from plinth.domain.draining import Departure, leave, timeout_at
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
     Model,
     ModelKey,
     ModelPlan,
+    Node,
     PoolPlan,
     Slot,
     SlotAction,
@@ -30,6 +31,7 @@ from plinth.domain.fleet import (
     SlotPlan,
 )
 from plinth.domain.health import breakage, retry_due_at
+from plinth.domain.moving import Home, evacuated_node, homes_of, misplaced
 from plinth.domain.naming import ServedNames, resolve_names
 from plinth.domain.placement import Room, room_of
 from plinth.domain.pools import Pool, resolve_pools
@@ -38,6 +40,7 @@ from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
 from plinth.domain.targets import Refusal, Target, choose_target, running_target
 from plinth.domain.traffic import ModelRoute, RouteTable
+from plinth.domain.workers import plan_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +60,36 @@ class Surroundings:
     snapshot: FleetSnapshot
     pools: tuple[Pool, ...]
     slots: dict[ModelKey, tuple[Slot, ...]]
+    node_ids: frozenset[str]
+    homes: Mapping[str, Home]
+    evacuated: frozenset[str]
+    """Nodes that may be emptied before there is room elsewhere."""
     now: float
+
+    def is_known(self, pool: str, slots: tuple[Slot, ...]) -> bool:
+        """Whether all Rays answer that a model has to do with: its pool's, and those that its replicas run on.
+
+        A Ray that is being replaced need not: what it runs stays until something else serves.
+        """
+        homes = {slot.ray for slot in slots}
+        return not any(
+            (ray.pool in {"", pool} or ray.name in homes) and not ray.answers and not ray.retiring
+            for ray in self.snapshot.rays
+        )
 
 
 def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
     """The plan for everything. `now` is in Unix seconds."""
     pools = resolve_pools(snapshot.pools, snapshot.nodes)
-    shared = Surroundings(snapshot=snapshot, pools=pools, slots=_by_model(snapshot.slots), now=now)
+    shared = Surroundings(
+        snapshot=snapshot,
+        pools=pools,
+        slots=_by_model(snapshot.slots),
+        node_ids=frozenset(node.node_id for node in snapshot.nodes),
+        homes=homes_of(pools),
+        evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
+        now=now,
+    )
     names = resolve_names(snapshot.models)
     room = room_of(snapshot.slots)
     outcomes: list[Outcome] = []
@@ -75,14 +101,17 @@ def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
     deserted = plan_deserted([slot for slot in snapshot.slots if slot.name.model not in known], snapshot, now)
     plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
-    wakes = [wake for outcome in outcomes for wake in outcome.wakes]
+    pool_plans = [_plan_pool(pool, room, shared) for pool in pools]
+    wakes = [*deserted.wakes, *(wake for each in outcomes for wake in each.wakes)]
+    wakes += [wake for _, times in pool_plans for wake in times]
     return FleetPlan(
-        pools=tuple(_plan_pool(pool, room, known=snapshot.capacity_known) for pool in pools),
+        pools=tuple(plan for plan, _ in pool_plans),
         models=tuple(plans),
         orphans=deserted.orphans,
         leaving=deserted.leaving,
         routes=RouteTable(version=0, models=tuple(sorted(routes, key=lambda route: route.model))),
-        wake_at=min((wake for wake in [*wakes, *deserted.wakes] if wake > now), default=None),
+        unknown_routes=_unknown_routes(snapshot),
+        wake_at=min((wake for wake in wakes if wake > now), default=None),
     )
 
 
@@ -111,19 +140,21 @@ def _plan_model(model: Model, names: ServedNames, shared: Surroundings, room: Ro
     )
     if target is None:
         wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
-        rolled = _keep_all(slots, departure, room, broken=broken)
+        rolled = _keep_all(slots, departure, room, broken=broken, closing=_closing(slots, shared))
     else:
         wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
-        rolled = _roll(model, target, slots, broken=broken, wanted=wanted, departure=departure, room=room)
-        if not shared.snapshot.capacity_known:
+        rolled = _roll(
+            model, target, slots, broken=broken, wanted=wanted, departure=departure, room=room, shared=shared
+        )
+        if not shared.is_known(target.pool.name, slots):
             rolled = _keep_all(slots, departure, room, broken={})
     situation = _situation(model, target, refusal, slots, wanted=wanted, rolled=rolled, shared=shared)
     return _outcome(situation, names=names, target=target, wanted=wanted, rolled=rolled)
 
 
 def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str]:
-    snapshot = shared.snapshot
-    reasons = ((slot, breakage(slot, report=snapshot.report, nodes=snapshot.nodes)) for slot in slots)
+    report = shared.snapshot.report
+    reasons = ((slot, breakage(slot, report=report, node_ids=shared.node_ids)) for slot in slots)
     return {slot.name: reason for slot, reason in reasons if reason is not None}
 
 
@@ -182,6 +213,7 @@ def _roll(
     wanted: ScalingDecision,
     departure: Departure,
     room: Room,
+    shared: Surroundings,
 ) -> RolloutDecision:
     failure = model.failure
     return plan_rollout(
@@ -195,31 +227,38 @@ def _roll(
             retry_at=retry_due_at(failure, target.revision),
             departure=departure,
             room=room,
+            misplaced=misplaced(slots, target, shared.homes),
+            evacuated=shared.evacuated,
         )
     )
 
 
+def _closing(slots: tuple[Slot, ...], shared: Surroundings) -> frozenset[SlotName]:
+    """Replicas on pools that are being deleted."""
+    homes = ((slot.name, shared.homes.get(slot.running_on or slot.node_id)) for slot in slots)
+    return frozenset(name for name, home in homes if home is not None and home.deleted)
+
+
 def _keep_all(
-    slots: tuple[Slot, ...], departure: Departure, room: Room, *, broken: dict[SlotName, str]
+    slots: tuple[Slot, ...],
+    departure: Departure,
+    room: Room,
+    *,
+    broken: dict[SlotName, str],
+    closing: frozenset[SlotName] = frozenset(),
 ) -> RolloutDecision:
     """Nothing can be decided anew: what is there stays, what drains goes on draining, what is broken goes."""
     plans = []
     for slot in slots:
         if slot.phase is SlotPhase.STOPPING:
             continue
+        if slot.name in closing and slot.name not in broken:
+            plans.append(leave(slot, "its pool is being deleted", departure))
+            continue
         action = SlotAction.KEEP if slot.draining_since is None else SlotAction.DRAIN
         action = SlotAction.REMOVE if slot.name in broken else action
         reason = broken.get(slot.name, "left as it is")
-        plans.append(
-            SlotPlan(
-                name=slot.name,
-                action=action,
-                spec=slot.spec,
-                needs=slot.needs,
-                node_id=slot.node_id,
-                reason=reason,
-            )
-        )
+        plans.append(SlotPlan.of(slot, action, reason))
     wakes = tuple(due for slot in slots if (due := timeout_at(slot, departure)) is not None)
     return RolloutDecision(slots=tuple(plans), room=room, wakes=wakes)
 
@@ -247,8 +286,9 @@ def _situation(
         slots=slots,
         kept=frozenset(plan.name for plan in rolled.slots if plan.action is SlotAction.KEEP),
         shortage=rolled.shortage,
+        awaiting=rolled.awaiting,
         report_known=shared.snapshot.report is not None,
-        capacity_known=shared.snapshot.capacity_known,
+        capacity_known=shared.is_known(target.pool.name if target else model.resource.spec.pool or "", slots),
         stuck_since=min(starting, default=None),
         now=shared.now,
     )
@@ -309,28 +349,47 @@ def _sentences(
     return tuple([*sentences, rolled.shortage] if rolled.shortage else sentences)
 
 
-def _plan_pool(pool: Pool, room: Room, *, known: bool) -> PoolPlan:
-    accelerators = sum(node.accelerators for node in pool.nodes) if not pool.is_cpu else 0
-    held = [holding.needs for node in pool.nodes for holding in room.on(node.node_id)]
-    memory = sum(pool.usable_memory_bytes(node) for node in pool.nodes)
-    if not pool.is_cpu:
-        memory = sum(node.accelerators * pool.usable_accelerator_bytes(node) for node in pool.nodes)
-    return PoolPlan(
-        name=pool.name,
-        accelerator=pool.accelerator,
-        nodes=len(pool.nodes),
-        accelerators=accelerators,
-        accelerators_used=sum(needs.accelerators for needs in held) if not pool.is_cpu else 0,
-        memory_bytes=memory,
-        memory_used_bytes=_memory_used(pool, room),
-        verdicts=pool_verdicts(pool, capacity_known=known),
+def _unknown_routes(snapshot: FleetSnapshot) -> frozenset[str]:
+    """Models with replicas on a Ray that has not answered since this process began, as far as their status tells."""
+    unseen = {ray.pool for ray in snapshot.rays if not ray.seen}
+    return frozenset(
+        str(model.key)
+        for model in snapshot.models
+        if unseen and ("" in unseen or model.resource.status.pool in unseen)
     )
 
 
-def _memory_used(pool: Pool, room: Room) -> int:
+def _plan_pool(pool: Pool, room: Room, shared: Surroundings) -> tuple[PoolPlan, tuple[float, ...]]:
+    """The pool's plan, and when it would change by time alone."""
+    rays = [ray for ray in shared.snapshot.rays if ray.pool in {"", pool.name}]
+    workers = plan_workers(pool, room, rays=rays, slots=shared.snapshot.slots, now=shared.now)
+    known = all(ray.answers or ray.retiring for ray in rays)
+    there = [*pool.present, *pool.retiring]
+    accelerators = sum(node.accelerators for node in there) if not pool.is_cpu else 0
+    held = [holding.needs for node in there for holding in room.on(node.node_id)]
+    memory = sum(pool.usable_memory_bytes(node) for node in there)
+    if not pool.is_cpu:
+        memory = sum(node.accelerators * pool.usable_accelerator_bytes(node) for node in there)
+    plan = PoolPlan(
+        name=pool.name,
+        accelerator=pool.accelerator,
+        nodes=len(there),
+        accelerators=accelerators,
+        accelerators_used=sum(needs.accelerators for needs in held) if not pool.is_cpu else 0,
+        memory_bytes=memory,
+        memory_used_bytes=_memory_used(pool, there, room),
+        verdicts=pool_verdicts(pool, capacity_known=known),
+        workers=workers.groups,
+        retired=workers.retired,
+        reasons=workers.reasons,
+    )
+    return plan, workers.wakes
+
+
+def _memory_used(pool: Pool, nodes: Iterable[Node], room: Room) -> int:
     """Memory that is promised to replicas: host memory of a CPU pool, else that of their whole accelerators."""
     total = 0
-    for node in pool.nodes:
+    for node in nodes:
         for holding in room.on(node.node_id):
             if pool.is_cpu:
                 total += holding.needs.memory_bytes

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from plinth.api.v1alpha1 import GPUPool, ObjectMeta
-from plinth.domain.fleet import Engine, Node
+from plinth.domain.fleet import Engine, Node, NodeState
 
 CPU = "CPU"
 AUTO = "Auto"
@@ -25,8 +26,31 @@ class Pool:
     accelerator: str
     """Kind, `CPU`, or empty while the pool has no node and its spec says Auto."""
     nodes: tuple[Node, ...]
+    """Where replicas may be placed: nodes that are there, and those that could be."""
     utilization_percent: int
     cost_per_accelerator_hour: str
+    retiring: tuple[Node, ...] = ()
+    """Nodes that are being emptied."""
+    namespace: str = ""
+    """The one namespace that it serves; empty: all."""
+    deleted: bool = False
+    min_workers: int = 0
+    idle_seconds: int = 0
+    """How long a worker that holds nothing stays."""
+
+    @cached_property
+    def node_ids(self) -> frozenset[str]:
+        """All its nodes, those that are being emptied included."""
+        return frozenset(node.node_id for node in (*self.nodes, *self.retiring))
+
+    @property
+    def present(self) -> tuple[Node, ...]:
+        """The nodes that are there."""
+        return tuple(node for node in self.nodes if node.state is NodeState.PRESENT)
+
+    def serves(self, namespace: str) -> bool:
+        """Whether models of the namespace may run here."""
+        return self.namespace in {"", namespace}
 
     @property
     def is_cpu(self) -> bool:
@@ -58,12 +82,17 @@ def resolve_pools(pools: Iterable[GPUPool], nodes: Iterable[Node]) -> tuple[Pool
         GPUPool(metadata=ObjectMeta(name=DEFAULT_POOL))
     ]
     in_order = sorted(nodes, key=lambda node: node.node_id)
-    return tuple(_resolve(pool, in_order) for pool in given)
+    brought_up: dict[str, list[Node]] = {}
+    for node in in_order:
+        brought_up.setdefault(node.pool, []).append(node)
+    loose = brought_up.pop("", [])
+    return tuple(_resolve(pool, loose, brought_up.get(pool.metadata.name, [])) for pool in given)
 
 
-def _resolve(pool: GPUPool, nodes: list[Node]) -> Pool:
+def _resolve(pool: GPUPool, loose: list[Node], own: list[Node]) -> Pool:
+    """`own` were brought up for the pool; of the `loose` ones it has those that its selector selects."""
     selector = pool.spec.node_selector.items()
-    selected = [node for node in nodes if all(node.labels.get(key) == value for key, value in selector)]
+    selected = own + [node for node in loose if all(node.labels.get(key) == value for key, value in selector)]
     kind = pool.spec.accelerator
     if kind == AUTO:
         kind = _commonest_kind(selected)
@@ -72,9 +101,14 @@ def _resolve(pool: GPUPool, nodes: list[Node]) -> Pool:
     return Pool(
         name=pool.metadata.name,
         accelerator=kind,
-        nodes=tuple(members),
+        nodes=tuple(node for node in members if node.state is not NodeState.RETIRING),
         utilization_percent=pool.spec.memory_utilization_percent,
         cost_per_accelerator_hour=pool.spec.cost_per_accelerator_hour,
+        retiring=tuple(node for node in members if node.state is NodeState.RETIRING),
+        namespace=pool.spec.namespace or "",
+        deleted=bool(pool.metadata.deletion_timestamp),
+        min_workers=pool.spec.workers.min,
+        idle_seconds=pool.spec.workers.idle_seconds,
     )
 
 

@@ -13,11 +13,11 @@ found, and turning back to an older spec simply makes its replicas the wanted on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from plinth.domain.draining import Departure, leave, timeout_at
-from plinth.domain.fleet import ModelKey, Node, Slot, SlotAction, SlotName, SlotPhase, SlotPlan
+from plinth.domain.fleet import ModelKey, Node, NodeState, Slot, SlotAction, SlotName, SlotPhase, SlotPlan
 from plinth.domain.placement import Holding, PlacementRequest, Room, explain_shortage, find_place
 from plinth.domain.quantities import plural
 from plinth.domain.targets import Target
@@ -39,6 +39,14 @@ class RolloutRequest:
     """No replica of the wanted revision is created before; None: at once."""
     departure: Departure
     room: Room
+    misplaced: Mapping[SlotName, str] = field(default_factory=dict)
+    """Replicas that must go elsewhere though they are as wanted, and why."""
+    evacuated: frozenset[str] = frozenset()
+    """Nodes that may be emptied before there is room elsewhere, for their machine is the room."""
+
+    def is_wanted(self, slot: Slot) -> bool:
+        """Whether the slot is as wanted, and where."""
+        return is_wanted(slot, self.target) and slot.name not in self.misplaced
 
     @property
     def placement(self) -> PlacementRequest:
@@ -57,6 +65,8 @@ class RolloutDecision:
     room: Room
     shortage: str = ""
     """Why not every wanted replica has a place."""
+    awaiting: str = ""
+    """Which workers must be up before every wanted replica has one."""
     sentences: tuple[str, ...] = ()
     wakes: tuple[float, ...] = ()
 
@@ -106,6 +116,7 @@ def plan_rollout(request: RolloutRequest) -> RolloutDecision:
         slots=tuple(sorted(plans, key=lambda plan: plan.name)),
         room=room,
         shortage=shortage,
+        awaiting=_awaiting(created),
         sentences=tuple(filter(None, [*_narrative(request, sides), note])),
         wakes=_wakes(request, plans),
     )
@@ -118,8 +129,8 @@ def take_sides(request: RolloutRequest) -> Sides:
         for slot in request.slots
         if slot.phase is not SlotPhase.STOPPING and slot.name not in request.broken
     ]
-    new = sorted((slot for slot in usable if is_wanted(slot, request.target)), key=_usefulness)
-    old = [slot for slot in usable if not is_wanted(slot, request.target)]
+    new = sorted((slot for slot in usable if request.is_wanted(slot)), key=_usefulness)
+    old = [slot for slot in usable if not request.is_wanted(slot)]
     ready_old = sorted((slot for slot in old if slot.phase is SlotPhase.READY), key=_newest_revision_first)
     kept_new = tuple(new[: request.desired])
     ready_new = sum(1 for slot in kept_new if slot.phase is SlotPhase.READY)
@@ -167,6 +178,11 @@ def _create(request: RolloutRequest, sides: Sides) -> tuple[list[SlotPlan], Room
     return created, room, ""
 
 
+def _awaiting(created: Iterable[SlotPlan]) -> str:
+    waiting = [plan for plan in created if plan.action is SlotAction.AWAIT]
+    return f"{plural(len(waiting), 'replica')} on workers that are being brought up" if waiting else ""
+
+
 def _make_room(
     request: RolloutRequest, sides: Sides, room: Room, *, created: int
 ) -> tuple[tuple[Slot, ...], str]:
@@ -181,7 +197,7 @@ def _make_room(
     if find_place(request.placement, freed) is not None:
         return (), "a replica that is leaving makes room for the new revision"
     choices = [_victims_on(request, node, sides.kept_old, freed) for node in request.target.pool.nodes]
-    able = [victims for victims in choices if victims]
+    able = [victims for victims in choices if victims] or _on_evacuated(request, sides.kept_old)
     if not able:
         return (), ""
     victims = min(able, key=lambda each: (len(each), [slot.name for slot in each]))
@@ -199,6 +215,12 @@ def _victims_on(request: RolloutRequest, node: Node, old: tuple[Slot, ...], free
         if without.fits(placement.pool, node, placement.needs):
             return tuple(there[:number])
     return ()
+
+
+def _on_evacuated(request: RolloutRequest, old: tuple[Slot, ...]) -> list[tuple[Slot, ...]]:
+    """This model's replicas on the node that is being emptied for its machine's sake, if any."""
+    there = tuple(slot for slot in old if (slot.running_on or slot.node_id) in request.evacuated)
+    return [there] if there else []
 
 
 def _sacrifice_note(sides: Sides, victims: tuple[Slot, ...]) -> str:
@@ -226,7 +248,7 @@ def _revive(request: RolloutRequest, sides: Sides, room: Room) -> tuple[list[Slo
             model=request.model, needs=slot.needs, pool=request.target.pool, engine=spec.engine
         )
         node = find_place(placement, room)
-        if node is None:
+        if node is None or node.state is not NodeState.PRESENT:
             continue
         ordinal = next(ordinals.setdefault(revision, _free_ordinals(request.slots, revision)))
         name = SlotName(request.model, revision, ordinal)
@@ -239,6 +261,7 @@ def _revive(request: RolloutRequest, sides: Sides, room: Room) -> tuple[list[Slo
                 needs=slot.needs,
                 node_id=node.node_id,
                 reason=reason,
+                ray=node.ray,
             )
         )
         room = room.take(node.node_id, Holding(model=request.model, needs=slot.needs, slot=str(name)))
@@ -252,43 +275,34 @@ def _free_ordinals(slots: Iterable[Slot], revision: str) -> Iterator[int]:
 
 
 def _created(request: RolloutRequest, target: Target, ordinal: int, node: Node) -> SlotPlan:
+    here = node.state is NodeState.PRESENT
+    where = node.address or node.node_id if here else f"a worker of {node.group} that is being brought up"
     return SlotPlan(
         name=SlotName(request.model, target.revision, ordinal),
-        action=SlotAction.CREATE,
+        action=SlotAction.CREATE if here else SlotAction.AWAIT,
         spec=target.spec,
         needs=target.needs,
         node_id=node.node_id,
-        reason=f"one more of {plural(request.desired, 'wanted replica')}, on {node.address or node.node_id}",
+        reason=f"one more of {plural(request.desired, 'wanted replica')}, on {where}",
+        ray=node.ray,
     )
 
 
 def _kept(request: RolloutRequest, slot: Slot) -> SlotPlan:
-    wanted = is_wanted(slot, request.target)
+    wanted = request.is_wanted(slot)
     if slot.phase is not SlotPhase.READY:
         reason = f"{slot.phase.lower()}"
     elif wanted:
         reason = "serves"
+    elif slot.name in request.misplaced:
+        reason = f"serves until another takes its place: {request.misplaced[slot.name]}"
     else:
         reason = f"serves until {request.target.revision} is ready"
-    return SlotPlan(
-        name=slot.name,
-        action=SlotAction.KEEP,
-        spec=slot.spec,
-        needs=slot.needs,
-        node_id=slot.node_id,
-        reason=reason,
-    )
+    return SlotPlan.of(slot, SlotAction.KEEP, reason)
 
 
 def _removed(request: RolloutRequest, slot: Slot) -> SlotPlan:
-    return SlotPlan(
-        name=slot.name,
-        action=SlotAction.REMOVE,
-        spec=slot.spec,
-        needs=slot.needs,
-        node_id=slot.node_id,
-        reason=request.broken[slot.name],
-    )
+    return SlotPlan.of(slot, SlotAction.REMOVE, request.broken[slot.name])
 
 
 def _replaced_reason(request: RolloutRequest, sides: Sides) -> str:

@@ -55,13 +55,9 @@ def choose_target(
     """The first pool on which the model works: the one it runs on already, then by name."""
     if names.collision:
         return Refusal(reason=Reason.NAME_COLLISION, message=names.collision)
-    asked = model.resource.spec.pool
-    able = [pool for pool in pools if asked in {None, pool.name}]
-    if not able:
-        have = ", ".join(pool.name for pool in pools)
-        return Refusal(
-            reason=Reason.POOL_NOT_FOUND, message=f"spec.pool: there is no GPUPool {asked}; there is {have}"
-        )
+    able = _open_pools(model, pools)
+    if isinstance(able, Refusal):
+        return able
     if model.artifact is None:
         return Refusal(
             reason=Reason.READING_MODEL, message="the model's configuration is being read", known=False
@@ -71,7 +67,7 @@ def choose_target(
         return architecture
     homes = {slot.running_on or slot.node_id for slot in slots if slot.phase is not SlotPhase.STOPPING}
     refusals: list[Refusal] = []
-    for pool in sorted(able, key=lambda each: (not homes & {node.node_id for node in each.nodes}, each.name)):
+    for pool in sorted(able, key=lambda each: (each.deleted, not homes & each.node_ids, each.name)):
         target = _target_on(model, architecture, names=names, pool=pool)
         if isinstance(target, Target):
             return target
@@ -82,6 +78,22 @@ def choose_target(
     )
 
 
+def _open_pools(model: Model, pools: tuple[Pool, ...]) -> list[Pool] | Refusal:
+    """The pools that the model may run on."""
+    asked, namespace = model.resource.spec.pool, model.key.namespace
+    named = [pool for pool in pools if asked in {None, pool.name}]
+    if not named:
+        have = ", ".join(pool.name for pool in pools)
+        message = f"spec.pool: there is no GPUPool {asked}; there is {have}"
+        return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
+    able = [pool for pool in named if pool.serves(namespace)]
+    if not able:
+        whose = ", ".join(f"{pool.name} serves {pool.namespace} only" for pool in named)
+        message = f"spec.pool: no GPUPool serves the namespace {namespace}: {whose} (its spec.namespace)"
+        return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
+    return able
+
+
 def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | None:
     """What runs, as a target: the spec of the newest replica, a ready one first. None when nothing readable runs."""
     able = [slot for slot in slots if slot.spec is not None and slot.phase is not SlotPhase.STOPPING]
@@ -89,7 +101,7 @@ def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | N
     if newest is None or newest.spec is None:
         return None
     home = newest.running_on or newest.node_id
-    pool = next((pool for pool in pools if home in {node.node_id for node in pool.nodes}), pools[0])
+    pool = next((pool for pool in pools if home in pool.node_ids), pools[0])
     # The name says which revision runs, also when an older version of this program wrote the spec.
     return Target(
         spec=newest.spec,

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from plinth.api.v1alpha1.crdgen import write_crds
-from plinth.cluster.ray_rest import CapacityAway, RayRest
+from plinth.cluster.capacity import CapacityAway
+from plinth.cluster.ray_rest import RayRest
 from plinth.cluster.state_dir import Instance, StateDir, find_instances
-from plinth.controllers.gather import read_slots
+from plinth.desired.serve_details import read_slots
 from plinth.runtime.chat import ChatError, stream_chat
 
 FOLDER = click.option(

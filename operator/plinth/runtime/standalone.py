@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.folder import FolderStore, watch
 from plinth.cluster.gateway_link import GatewayLink
 from plinth.cluster.local_ray import (
@@ -26,7 +28,6 @@ from plinth.cluster.local_ray import (
 )
 from plinth.cluster.model_reader import BackgroundModelReader
 from plinth.cluster.processes import end_processes
-from plinth.cluster.ray_rest import CapacityAway
 from plinth.cluster.replica_rest import ReplicaRest
 from plinth.cluster.state_dir import Instance, ProcessRef, StateDir
 from plinth.cluster.status_db import StatusDB
@@ -69,7 +70,7 @@ class Standalone:
     link: GatewayLink = field(init=False)
     cycle: FleetCycle = field(init=False)
     store: FolderResources = field(init=False)
-    _capacity: CurrentRay = field(default_factory=CurrentRay)
+    _capacity: CurrentRay = field(init=False)
     _replicas: ReplicaRest | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -90,6 +91,7 @@ class Standalone:
         self.state.ensure_secret()
         self.state.ensure_ray_token()
         self._replicas = ReplicaRest(self.state.secret_file)
+        self._capacity = CurrentRay(self._settings)
         self.store = FolderResources(FolderStore(self.options.folder, StatusDB.open(self.state.status_db)))
         before = self.state.read_instance()
         self.ray = await self._find_ray(before)
@@ -106,7 +108,7 @@ class Standalone:
             gateway=self.link,
             models=models,
         )
-        self.cycle = FleetCycle(ports=ports, settings=self._settings, clock=time.time, on_pass=self.on_pass)
+        self.cycle = FleetCycle(ports=ports, clock=time.time, on_pass=self.on_pass)
         self.link.start()
         if self.options.ray_address is not None:
             await self._capacity.attach(self.options.ray_address, self.options.ray_token_file)
@@ -146,11 +148,13 @@ class Standalone:
 
     async def _leave_joined_ray(self) -> None:
         """Take our replicas away from a Ray that goes on without us, and nobody else's."""
+        serve = (await self._capacity.observe()).rays[0].serve
+        if serve is None:
+            self.say("the joined Ray does not answer: it could not be told to end our replicas")
+            return
         try:
-            observation = await self._capacity.observe()
-            await self._capacity.apply(
-                {"proxy_location": "HeadOnly", "applications": foreign_applications(observation.serve)}
-            )
+            others = foreign_applications(serve)
+            await self._capacity.apply("", {"proxy_location": "HeadOnly", "applications": others})
         except CapacityAway as error:
             self.say(f"the joined Ray could not be told to end our replicas: {error}")
 
@@ -228,9 +232,9 @@ class Standalone:
     def _wake(self) -> None:
         self.cycle.wake()
 
-    def _settings(self) -> ServeSettings:
+    def _settings(self, serve: Mapping[str, Any]) -> ServeSettings:
         """What is the same for all replicas; Serve's own HTTP options are said again as they are once it runs."""
-        options = (self.cycle.gatherer.serve or {}).get("http_options") or {}
+        options = serve.get("http_options") or {}
         return ServeSettings(
             secret_file=str(self.state.secret_file),
             secrets_dir=str(self.options.folder / "secrets"),

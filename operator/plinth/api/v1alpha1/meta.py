@@ -133,6 +133,8 @@ class ObjectMeta(BaseModel):
     """Namespace of the resource; without meaning for a cluster-wide kind."""
     generation: Int = 1
     """Counts the changes of the spec; set by Kubernetes, or by Plinth for a folder, never by hand."""
+    deletion_timestamp: str = ""
+    """When Kubernetes was asked to delete it; empty for what is to stay."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels to select the resource by."""
     annotations: dict[str, str] = Field(default_factory=dict)

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     NO_NODES = "NoNodes"
     ALL_PLACED = "AllPlaced"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    WORKERS_STARTING = "WorkersStarting"
     SERVING = "Serving"
     SCALED_TO_ZERO = "ScaledToZero"
     STARTING = "Starting"
@@ -64,6 +65,8 @@ class Reason(StrEnum):
     REPORT_MISSING = "ReportMissing"
     CAPACITY_READY = "CapacityReady"
     CAPACITY_AWAY = "CapacityAway"
+    REPLACING_WORKERS = "ReplacingWorkers"
+    DELETING = "Deleting"
     NOT_EVALUATED = "NotEvaluated"
 
 
@@ -82,6 +85,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.NO_NODES: "The pool has no nodes at present.",
     Reason.ALL_PLACED: "Every wanted replica has a place.",
     Reason.INSUFFICIENT_CAPACITY: "Not every wanted replica fits; the message says who holds the capacity.",
+    Reason.WORKERS_STARTING: "The replicas have their places on Ray workers that are being brought up.",
     Reason.SERVING: "Replicas answer requests.",
     Reason.SCALED_TO_ZERO: "No replica runs; the next request is held while one starts.",
     Reason.STARTING: "Replicas are starting.",
@@ -99,5 +103,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.REPORT_MISSING: "The gateway has not reported lately; load is unknown, so replicas are left as they are.",
     Reason.CAPACITY_READY: "The pool's nodes are there.",
     Reason.CAPACITY_AWAY: "Ray does not answer; what is known of the pool is old.",
+    Reason.REPLACING_WORKERS: "The pool's workers are being replaced; models move as room allows.",
+    Reason.DELETING: "The pool is being deleted; what runs on it ends in peace first.",
     Reason.NOT_EVALUATED: "Not known yet: an earlier condition must hold first.",
 }

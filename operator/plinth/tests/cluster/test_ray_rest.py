@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from plinth.cluster.ray_rest import CapacityAway, RayRest, read_node
+from plinth.cluster.capacity import CapacityAway
+from plinth.cluster.ray_rest import RayRest, read_node
 
 NODE: dict[str, Any] = {
     "state": "ALIVE",

@@ -1,14 +1,13 @@
-"""What the cycle relies on in the `Capacity` port, held against the fake in unit tests and a real Ray end to end."""
+"""What the cycle relies on in a Ray, held against the fake in unit tests and a real one end to end."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
-from plinth.cluster.ray_rest import CapacityObservation
-from plinth.controllers.gather import read_slots
-from plinth.controllers.ports import Capacity
+from plinth.cluster.ray_rest import RayAnswer
 from plinth.desired.serve_config import ServeSettings, same_config, serve_config
+from plinth.desired.serve_details import read_slots
 from plinth.domain.fleet import (
     Engine,
     EngineSpec,
@@ -24,6 +23,15 @@ from plinth.domain.traffic import RouteTable
 
 Pass = Callable[[], Awaitable[None]]
 """Lets a little time go by."""
+
+
+class OneRay(Protocol):
+    """One Ray, as `RayRest` shows it."""
+
+    async def observe(self) -> RayAnswer: ...
+
+    async def apply(self, config: Mapping[str, Any]) -> None: ...
+
 
 KEY = ModelKey("default", "contract")
 SPEC = EngineSpec(
@@ -71,7 +79,7 @@ def make_config(settings: ServeSettings, *node_ids: str) -> dict[str, Any]:
     return serve_config(plan, settings)
 
 
-async def holds(capacity: Capacity, settings: ServeSettings, passing: Pass) -> None:
+async def holds(capacity: OneRay, settings: ServeSettings, passing: Pass) -> None:
     """The whole contract, in one life of two slots."""
     nodes = (await capacity.observe()).nodes
     assert nodes, "there is at least one node"
@@ -103,14 +111,14 @@ async def holds(capacity: Capacity, settings: ServeSettings, passing: Pass) -> N
     await until(capacity, passing, lambda found: not list(read_slots(found.serve)))
 
 
-def all_running(found: CapacityObservation, count: int) -> bool:
+def all_running(found: RayAnswer, count: int) -> bool:
     slots = list(read_slots(found.serve))
     return len(slots) == count and all(each.slot.running_on and each.slot.port for each in slots)
 
 
 async def until(
-    capacity: Capacity, passing: Pass, done: Callable[[CapacityObservation], bool], *, turns: int = 200
-) -> CapacityObservation:
+    capacity: OneRay, passing: Pass, done: Callable[[RayAnswer], bool], *, turns: int = 200
+) -> RayAnswer:
     for _ in range(turns):
         observation = await capacity.observe()
         if done(observation):

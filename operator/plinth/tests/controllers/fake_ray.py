@@ -5,12 +5,15 @@ Answers in the real one's shape; `capacity_contract` is run on both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from plinth.cluster.ray_rest import CapacityAway, CapacityObservation, read_node
-from plinth.domain.fleet import EngineReport, SlotPhase
+from plinth.api.v1alpha1 import GPUPool
+from plinth.cluster.capacity import CapacityAway, CapacityObservation, RayObservation
+from plinth.cluster.ray_rest import RayAnswer, read_node
+from plinth.desired.serve_config import ServeSettings
+from plinth.domain.fleet import EngineReport, PoolPlan, SlotPhase
 
 NODE_ID = "aa" * 28
 GIB = 2**30
@@ -27,7 +30,7 @@ def make_node_row(node_id: str = NODE_ID, *, memory_gib: int = 16) -> dict[str, 
 
 
 class FakeRay:
-    """Behind the `Capacity` and `Replicas` ports. `clock` is the test's own time."""
+    """One Ray as `RayRest` shows it, and the replicas on it. `clock` is the test's own time."""
 
     def __init__(self, *, start_seconds: float = 3.0, stop_seconds: float = 1.0) -> None:
         self.now = 0.0
@@ -41,7 +44,7 @@ class FakeRay:
         self._applications: dict[str, dict[str, Any]] = {}
         self._ports = iter(range(30_000, 31_000))
 
-    async def observe(self) -> CapacityObservation:
+    async def observe(self) -> RayAnswer:
         self._refuse_when_away()
         for name in [
             name for name, app in self._applications.items() if app.get("gone_at", 1e18) <= self.now
@@ -51,7 +54,7 @@ class FakeRay:
             "applications": {name: self._details(name, app) for name, app in self._applications.items()},
             "target_groups": [self._targets(name, app) for name, app in self._applications.items()],
         }
-        return CapacityObservation(nodes=tuple(map(read_node, self.node_rows)), serve=serve)
+        return RayAnswer(nodes=tuple(map(read_node, self.node_rows)), serve=serve)
 
     async def apply(self, config: Mapping[str, Any]) -> None:
         self._refuse_when_away()
@@ -72,6 +75,9 @@ class FakeRay:
     async def read_log(self, actor_id: str, *, lines: int) -> str:
         self._refuse_when_away()
         return f"INFO starting\nRuntimeError: {actor_id} ran out of luck\n"[-lines * 100 :]
+
+    async def deliver(self, host: str, port: int, slot: str, token: str) -> bool:
+        return slot in self._applications
 
     async def report(self, host: str, port: int, slot: str) -> EngineReport | None:
         app = self._applications.get(slot)
@@ -135,3 +141,32 @@ class FakeRay:
             else {"ip": "127.0.0.1", "port": 8000, "name": "SERVE_PROXY_ACTOR-x"}
         )
         return {"app_name": name, "protocol": "HTTP", "targets": [target]}
+
+
+class OneRay:
+    """The `Capacity` port over one fake Ray."""
+
+    def __init__(self, ray: FakeRay, settings: ServeSettings) -> None:
+        self.ray = ray
+        self.settings = settings
+        self.resized: list[tuple[PoolPlan, ...]] = []
+
+    async def observe(self) -> CapacityObservation:
+        try:
+            answer = await self.ray.observe()
+        except CapacityAway:
+            return CapacityObservation(
+                rays=(RayObservation(name="", nodes=(), serve=None, settings=self.settings),)
+            )
+        ray = RayObservation(name="", nodes=answer.nodes, serve=answer.serve, settings=self.settings)
+        return CapacityObservation(rays=(ray,))
+
+    async def apply(self, ray: str, config: Mapping[str, Any]) -> None:
+        await self.ray.apply(config)
+
+    async def read_log(self, ray: str, actor_id: str, *, lines: int) -> str:
+        return await self.ray.read_log(actor_id, lines=lines)
+
+    async def resize(self, plans: Sequence[PoolPlan], pools: Sequence[GPUPool]) -> bool:
+        self.resized.append(tuple(plans))
+        return False

@@ -17,7 +17,7 @@ from plinth.desired.serve_config import ServeSettings
 from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState, RouteTable
 from plinth.tests.controllers import capacity_contract
-from plinth.tests.controllers.fake_ray import FakeRay
+from plinth.tests.controllers.fake_ray import FakeRay, OneRay
 
 SETTINGS = ServeSettings(
     secret_file="/s", secrets_dir="/d", cache_dir="/c", http_host="127.0.0.1", http_port=8123
@@ -106,7 +106,7 @@ class FakeGateway:
         )
         return report, self.now
 
-    def send(self, table: RouteTable) -> int:
+    def send(self, table: RouteTable, *, unknown: frozenset[str] = frozenset()) -> int:
         if self.table is None or replace(table, version=self.table.version) != self.table:
             self.sent += 1
             self.table = replace(table, version=self.sent)
@@ -138,11 +138,13 @@ class World:
     def restart(self) -> None:
         """A new process: all that the cycle remembered is gone."""
         ports = Ports(
-            store=self.store, capacity=self.ray, replicas=self.ray, gateway=self.gateway, models=KnownModels()
+            store=self.store,
+            capacity=OneRay(self.ray, SETTINGS),
+            replicas=self.ray,
+            gateway=self.gateway,
+            models=KnownModels(),
         )
-        self.cycle = FleetCycle(
-            ports=ports, settings=lambda: SETTINGS, clock=lambda: self.ray.now, on_pass=lambda _: None
-        )
+        self.cycle = FleetCycle(ports=ports, clock=lambda: self.ray.now, on_pass=lambda _: None)
 
     async def pass_seconds(self, seconds: float, *, step: float = 0.5) -> Pass:
         for _ in range(int(seconds / step)):

@@ -20,6 +20,7 @@ from plinth.domain.fleet import (
     ModelKey,
     Needs,
     Node,
+    Ray,
     Slot,
     SlotName,
     SlotPhase,
@@ -205,7 +206,7 @@ def make_snapshot(
     slots: tuple[Slot, ...] = (),
     pools: tuple[GPUPool, ...] = (),
     report: LoadReport | None = None,
-    capacity_known: bool = True,
+    rays: tuple[Ray, ...] = (Ray(),),
 ) -> FleetSnapshot:
     return FleetSnapshot(
         pools=pools,
@@ -213,5 +214,5 @@ def make_snapshot(
         nodes=(make_node(),) if nodes is None else nodes,
         slots=slots,
         report=report,
-        capacity_known=capacity_known,
+        rays=rays,
     )

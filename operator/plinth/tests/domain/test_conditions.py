@@ -7,6 +7,7 @@ from plinth.domain.fleet import (
     ArtifactRefusal,
     FailureRecord,
     FleetSnapshot,
+    Ray,
     Slot,
     SlotPhase,
     Verdict,
@@ -161,7 +162,7 @@ def test_what_is_still_being_found_out_is_unknown_not_false() -> None:
     reading = verdicts(make_snapshot(models=(make_model(reading=True),)))
     assert short(reading, ConditionType.PLANNED) == (None, "ReadingModel")
     assert short(reading, ConditionType.READY) == (None, "ReadingModel")
-    away = verdicts(make_snapshot(nodes=(), capacity_known=False))
+    away = verdicts(make_snapshot(nodes=(), rays=(Ray(answers=False),)))
     assert short(away, ConditionType.PLANNED) == (None, "CapacityAway")
     assert short(away, ConditionType.READY) == (None, "CapacityAway")
 
@@ -218,4 +219,4 @@ def test_pools_are_ready_with_nodes_and_say_what_is_missing_without() -> None:
 
     assert pool_verdict() == (True, "CapacityReady")
     assert pool_verdict(nodes=()) == (False, "NoNodes")
-    assert pool_verdict(capacity_known=False) == (None, "CapacityAway")
+    assert pool_verdict(rays=(Ray(answers=False),)) == (None, "CapacityAway")

@@ -17,6 +17,7 @@ from plinth.domain.fleet import (
     ModelKey,
     ModelPlan,
     Node,
+    Ray,
     Slot,
     SlotAction,
     SlotName,
@@ -116,7 +117,7 @@ def snapshots(draw: st.DrawFn) -> FleetSnapshot:
         nodes=nodes,
         slots=tuple(slots),
         report=report if draw(st.booleans()) else None,
-        capacity_known=draw(st.integers(0, 5)) > 0,
+        rays=(Ray(answers=draw(st.integers(0, 5)) > 0),),
     )
 
 
@@ -228,7 +229,7 @@ def test_only_ready_replicas_that_stay_or_drain_are_routed_to(snapshot: FleetSna
 @given(snapshots())
 @settings(max_examples=40)
 def test_while_ray_is_away_nothing_is_created_or_removed(snapshot: FleetSnapshot) -> None:
-    fates = planned(compute_plan(replace(snapshot, capacity_known=False), NOW))
+    fates = planned(compute_plan(replace(snapshot, rays=(Ray(answers=False),)), NOW))
     assert set(fates.values()) <= {SlotAction.KEEP, SlotAction.DRAIN}
 
 
@@ -237,7 +238,7 @@ def test_while_ray_is_away_nothing_is_created_or_removed(snapshot: FleetSnapshot
 def test_once_carried_out_in_full_the_plan_changes_nothing_more(snapshot: FleetSnapshot) -> None:
     """Everything created is ready, everything removed gone, everything drained idle: within a few passes, peace."""
     current = replace(
-        snapshot, capacity_known=True, models=tuple(replace(model, failure=None) for model in snapshot.models)
+        snapshot, rays=(Ray(),), models=tuple(replace(model, failure=None) for model in snapshot.models)
     )
     for _ in range(12):
         plan = compute_plan(current, NOW)

@@ -9,6 +9,7 @@ from plinth.domain.fleet import (
     FleetSnapshot,
     ModelKey,
     ModelPlan,
+    Ray,
     Slot,
     SlotAction,
     SlotName,
@@ -146,7 +147,7 @@ def test_a_broken_replica_holds_its_place_until_it_is_gone() -> None:
 
 def test_while_ray_is_away_nothing_changes_and_routes_go_on() -> None:
     slots = (*running(3), make_slot("old", 0), make_slot(model=ModelKey("gone", "x")))
-    plan = plan_of(make_snapshot(slots=slots, capacity_known=False))
+    plan = plan_of(make_snapshot(slots=slots, rays=(Ray(answers=False),)))
     assert set(actions(plan).values()) == {"Keep"}
     assert plan.orphans == ()
     routed = next(route for route in plan.routes.models if route.model == "default/chat")
