@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.processes import (
     end_processes,
     find_instance_processes,
     instance_environment,
     spawn,
 )
-from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, CapacityAway, RayRest
+from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, RayRest
 from plinth.cluster.state_dir import ProcessRef
 from plinth.domain.pools import ENGINES_LABEL
 
