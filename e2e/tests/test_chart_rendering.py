@@ -1,0 +1,164 @@
+"""What the chart installs: hardened pods, closed ports, webhooks that stand in nobody's way; whatever the values."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+from chart import COMBINATIONS, NAMESPACE, Manifest, containers, find, pod_specs, render
+
+pytestmark = pytest.mark.kube
+
+API_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@cache
+def rendered(combination: str) -> list[Manifest]:
+    return render(COMBINATIONS[combination])
+
+
+@pytest.fixture(params=COMBINATIONS)
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
+    return rendered(request.param)
+
+
+def test_no_two_objects_have_one_name(manifests: list[Manifest]) -> None:
+    names = [
+        (each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in manifests
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_no_container_has_more_rights_than_it_needs(manifests: list[Manifest]) -> None:
+    for name, spec in pod_specs(manifests):
+        assert spec["securityContext"]["runAsNonRoot"], name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in containers(spec):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"], name
+            assert not context["allowPrivilegeEscalation"], name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["requests"], name
+
+
+def test_a_token_for_the_api_server_is_only_where_it_is_used(manifests: list[Manifest]) -> None:
+    accounts = {each["metadata"]["name"] for each in manifests if each["kind"] == "ServiceAccount"}
+    assert accounts == {"plinth-operator", "plinth-gateway", "plinth-engine", "plinth-release"}
+    for name, spec in pod_specs(manifests):
+        has_all = spec.get("automountServiceAccountToken", True)
+        assert has_all == (name in {"Deployment plinth-operator", "Job plinth-release"}), name
+        mounted = {
+            each["name"]
+            for each in containers(spec)
+            for mount in each["volumeMounts"]
+            if mount["mountPath"] == API_TOKEN
+        }
+        assert mounted == ({"agent"} if name == "Deployment plinth-gateway" else set()), name
+
+
+def test_no_secret_stands_in_a_command_an_environment_or_a_config_map(manifests: list[Manifest]) -> None:
+    secrets = [value for each in manifests if each["kind"] == "Secret" for value in each["data"].values()]
+    others = repr([each for each in manifests if each["kind"] != "Secret"])
+    assert not [secret for secret in secrets if secret in others]
+    for name, spec in pod_specs(manifests):
+        for container in containers(spec):
+            assert not [each for each in container.get("env", []) if "secretKeyRef" in repr(each)], name
+
+
+def test_webhooks_never_keep_anything_from_being_deleted(manifests: list[Manifest]) -> None:
+    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
+        for webhook in find(manifests, kind, "plinth")["webhooks"]:
+            operations = {each for rule in webhook["rules"] for each in rule["operations"]}
+            assert operations == {"CREATE", "UPDATE"}
+            assert [each["expression"] for each in webhook["matchConditions"]] == [
+                "!has(object.metadata.deletionTimestamp)"
+            ]
+            assert webhook["failurePolicy"] == "Ignore"
+            assert webhook["timeoutSeconds"] <= 3
+            assert "caBundle" not in webhook["clientConfig"]
+
+
+def test_every_volume_that_is_mounted_exists(manifests: list[Manifest]) -> None:
+    claims = {
+        claim["metadata"]["name"]
+        for each in manifests
+        if each["kind"] == "StatefulSet"
+        for claim in each["spec"].get("volumeClaimTemplates", [])
+    }
+    for name, spec in pod_specs(manifests):
+        volumes = {each["name"] for each in spec.get("volumes", [])} | claims
+        mounts = {mount["name"] for each in containers(spec) for mount in each["volumeMounts"]}
+        assert mounts <= volumes, name
+
+
+def test_a_gateway_is_given_more_time_to_drain_than_it_takes(manifests: list[Manifest]) -> None:
+    spec = find(manifests, "Deployment", "plinth-gateway")["spec"]["template"]["spec"]
+    (gateway,) = spec["containers"]
+    (drain,) = (re.fullmatch(r"--drain-seconds=(\d+)", each) for each in gateway["args"] if "drain" in each)
+    assert drain
+    before = gateway["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert spec["terminationGracePeriodSeconds"] > int(drain[1]) + before
+
+
+def test_the_agent_outlives_the_gateway_that_it_serves() -> None:
+    spec = find(rendered("defaults"), "Deployment", "plinth-gateway")["spec"]["template"]["spec"]
+    assert [(each["name"], each["restartPolicy"]) for each in spec["initContainers"]] == [("agent", "Always")]
+
+
+def test_ray_pods_are_closed_to_all_but_operator_gateway_and_each_other() -> None:
+    manifests = rendered("dedicated namespaces")
+    for namespace in (NAMESPACE, "team-a", "team-b"):
+        spec = find(manifests, "NetworkPolicy", "plinth-engine", namespace)["spec"]
+        assert spec["policyTypes"] == ["Ingress"]
+        (rule,) = spec["ingress"]
+        themselves, ours = rule["from"]
+        assert themselves == {"podSelector": spec["podSelector"]}
+        assert ours["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+        names = {each["key"]: each["values"] for each in ours["podSelector"]["matchExpressions"]}
+        assert names["app.kubernetes.io/component"] == ["operator", "gateway"]
+
+
+def test_load_reports_are_only_for_the_operator_and_metrics_only_for_who_is_named() -> None:
+    gateway = find(rendered("defaults"), "NetworkPolicy", "plinth-gateway")["spec"]
+    everybody, reports = gateway["ingress"]
+    assert everybody == {"ports": [{"port": "http"}]}
+    assert reports["ports"] == [{"port": "agent"}]
+    (peer,) = reports["from"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+    operator = find(rendered("defaults"), "NetworkPolicy", "plinth-operator")["spec"]
+    assert [rule["ports"] for rule in operator["ingress"]] == [[{"port": "webhook"}]]
+    named = find(rendered("clients and monitoring named"), "NetworkPolicy", "plinth-gateway")["spec"]
+    assert len(named["ingress"][0]["from"]) == 3  # clients, monitoring, the chart's own test
+
+
+def test_without_network_policies_there_are_none() -> None:
+    assert "NetworkPolicy" not in {each["kind"] for each in rendered("no network policies")}
+
+
+def test_a_namespace_that_is_named_gives_the_operator_access_there_and_nowhere_else() -> None:
+    bindings = [each for each in rendered("dedicated namespaces") if each["kind"] == "RoleBinding"]
+    opened = {
+        each["metadata"]["namespace"]
+        for each in bindings
+        if each["roleRef"]["name"] == "plinth-namespace-access"
+    }
+    assert opened == {"team-a", "team-b"}
+    assert "plinth-namespace-access" not in {
+        each["roleRef"]["name"] for each in rendered("defaults") if "roleRef" in each
+    }
+
+
+def test_crds_stay_when_the_chart_goes() -> None:
+    crds = [each for each in rendered("defaults") if each["kind"] == "CustomResourceDefinition"]
+    assert len(crds) == 2
+    assert {each["metadata"]["annotations"]["helm.sh/resource-policy"] for each in crds} == {"keep"}
+
+
+def test_secrets_of_ones_own_are_left_alone() -> None:
+    assert "Secret" not in {each["kind"] for each in rendered("secrets of one's own")}
+
+
+def test_draining_a_node_is_never_blocked_by_a_single_replica(manifests: list[Manifest]) -> None:
+    budgets = [each["spec"] for each in manifests if each["kind"] == "PodDisruptionBudget"]
+    assert [each["maxUnavailable"] for each in budgets] == [1, 1]
