@@ -7,6 +7,7 @@ is not written again.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from plinth.api.v1alpha1 import (
@@ -22,6 +23,7 @@ from plinth.desired import names
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
+    ModelKey,
     ModelPlan,
     PoolPlan,
     Slot,
@@ -33,6 +35,7 @@ from plinth.domain.fleet import (
 )
 from plinth.domain.pools import CPU
 from plinth.domain.quantities import multiply_money
+from plinth.domain.traffic import ModelLoad
 
 MAX_SENTENCES = 32
 MAX_SENTENCE_CHARACTERS = 512
@@ -44,19 +47,46 @@ STATUS_WORDS = {True: "True", False: "False", None: "Unknown"}
 HUNDRED_PERCENT = 100
 
 
-def model_status(
-    plan: ModelPlan, resource: ModelDeployment, snapshot: FleetSnapshot, fleet: FleetPlan, now: float
-) -> ModelDeploymentStatus:
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the status of one model tells of besides the plan."""
+
+    slots: tuple[Slot, ...]
+    """The model's own."""
+    load: ModelLoad | None
+    pool: PoolPlan | None
+    cost_per_accelerator_hour: str = "0"
+
+
+def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
+    """What every model's status tells of besides the plan."""
+    slots: dict[ModelKey, list[Slot]] = {}
+    for slot in snapshot.slots:
+        slots.setdefault(slot.name.model, []).append(slot)
+    prices = {each.metadata.name: each.spec.cost_per_accelerator_hour for each in snapshot.pools}
+    pools = {each.name: each for each in plan.pools}
+    loads = snapshot.report.models if snapshot.report else {}
+
+    def of(model: ModelPlan) -> Seen:
+        return Seen(
+            slots=tuple(slots.get(model.key, ())),
+            load=loads.get(str(model.key)),
+            pool=pools.get(model.pool),
+            cost_per_accelerator_hour=prices.get(model.pool, "0"),
+        )
+
+    return {model.key: of(model) for model in plan.models}
+
+
+def model_status(plan: ModelPlan, resource: ModelDeployment, seen: Seen, now: float) -> ModelDeploymentStatus:
     """A model's whole status; `resource` carries the one before it."""
     before = resource.status
-    slots = tuple(slot for slot in snapshot.slots if slot.name.model == plan.key)
+    slots, load = seen.slots, seen.load
     existing = [slot for slot in plan.slots if slot.action in EXISTING]
     kept = {slot.name for slot in existing if slot.action is SlotAction.KEEP}
     ready = [slot for slot in slots if slot.name in kept and slot.phase is SlotPhase.READY]
     # Also one that goes again at once has answered: else a model nobody asks for would be tried for ever.
     answered = any(slot.phase is SlotPhase.READY and slot.name.revision == plan.revision for slot in slots)
-    load = snapshot.report.models.get(str(plan.key)) if snapshot.report else None
-    pool = next((each for each in fleet.pools if each.name == plan.pool), None)
     return ModelDeploymentStatus(
         observed_generation=resource.metadata.generation,
         revision=plan.revision or before.revision,
@@ -70,7 +100,7 @@ def model_status(
         shape=_shape(plan),
         accelerators=sum(slot.needs.accelerators for slot in existing),
         queued=load.queued if load else 0,
-        cost_per_hour=_cost_per_hour(existing, pool, snapshot.pools),
+        cost_per_hour=_cost_per_hour(existing, seen),
         reason=_main_reason(plan.verdicts),
         plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
         progress=_progress(slots, {slot.name for slot in existing}),
@@ -105,6 +135,17 @@ def date_conditions(
 def _date(verdict: Verdict, before: Condition | None, generation: int, now: float) -> Condition:
     status = STATUS_WORDS[verdict.status]
     unchanged = before is not None and before.status == status
+    if (
+        before is not None
+        and unchanged
+        and _says(before)
+        == (
+            verdict.reason,
+            verdict.message[:MAX_MESSAGE_CHARACTERS],
+            generation,
+        )
+    ):
+        return before
     return Condition.model_validate(
         {
             "type": verdict.type,
@@ -115,6 +156,10 @@ def _date(verdict: Verdict, before: Condition | None, generation: int, now: floa
             "observedGeneration": generation,
         }
     )
+
+
+def _says(condition: Condition) -> tuple[str, str, int]:
+    return condition.reason, condition.message, condition.observed_generation
 
 
 def format_time(at: float) -> str:
@@ -132,11 +177,10 @@ def _shape(plan: ModelPlan) -> str:
     return next((names.shape_name(plan.desired_replicas, spec.tensor_parallel) for spec in specs if spec), "")
 
 
-def _cost_per_hour(slots: list[SlotPlan], pool: PoolPlan | None, pools: tuple[GPUPool, ...]) -> str:
+def _cost_per_hour(slots: list[SlotPlan], seen: Seen) -> str:
     """Price times accelerators held; on a CPU pool, times nodes held."""
-    prices = {each.metadata.name: each.spec.cost_per_accelerator_hour for each in pools}
-    price = prices.get(pool.name, "0") if pool else "0"
-    if pool is not None and pool.accelerator == CPU:
+    price = seen.cost_per_accelerator_hour
+    if seen.pool is not None and seen.pool.accelerator == CPU:
         return multiply_money(price, len({slot.node_id for slot in slots}))
     return multiply_money(price, sum(slot.needs.accelerators for slot in slots))
 

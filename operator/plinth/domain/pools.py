@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,7 +67,16 @@ class Pool:
 
     def nodes_for(self, engine: Engine) -> tuple[Node, ...]:
         """The nodes that have this engine."""
-        return tuple(node for node in self.nodes if has_engine(node, engine))
+        return self._nodes_by_engine[engine]
+
+    @cached_property
+    def _nodes_by_engine(self) -> Mapping[Engine, tuple[Node, ...]]:
+        return {engine: tuple(node for node in self.nodes if has_engine(node, engine)) for engine in Engine}
+
+    @cached_property
+    def least_accelerator_bytes(self) -> int:
+        """Usable memory of the pool's smallest accelerator: a shape must fit wherever it is placed."""
+        return min((self.usable_accelerator_bytes(node) for node in self.nodes), default=0)
 
 
 def has_engine(node: Node, engine: Engine) -> bool:

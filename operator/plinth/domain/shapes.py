@@ -122,7 +122,7 @@ def activation_bytes(request: ShapeRequest, tensor: int) -> int:
 
     vLLM batches 8192 tokens a step on accelerators from 70 GiB on, 2048 below (`EngineArgs.get_batch_defaults`).
     """
-    large = _accelerator_bytes(request.pool) >= LARGE_ACCELERATOR_BYTES
+    large = request.pool.least_accelerator_bytes >= LARGE_ACCELERATOR_BYTES
     batched_tokens = 8192 if large else 2048
     model = request.architecture
     return batched_tokens * (4 * model.hidden + 2 * model.intermediate // tensor) * 2
@@ -130,7 +130,7 @@ def activation_bytes(request: ShapeRequest, tensor: int) -> int:
 
 def _gpu_shape(request: ShapeRequest) -> ShapeDecision | ShapeRefusal:
     most = max((node.accelerators for node in request.pool.nodes_for(request.engine)), default=0)
-    if _accelerator_bytes(request.pool) == 0:
+    if request.pool.least_accelerator_bytes == 0:
         return ShapeRefusal(
             message=f"the nodes of pool {request.pool.name} do not say how much memory they have"
         )
@@ -168,7 +168,7 @@ def _suggest(architecture: Architecture, most: int) -> str:
 
 
 def _memory_obstacle(request: ShapeRequest, tensor: int) -> str | None:
-    usable = _accelerator_bytes(request.pool)
+    usable = request.pool.least_accelerator_bytes
     needed = footprint(request, tensor)
     room_for_kv = usable - needed.weights_bytes - needed.overhead_bytes
     if room_for_kv <= 0:
@@ -189,7 +189,7 @@ def _larger_alternative(request: ShapeRequest, chosen: int, most: int) -> list[s
 
 
 def _decide(request: ShapeRequest, tensor: int, rejected: list[str]) -> ShapeDecision:
-    usable = _accelerator_bytes(request.pool)
+    usable = request.pool.least_accelerator_bytes
     needed = footprint(request, tensor)
     room_for_kv = usable - needed.weights_bytes - needed.overhead_bytes
     tokens = _kv_tokens(request.architecture, room_for_kv, tensor)
@@ -247,8 +247,3 @@ def _kv_tokens(architecture: Architecture, kv_bytes: int, tensor: int) -> int:
     if architecture.kv_bytes_per_token == 0:
         return 0
     return kv_bytes * architecture.kv_shards(tensor) // architecture.kv_bytes_per_token
-
-
-def _accelerator_bytes(pool: Pool) -> int:
-    """Usable memory of the pool's smallest accelerator: a shape must fit wherever it is placed."""
-    return min((pool.usable_accelerator_bytes(node) for node in pool.nodes), default=0)

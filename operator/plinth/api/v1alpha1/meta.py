@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Final, Literal, Self
 
 from annotated_types import Len, MaxLen
@@ -90,15 +91,23 @@ class Observed(Resource):
         if not isinstance(data, Mapping):
             return data
         fitted = dict(data)
-        for name, field in cls.model_fields.items():
-            limit = _max_length(field.metadata)
-            for key in {name, field.alias or name} & fitted.keys():
+        for key, limit in _limits(cls).items():
+            if key in fitted:
                 fitted[key] = _fit(fitted[key], limit)
         return fitted
 
 
 TEXT_LIMIT = 1024
 """Characters of one sentence in a list of a status."""
+
+
+@cache
+def _limits(kind: type[BaseModel]) -> Mapping[str, int | None]:
+    """The longest that each field may be, under both of its names."""
+    named = [
+        (name, field.alias or name, _max_length(field.metadata)) for name, field in kind.model_fields.items()
+    ]
+    return {key: limit for name, alias, limit in named for key in (name, alias)}
 
 
 def _max_length(metadata: list[Any]) -> int | None:

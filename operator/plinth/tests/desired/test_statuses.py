@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from plinth.api.v1alpha1 import Condition, ModelDeploymentStatus
-from plinth.desired.statuses import date_conditions, format_time, model_status, pool_status
+from plinth.desired.statuses import date_conditions, format_time, look, model_status, pool_status
 from plinth.domain.fleet import FleetSnapshot, Slot, SlotPhase, Verdict
 from plinth.domain.planner import compute_plan
 from plinth.domain.quantities import MIB
@@ -25,7 +25,8 @@ FRESH = compute_plan(make_snapshot(), 0.0).models[0]
 
 def status_of(snapshot: FleetSnapshot, now: float = NOW) -> ModelDeploymentStatus:
     plan = compute_plan(snapshot, now)
-    return model_status(plan.models[0], snapshot.models[0].resource, snapshot, plan, now)
+    first = plan.models[0]
+    return model_status(first, snapshot.models[0].resource, look(snapshot, plan)[first.key], now)
 
 
 def replica(ordinal: int = 0, **changes: Any) -> Slot:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from plinth.desired.statuses import model_status
+from plinth.desired.statuses import look, model_status
 from plinth.domain.fleet import (
     FailureRecord,
     FleetPlan,
@@ -211,9 +211,10 @@ class Fleet:
         self.states = states
 
     def _remember(self, snapshot: FleetSnapshot, plan: FleetPlan) -> None:
+        seen = look(snapshot, plan)
         for decided in plan.models:
             model = self.models[decided.key]
-            status = model_status(decided, model.resource, snapshot, plan, float(self.now))
+            status = model_status(decided, model.resource, seen[decided.key], float(self.now))
             self.models[decided.key] = replace(
                 model,
                 resource=model.resource.model_copy(update={"status": status}),
