@@ -14,7 +14,7 @@ from plinth.api.v1alpha1.gpupool import GPUPool
 from plinth.api.v1alpha1.meta import API_VERSION, ObjectMeta
 from plinth.api.v1alpha1.modeldeployment import ModelDeployment
 from plinth.api.v1alpha1.reasons import CONDITION_SENTENCES, SENTENCES
-from plinth.api.v1alpha1.rules import RULES
+from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.api.v1alpha1.schema import Schema, computed_default, structural_schema
 
 _INTRODUCTION = f"""\
@@ -110,6 +110,8 @@ def _bounded(kind: str, least: int | None, most: int | None, unit: str = "") -> 
 def _rules(model: type[BaseModel], path: str) -> Iterator[str]:
     for rule in RULES.get(model.__name__, ()):
         yield f"`{path}.{rule.field}` {rule.must}"
+    for edit in TRANSITIONS.get(model.__name__, ()):
+        yield f"`{path}.{edit.field}` {edit.must}"
     for name, field in model.model_fields.items():
         below = _model_below(field)
         if below is not None:

@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from plinth.api.v1alpha1.errors import plain_type
 from plinth.api.v1alpha1.meta import ObjectMeta, Observed
-from plinth.api.v1alpha1.rules import RULES, Rule
+from plinth.api.v1alpha1.rule import Rule, Transition
+from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 
 Schema = dict[str, Any]
 
@@ -70,6 +71,7 @@ class _Renderer:
             schema["required"] = source["required"]
         schema["properties"] = properties
         rules = [_validation(rule) for rule in RULES.get(model.__name__, ())]
+        rules += [_transition(rule) for rule in TRANSITIONS.get(model.__name__, ())]
         return schema | ({"x-kubernetes-validations": rules} if rules else {})
 
     def _of_field(self, field: FieldInfo, source: Schema, *, reported: bool) -> Schema:
@@ -111,7 +113,13 @@ def _one_line(text: str) -> str:
 
 
 def _validation(rule: Rule) -> Schema:
-    return {"rule": rule.cel, "message": rule.must, "fieldPath": f".{rule.field}"}
+    schema = {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
+    words = rule.message_expression
+    return schema | ({"messageExpression": words} if words else {})
+
+
+def _transition(rule: Transition) -> Schema:
+    return {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
 
 
 def _metadata_schema(source: Schema) -> Schema:

@@ -11,6 +11,7 @@ from plinth.api.v1alpha1.meta import DnsLabel, Int, Resource
 
 Bool = Annotated[bool, Strict()]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
+AnnotationValue = Annotated[str, StringConstraints(max_length=8192)]
 NodeTypeName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)
 ]
@@ -36,7 +37,7 @@ class PodMetadata(Resource):
 
     labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=32)
     """Labels to add to the pods."""
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=32)
+    annotations: dict[str, AnnotationValue] = Field(default_factory=dict, max_length=32)
     """Annotations to add to the pods."""
 
 

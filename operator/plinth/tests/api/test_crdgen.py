@@ -14,7 +14,7 @@ import yaml
 from plinth.api.v1alpha1 import Condition, ModelDeploymentStatus, parse_resource
 from plinth.api.v1alpha1.crdgen import make_crds, render_crds, write_crds
 from plinth.api.v1alpha1.reference import render_reference
-from plinth.api.v1alpha1.rules import RULES
+from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.tests.api.apiserver import schema_of, with_defaults
 from plinth.tests.api.building import model_document, pool_document
 
@@ -25,6 +25,7 @@ STRUCTURAL_WORDS = {
     *("minLength", "maxLength", "minItems", "maxItems", "maxProperties", "required"),
     *("properties", "additionalProperties", "items"),
     *("x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    "x-kubernetes-preserve-unknown-fields",
 }
 Schema = dict[str, Any]
 
@@ -55,7 +56,8 @@ ALL_NODES = [
 def at(kind: str, path: str) -> Schema | None:
     node: Schema | None = schema_of(kind)
     for step in path.strip(".").split("."):
-        node = node.get("properties", {}).get(step) if node else None
+        node = node.get("properties", {}).get(step.removesuffix("[]")) if node else None
+        node = node["items"] if node and step.endswith("[]") else node
     return node
 
 
@@ -82,7 +84,7 @@ def test_the_yaml_says_what_the_manifests_say() -> None:
 @pytest.mark.parametrize(("path", "node"), ALL_NODES, ids=[path for path, _ in ALL_NODES])
 def test_every_schema_is_structural(path: str, node: Schema) -> None:
     assert set(node) <= STRUCTURAL_WORDS, path
-    assert node["type"] in {"object", "array", "string", "integer"}
+    assert node["type"] in {"object", "array", "string", "integer", "boolean"}
     assert not ("properties" in node and "additionalProperties" in node)
     assert set(node.get("required", ())) <= set(node.get("properties", ()))
     if node["type"] == "array":
@@ -97,14 +99,14 @@ def test_everything_that_can_grow_is_bounded(path: str, node: Schema) -> None:
     if "additionalProperties" in node:
         assert node["maxProperties"] <= 64
     bounded = {"maxLength", "enum", "format"} & node.keys()
-    unbounded_by_nature = path.endswith((".apiVersion", ".kind", "status.ready"))
+    unbounded_by_nature = path.endswith((".apiVersion", ".kind", "status.ready", "status.workers"))
     assert node["type"] != "string" or bounded or unbounded_by_nature
 
 
 @pytest.mark.parametrize(("path", "node"), ALL_NODES, ids=[path for path, _ in ALL_NODES])
 def test_every_field_is_described_but_metadata_which_is_kubernetes_own(path: str, node: Schema) -> None:
     entry = path.endswith("[]") and node["type"] == "string"
-    if path.endswith(".metadata"):
+    if path.count(".") == 1 and path.endswith(".metadata"):
         assert node == {"type": "object", "properties": {"name": node["properties"]["name"]}}
     elif not entry:
         assert node["description"].endswith(".")
@@ -120,6 +122,7 @@ def rules() -> Iterator[tuple[str, dict[str, str]]]:
 @pytest.mark.parametrize(("path", "rule"), list(rules()), ids=lambda value: str(value)[:60])
 def test_every_rule_parses_says_must_and_blames_a_field_that_exists(path: str, rule: dict[str, str]) -> None:
     cel.compile(rule["rule"])
+    cel.compile(rule.get("messageExpression", "''"))
     assert rule["message"].startswith("must ")
     assert len(rule["message"]) <= 2048
     kind, _, below = path.partition(".")
@@ -127,7 +130,8 @@ def test_every_rule_parses_says_must_and_blames_a_field_that_exists(path: str, r
 
 
 def test_the_number_of_rules_is_that_of_the_table() -> None:
-    assert len(list(rules())) == sum(len(table) for table in RULES.values())
+    tables = [*RULES.values(), *TRANSITIONS.values()]
+    assert len(list(rules())) == sum(len(table) for table in tables)
 
 
 @pytest.mark.parametrize("kind", ["GPUPool", "ModelDeployment"])
@@ -149,7 +153,7 @@ def test_kubectl_get_answers_the_question() -> None:
         for crd in CRDS
     }
     assert columns == {
-        "gpool": ["ACCELERATOR", "NODES", "GPUS", "USED", "REASON", "AGE"],
+        "gpool": ["ACCELERATOR", "WORKERS", "GPUS", "USED", "REASON", "AGE"],
         "mdl": ["READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "AGE"],
     }
 

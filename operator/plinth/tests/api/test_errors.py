@@ -121,21 +121,21 @@ SENTENCES = [
     (
         model_document(model={"source": "s3://bucket/qwen"}),
         (
-            'spec.model.source: must start with hf://, file:// or package://, got "s3://bucket/qwen"; '
+            'spec.model.source: must start with hf://, file://, package:// or pvc://, got "s3://bucket/qwen"; '
             "s3:// is not a source that Plinth reads; download it and write file:///PATH/qwen"
         ),
     ),
     (
         model_document(model={"source": "Qwen/Qwen3-8B"}),
         (
-            'spec.model.source: must start with hf://, file:// or package://, got "Qwen/Qwen3-8B"; '
+            'spec.model.source: must start with hf://, file://, package:// or pvc://, got "Qwen/Qwen3-8B"; '
             "write hf://Qwen/Qwen3-8B"
         ),
     ),
     (
         model_document(model={"source": "/models/qwen"}),
         (
-            'spec.model.source: must start with hf://, file:// or package://, got "/models/qwen"; '
+            'spec.model.source: must start with hf://, file://, package:// or pvc://, got "/models/qwen"; '
             "write file:///models/qwen"
         ),
     ),

