@@ -14,7 +14,8 @@ from plinth.engine.logs import select_lines
 
 READY_POLL_SECONDS = 5.0
 READY_POLLS_A_PASS = 32
-"""Ready replicas asked in one pass, the longest unasked first: a large fleet is not asked all at once."""
+STARTING_POLLS_A_PASS = 128
+"""Replicas asked in one pass, the longest unasked first: a large fleet is not asked all at once."""
 LOG_LINES_READ = 200
 
 
@@ -51,16 +52,19 @@ class ReplicaReports:
                 del cache[gone]
 
     def _to_ask(self, found: Sequence[FoundSlot], now: float) -> set[SlotName]:
-        """All that start, and of the ready ones those whose turn it is."""
-        starting, due = set[SlotName](), list[tuple[float, SlotName]]()
+        """Those whose turn it is: starting ones on every pass, ready ones now and then."""
+        starting, due = list[tuple[float, SlotName]](), list[tuple[float, SlotName]]()
         for each in found:
-            slot = each.slot
-            at, known = self._reports.get(slot.name, (0.0, None))
+            name = each.slot.name
+            at, known = self._reports.get(name, (0.0, None))
+            if each.slot.port is None:
+                continue
             if known is None or known.phase is not SlotPhase.READY:
-                starting.add(slot.name)
+                starting.append((at, name))
             elif now - at >= READY_POLL_SECONDS:
-                due.append((at, slot.name))
-        return starting | {name for _, name in sorted(due)[:READY_POLLS_A_PASS]}
+                due.append((at, name))
+        turns = sorted(starting)[:STARTING_POLLS_A_PASS] + sorted(due)[:READY_POLLS_A_PASS]
+        return {name for _, name in turns}
 
     async def _complete(self, found: FoundSlot, now: float, asked: bool) -> Slot:  # noqa: FBT001 - private
         slot = found.slot
@@ -68,7 +72,7 @@ class ReplicaReports:
             return replace(slot, message=await self._death_note(found))
         if slot.phase is SlotPhase.STOPPING or slot.host is None or slot.port is None:
             return slot
-        report = await self._report(slot, now) if asked else self._reports[slot.name][1]
+        report = await self._report(slot, now) if asked else self._reports.get(slot.name, (now, None))[1]
         if report is None:
             return slot
         return replace(

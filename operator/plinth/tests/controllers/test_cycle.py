@@ -13,11 +13,12 @@ from plinth.api.v1alpha1 import ModelDeployment, ModelDeploymentStatus
 from plinth.controllers.cycle import FleetCycle, Pass
 from plinth.controllers.gather import key_of
 from plinth.controllers.ports import DesiredModel, Ports, Resources, Statuses
+from plinth.controllers.replica_reports import STARTING_POLLS_A_PASS
 from plinth.desired.serve_config import ServeSettings
-from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
+from plinth.domain.fleet import Artifact, ArtifactRefusal, EngineReport, ModelFormat
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState, RouteTable
 from plinth.tests.controllers import capacity_contract
-from plinth.tests.controllers.fake_ray import FakeRay, OneRay
+from plinth.tests.controllers.fake_ray import FakeRay, OneRay, make_node_row
 
 SETTINGS = ServeSettings(
     secret_file="/s", secrets_dir="/d", cache_dir="/c", http_host="127.0.0.1", http_port=8123
@@ -372,3 +373,23 @@ async def test_a_cycle_that_is_cancelled_as_it_is_woken_ends() -> None:
         running.cancel()
         done, _ = await asyncio.wait({running}, timeout=2)
         assert done, "it goes on although it was cancelled"
+
+
+async def test_a_thousand_starting_replicas_are_asked_in_turns_and_none_is_forgotten() -> None:
+    names = [f"m{number:03}" for number in range(300)]
+    world = World(*(make_model(name) for name in names))
+    world.ray.node_rows = [make_node_row(memory_gib=4096)]
+    asked: list[str] = []
+    report = world.ray.report
+
+    async def counting(host: str, port: int, slot: str) -> EngineReport | None:
+        asked.append(slot)
+        return await report(host, port, slot)
+
+    world.ray.report = counting  # type: ignore[method-assign] # counts what the fake is asked
+    await world.pass_seconds(1.5)
+    asked.clear()
+    await world.pass_seconds(0.5)
+    assert len(asked) == STARTING_POLLS_A_PASS
+    await world.pass_seconds(4)
+    assert {world.condition("Ready", name)[0] for name in names} == {"True"}
