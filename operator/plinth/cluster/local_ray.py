@@ -21,28 +21,20 @@ from plinth.cluster.processes import (
     instance_environment,
     spawn,
 )
-from plinth.cluster.ray_rest import LABEL_ACCELERATOR, LABEL_ACCELERATOR_MEMORY_MIB, RayRest
+from plinth.cluster.ray_rest import RayRest
 from plinth.cluster.state_dir import ProcessRef
+from plinth.desired.ray_environment import SERVING_ENVIRONMENT
+from plinth.domain.node_types import ACCELERATOR_LABEL, ACCELERATOR_MEMORY_LABEL
 from plinth.domain.pools import ENGINES_LABEL
 
 START_SECONDS = 90.0
 STOP_PATIENCE_SECONDS = 5.0
 
 RAY_ENVIRONMENT: Mapping[str, str] = {
+    **SERVING_ENVIRONMENT,
     # Ray's own switch for "one machine only": node address, GCS and raylet then stay on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
-    # Ray runs workers at nice 15 by default; here they are the engines, which is what the machine is for.
-    "RAY_worker_niceness": "0",
-    # Halves what Ray adds to each streamed chunk: the engine's app runs in the replica's own event loop.
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # The gateway drains a replica before it is removed; Ray need not wait another 30 s.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-    # Engines print thousands of lines while they load; they stay in Ray's log files.
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_DEDUP_LOGS": "0",
 }
 
 
@@ -135,8 +127,8 @@ def local_labels() -> dict[str, str]:
             check=True,
         )
         name, memory = answer.stdout.splitlines()[0].rsplit(",", 1)
-        labels[LABEL_ACCELERATOR] = name.strip().removeprefix("NVIDIA ").replace(" ", "-")
-        labels[LABEL_ACCELERATOR_MEMORY_MIB] = memory.strip()
+        labels[ACCELERATOR_LABEL] = name.strip().removeprefix("NVIDIA ").replace(" ", "-")
+        labels[ACCELERATOR_MEMORY_LABEL] = memory.strip()
     return labels
 
 

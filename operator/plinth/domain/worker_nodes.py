@@ -58,8 +58,12 @@ def worker_nodes(
     """The nodes of one RayCluster that are there, and its workers on the way that are no longer wanted."""
     own = [worker for worker in workers if worker.ray == ray.name]
     by_address = {worker.address: worker for worker in own if worker.address}
+    # A pod may get the address of one that Ray has not missed yet: the later of two nodes is the one that is there.
+    newest = {node.address: node for node in listed}
     joined = [
-        _joined(ray, node, by_address[node.address], hosts) for node in listed if node.address in by_address
+        _joined(ray, node, by_address[address], hosts)
+        for address, node in newest.items()
+        if address in by_address
     ]
     there = {node.worker for node in joined}
     unwanted = [
