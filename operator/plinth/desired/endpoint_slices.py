@@ -75,7 +75,7 @@ def marker(namespace: str, version: int) -> dict[str, Any]:
 def is_as_wanted(found: Slice, wanted: Slice) -> bool:
     """Whether a slice in the cluster says what it should; what others noted beside our labels is theirs."""
     has, needs = found["metadata"], wanted["metadata"]
-    return (
+    return bool(
         found.get("addressType") == wanted["addressType"]
         and (found.get("endpoints") or []) == wanted["endpoints"]
         and (found.get("ports") or []) == wanted["ports"]

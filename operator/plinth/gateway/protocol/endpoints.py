@@ -14,6 +14,8 @@ class Answer(Enum):
     REPLICA = "replica"
     MODELS = "models"
     HEALTH = "health"
+    READY = "ready"
+    LIVE = "live"
     METRICS = "metrics"
 
 
@@ -36,6 +38,8 @@ _ENDPOINTS = {
         Endpoint("/v1/rerank", (b"POST",), Answer.REPLICA, "Rerank"),
         Endpoint("/v1/models", (b"GET", b"HEAD"), Answer.MODELS),
         Endpoint("/health", (b"GET", b"HEAD"), Answer.HEALTH),
+        Endpoint("/readyz", (b"GET", b"HEAD"), Answer.READY),
+        Endpoint("/livez", (b"GET", b"HEAD"), Answer.LIVE),
         Endpoint("/metrics", (b"GET", b"HEAD"), Answer.METRICS),
     )
 }

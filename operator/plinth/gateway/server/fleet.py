@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Protocol
 
 from plinth.domain.traffic import (
@@ -234,12 +235,17 @@ class Fleet:
     def report(self, gateway: str) -> LoadReport:
         """What the gateway sees now; the next report counts its peak anew."""
         self._changed = False
-        replicas = {**{item.route.slot: item for item in self._retired}, **self._replicas}
+        replicas = {slot: replica.load() for slot, replica in self._replicas.items()}
+        for retired in self._retired:
+            slot, load = retired.route.slot, retired.load()
+            # It may have left the table and come back meanwhile: what began before is still at it.
+            back = replicas.get(slot)
+            replicas[slot] = replace(back, in_flight=back.in_flight + load.in_flight) if back else load
         return LoadReport(
             gateway=gateway,
             table_version=self.version,
             models={name: model.load() for name, model in self.models.items()},
-            replicas={slot: replica.load() for slot, replica in replicas.items()},
+            replicas=replicas,
         )
 
     def replicas(self) -> list[Replica]:

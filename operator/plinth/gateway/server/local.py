@@ -14,6 +14,7 @@ from plinth.gateway.server.core import Core
 from plinth.gateway.server.fleet import Model
 
 _JSON = [(b"content-type", b"application/json")]
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 _METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
 
 Local = tuple[int, list[tuple[bytes, bytes]], bytes]
@@ -24,6 +25,10 @@ def answer_locally(core: Core, answer: Answer, target: bytes) -> Local | Refusal
     """The gateway's own answer."""
     if answer is Answer.HEALTH:
         return _health(core)
+    if answer is Answer.READY:
+        return _readiness(core)
+    if answer is Answer.LIVE:
+        return 200, _TEXT, b"ok\n"
     if answer is Answer.METRICS:
         return 200, _METRICS, core.metrics.text()
     return _models(core, target)
@@ -38,6 +43,15 @@ def _health(core: Core) -> Local:
         "gateway": core.identity,
     }
     return 503 if core.draining else 200, _JSON, msgspec.json.encode(body)
+
+
+def _readiness(core: Core) -> Local:
+    """Whether new connections should come here: not before there is a table, nor while draining."""
+    if core.draining:
+        return 503, _TEXT, b"draining\n"
+    if core.fleet.version == 0:
+        return 503, _TEXT, b"no route table yet\n"
+    return 200, _TEXT, b"ok\n"
 
 
 def _models(core: Core, target: bytes) -> Local | Refusal:
