@@ -56,8 +56,16 @@ COMBINATIONS: dict[str, Values] = {
         "imagePullSecrets": [{"name": "registry"}],
         "executables": {"plinth": "/opt/venv/bin/plinth", "python": "/opt/venv/bin/python"},
         "extraEnv": [{"name": "HF_ENDPOINT", "value": "https://hub.example"}],
-        "extraVolumes": [{"name": "venv", "hostPath": {"path": "/opt/venv"}}],
-        "extraVolumeMounts": [{"name": "venv", "mountPath": "/opt/venv", "readOnly": True}],
+        "extraVolumes": [{"name": "authority", "configMap": {"name": "authority"}}],
+        "extraVolumeMounts": [{"name": "authority", "mountPath": "/etc/ssl/certs", "readOnly": True}],
+    },
+    "a home and a scratch folder of one's own": {
+        "extraEnv": [{"name": "HOME", "value": "/home/plinth"}],
+        "extraVolumes": [{"name": "scratch", "emptyDir": {"medium": "Memory"}}],
+        "extraVolumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 - a volume
+            {"name": "scratch", "mountPath": "/home/plinth"},
+        ],
     },
     "placed by hand": {
         part: {

@@ -44,7 +44,7 @@ def test_no_container_has_more_rights_than_it_needs(manifests: list[Manifest]) -
 
 def test_a_token_for_the_api_server_is_only_where_it_is_used(manifests: list[Manifest]) -> None:
     accounts = {each["metadata"]["name"] for each in manifests if each["kind"] == "ServiceAccount"}
-    assert accounts == {"plinth-operator", "plinth-gateway", "plinth-engine", "plinth-release"}
+    assert accounts == {"plinth-operator", "plinth-gateway", "plinth-release"}
     for name, spec in pod_specs(manifests):
         has_all = spec.get("automountServiceAccountToken", True)
         assert has_all == (name in {"Deployment plinth-operator", "Job plinth-release"}), name
@@ -77,6 +77,15 @@ def test_webhooks_never_keep_anything_from_being_deleted(manifests: list[Manifes
             assert webhook["failurePolicy"] == "Ignore"
             assert webhook["timeoutSeconds"] <= 3
             assert "caBundle" not in webhook["clientConfig"]
+
+
+def test_nothing_is_set_or_mounted_twice(manifests: list[Manifest]) -> None:
+    for name, spec in pod_specs(manifests):
+        for container in containers(spec):
+            names = [each["name"] for each in container.get("env", [])]
+            paths = [each["mountPath"] for each in container["volumeMounts"]]
+            assert len(names) == len(set(names)), name
+            assert len(paths) == len(set(paths)), name
 
 
 def test_every_volume_that_is_mounted_exists(manifests: list[Manifest]) -> None:

@@ -36,9 +36,13 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Environment of our Python processes: /tmp is the only place that all of them may write to. */}}
+{{/* Environment of our Python processes. /tmp is the only place that all of them may write to. */}}
 {{- define "plinth.env" -}}
+{{- $given := list }}
+{{- range .Values.extraEnv }}{{ $given = append $given .name }}{{ end }}
+{{- if not (has "HOME" $given) -}}
 - {name: HOME, value: /tmp}
+{{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
 {{- end }}
@@ -52,8 +56,13 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{/* /tmp, unless a volume of one's own is mounted there; and what else is given. */}}
 {{- define "plinth.volumeMounts" -}}
+{{- $given := list }}
+{{- range .Values.extraVolumeMounts }}{{ $given = append $given .mountPath }}{{ end }}
+{{- if not (has "/tmp" $given) -}}
 - {name: tmp, mountPath: /tmp}
+{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
