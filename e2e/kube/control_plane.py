@@ -84,9 +84,6 @@ class ControlPlane(Kubernetes):
             "--leader-elect=false",
             "--secure-port=0",
             "--concurrent-gc-syncs=4",
-            # A node is lost for its pods after 10 s, not after 50.
-            "--node-monitor-period=1s",
-            "--node-monitor-grace-period=10s",
         ]
         return self._start("kube-controller-manager", *flags)
 

@@ -6,10 +6,12 @@ whose it is and what it started; the next run ends what has lost its owner befor
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -41,7 +43,9 @@ class RunFolder:
         root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".", dir=root))  # no other run looks into it yet
         (draft / "logs").mkdir()
-        _write(draft, {"owner": asdict(owner) if owner else None, "processes": [], "cgroups": []})
+        _write(
+            draft, {"owner": asdict(owner) if owner else None, "processes": [], "cgroups": [], "links": []}
+        )
         path = root / f"{name}{draft.name}"
         draft.rename(path)
         return cls(path)
@@ -55,16 +59,21 @@ class RunFolder:
     ) -> Process:
         """A process that ends with the cluster, not started yet; its log bears its name."""
         log = self.logs / f"{name}.log"
-        process = Process(command, log=log, environment=environment, record=self._record_process)
+        process = Process(command, log=log, environment=environment, record=self.record_process)
         self._started_here.append(process)
         return process
 
-    def _record_process(self, process: ProcessId) -> None:
+    def record_process(self, process: ProcessId) -> None:
+        """A process that must be ended with the cluster."""
         self._add("processes", asdict(process))
 
     def record_cgroup(self, path: Path) -> None:
         """A control group that must go when the processes in it are gone."""
         self._add("cgroups", str(path))
+
+    def record_link(self, name: str) -> None:
+        """A network link of this machine that must go at once: the kernel keeps a dead node's for minutes."""
+        self._add("links", name)
 
     def is_abandoned(self) -> bool:
         """Whether the run that made it ended without ending this."""
@@ -84,6 +93,10 @@ class RunFolder:
             seconds=PATIENCE_SECONDS,
             what="the processes of the cluster are gone",
         )
+        for link in record["links"]:
+            subprocess.run(
+                ["ip", "link", "delete", link], capture_output=True, check=False
+            )  # may be gone already
         for cgroup in record["cgroups"]:
             _remove_cgroup(Path(cgroup))
         shutil.rmtree(self.path)
@@ -95,9 +108,13 @@ class RunFolder:
 
 def end_abandoned() -> None:
     """End every cluster whose run was killed."""
-    for record in sorted(runs_root().glob(f"*/{RECORD}")):
-        if (folder := RunFolder(record.parent)).is_abandoned():
-            folder.end()
+    root = runs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:  # runs that start together would end the same ones
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for record in sorted(root.glob(f"*/{RECORD}")):
+            if (folder := RunFolder(record.parent)).is_abandoned():
+                folder.end()
 
 
 def _remove_cgroup(path: Path) -> None:
