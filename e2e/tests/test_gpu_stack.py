@@ -18,11 +18,12 @@ from serving_stacks import differing, engine_arguments, fleet, read_engine_confi
 from synthetic_model import QWEN2_5_32B, TINY, make_tokenizer, write_model
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
-from plinth.cluster.model_reader import read_artifact
+from plinth.cluster.artifacts import read_artifact
 from plinth.domain.architecture import Architecture, read_architecture
 from plinth.domain.fleet import Artifact, Engine, Node
 from plinth.domain.pools import Pool
 from plinth.domain.shapes import ShapeDecision, ShapeRequest, choose_shape
+from plinth.engine.local_sources import SourcePlaces
 
 
 def run(stack: str, repeat: int, tokens_per_second: float, ttft: float, **changed: Any) -> dict[str, object]:
@@ -98,7 +99,7 @@ def test_the_schedule_fits_the_default_budget() -> None:
 
 @pytest.mark.parametrize("phase", gpu_profile().phases, ids=lambda phase: str(phase.name))
 def test_the_planner_accepts_every_phase_on_two_gpus_of_140_gib(phase: Phase, tmp_path: Path) -> None:
-    artifact = read_artifact(f"file://{write_model(tmp_path, QWEN2_5_32B)}", None, None, tmp_path)
+    artifact = read_artifact(f"file://{write_model(tmp_path, QWEN2_5_32B)}", None, places=SourcePlaces())
     assert isinstance(artifact, Artifact)
     architecture = read_architecture(artifact)
     assert isinstance(architecture, Architecture)

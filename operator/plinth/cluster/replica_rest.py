@@ -1,4 +1,8 @@
-"""What a replica says of itself: `GET …/plinth/state`, asked while it starts and now and then afterwards."""
+"""Speaks to replicas, which answer whoever shows the engines' secret.
+
+`GET …/plinth/state` is asked while they start and now and then afterwards; `PUT …/plinth/credentials` gives those
+that ask for it their source's token.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import aiohttp
 import msgspec
 
 from plinth.domain.fleet import EngineReport
+
+OK = 200
 
 
 class ReplicaRest:
@@ -26,15 +32,26 @@ class ReplicaRest:
 
     async def report(self, host: str, port: int, slot: str) -> EngineReport | None:
         """The replica's own report, or None where it did not answer in time."""
+        answer = await self._call("GET", f"http://{host}:{port}/{slot}/plinth/state")
+        try:
+            return msgspec.json.decode(answer, type=EngineReport) if answer is not None else None
+        except msgspec.MsgspecError:
+            return None
+
+    async def deliver(self, host: str, port: int, slot: str, token: str) -> bool:
+        """Hand a replica the token that it waits for; False where it does not take it, or did not answer."""
+        url = f"http://{host}:{port}/{slot}/plinth/credentials"
+        return await self._call("PUT", url, msgspec.json.encode({"token": token})) is not None
+
+    async def _call(self, method: str, url: str, body: bytes | None = None) -> bytes | None:
+        """The answer's body; None for any but a good one."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout)
         headers = {"Authorization": f"Bearer {self._secret_file.read_text().strip()}"}
         try:
-            async with self._session.get(
-                f"http://{host}:{port}/{slot}/plinth/state", headers=headers
+            async with self._session.request(
+                method, url, headers=headers, data=body, allow_redirects=False
             ) as response:
-                if response.status != 200:  # noqa: PLR2004 - HTTP's OK
-                    return None
-                return msgspec.json.decode(await response.read(), type=EngineReport)
-        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError):
+                return await response.read() if response.status == OK else None
+        except (aiohttp.ClientError, TimeoutError):
             return None

@@ -30,15 +30,22 @@ HEALTH_CHECK_TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """What is the same for every replica. Secrets are only ever passed as the paths of files."""
+    """What is the same for every replica of a Ray. Secrets are only ever passed as the paths of files."""
 
     secret_file: str
-    secrets_dir: str
     cache_dir: str
     http_host: str
     http_port: int
     keep_alive_timeout_s: int = 86_400
     """Long, since the gateway holds an idle connection to each replica to learn of its death."""
+    secrets_dir: str | None = None
+    """Models' credentials as files; None: they are handed over, replica by replica."""
+    shared_models: str | None = None
+    """`file://` must lie below it; None: it may name any file."""
+    volumes: str | None = None
+    """Volume claims by name; None: there are none."""
+    trust_remote_code: bool = False
+    """Whether engine arguments may reach further than the model."""
 
 
 def serve_config(
@@ -59,7 +66,7 @@ def serve_config(
     ours = [
         application
         for slot in sorted(slots, key=lambda slot: slot.name)
-        if (application := _as_found(slot, found) or _application(slot, settings)) is not None
+        if (application := _application(slot, settings, found.get(names.application_name(slot.name))))
     ]
     return {
         "proxy_location": "HeadOnly",
@@ -114,12 +121,14 @@ def _all_slots(plan: FleetPlan) -> Iterable[SlotPlan]:
     return chain(*(model.slots for model in plan.models), plan.leaving)
 
 
-def _as_found(slot: SlotPlan, deployed: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The slot's deployed config where its spec is worded otherwise than this version would."""
-    config = deployed.get(names.application_name(slot.name))
-    if config is None or (slot.spec and config.get("args", {}).get("spec") == _spec_as_json(slot.spec)):
-        return None
-    return dict(config)
+def _application(
+    slot: SlotPlan, settings: ServeSettings, deployed: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The slot in this version's words, unless Ray has other arguments for it; None where nothing is known of it."""
+    wanted = _make_application(slot, settings)
+    if deployed is None or (wanted and _same(wanted["args"], deployed.get("args"))):
+        return wanted
+    return deployed
 
 
 def _spec_as_json(spec: EngineSpec) -> Any:
@@ -127,7 +136,7 @@ def _spec_as_json(spec: EngineSpec) -> Any:
     return msgspec.json.decode(msgspec.json.encode(spec))
 
 
-def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any] | None:
+def _make_application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any] | None:
     """The slot in this version's words; None where its spec is unknown, for then there is nothing to say."""
     if slot.spec is None:
         return None
@@ -138,15 +147,24 @@ def _application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any] | No
         "args": {
             "spec": _spec_as_json(slot.spec),
             "slot": str(slot.name),
-            "runtime": {
-                "secret_file": settings.secret_file,
-                "secrets_dir": settings.secrets_dir,
-                "cache_dir": settings.cache_dir,
-            },
+            "runtime": _runtime(settings),
         },
         "logging_config": {"enable_access_log": False},
         "deployments": [_deployment(slot)],
     }
+
+
+def _runtime(settings: ServeSettings) -> dict[str, Any]:
+    """What `plinth.engine.slot.RuntimePaths` reads; what is absent there is left out."""
+    told = {
+        "secret_file": settings.secret_file,
+        "secrets_dir": settings.secrets_dir,
+        "cache_dir": settings.cache_dir,
+        "shared_models": settings.shared_models,
+        "volumes": settings.volumes,
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _deployment(slot: SlotPlan) -> dict[str, Any]:

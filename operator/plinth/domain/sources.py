@@ -16,9 +16,16 @@ from plinth.domain.fleet import ModelFormat
 
 _REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CLAIM = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _SPLIT_GGUF = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf")
 _BESIDE_SAFETENSORS = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Configuration and tokenizer files; never `.py`, since no code that came with a model is run."""
+
+SHARED_MODELS = "/models"
+"""In a cluster, `file://` reaches what a pool's pod template mounts here, and nothing else of the pod."""
+VOLUMES = "/plinth/volumes"
+"""In a cluster, where the pods of a pool have the volume claims of its namespace, each under its name."""
+_SUPPORTED = "hf://, file://, pvc:// or package://"
 
 
 class SourceScheme(StrEnum):
@@ -28,6 +35,8 @@ class SourceScheme(StrEnum):
     """A repository of the Hugging Face hub, or of a mirror that speaks its protocol."""
     FILE = "file"
     """A file or folder of the node that the replica runs on."""
+    VOLUME = "pvc"
+    """A file or folder on a volume claim of the model's namespace."""
     PACKAGE = "package"
     """Data of an installed Python package."""
 
@@ -38,9 +47,11 @@ class Source:
 
     scheme: SourceScheme
     origin: str
-    """`org/name` of a repository, the absolute path, or the Python module."""
+    """`org/name` of a repository, the absolute path, the volume claim, or the Python module."""
     file: str | None = None
     """The one file meant, relative to the repository or module; None: found by `select_files`."""
+    path: str = ""
+    """The file or folder on the claim; empty: all of it."""
     revision: str | None = None
     """Branch, tag or commit of a repository; None: its main branch."""
 
@@ -54,17 +65,18 @@ def parse_source(text: str, revision: str | None = None) -> Source:
     scheme, separator, rest = text.partition("://")
     if not separator:
         raise ValueError(
-            f"{text!r} has no scheme; write hf://org/name, file:///path or package://module/file"
+            f"{text!r} has no scheme; write hf://org/name, file:///path, pvc://claim/path or package://module/file"
         )
     if scheme not in set(SourceScheme):
-        raise ValueError(f"{scheme}:// is not supported; use hf://, file:// or package://")
+        raise ValueError(f"{scheme}:// is not supported; use {_SUPPORTED}")
     if not rest:
         raise ValueError(f"{text!r} names nothing after {scheme}://")
     if scheme == SourceScheme.HF:
         return _parse_hf(rest, revision)
     if revision is not None:
         raise ValueError(f"a revision pins hf:// sources only; {scheme}:// has none, remove it")
-    return _parse_file(rest) if scheme == SourceScheme.FILE else _parse_package(rest)
+    parse = {SourceScheme.FILE: _parse_file, SourceScheme.VOLUME: _parse_volume}
+    return parse.get(SourceScheme(scheme), _parse_package)(rest)
 
 
 def _parse_hf(rest: str, pinned: str | None) -> Source:
@@ -95,6 +107,18 @@ def _parse_file(rest: str) -> Source:
     if ".." in PurePosixPath(rest).parts:
         raise ValueError(f"file://{rest} must not contain '..'; write the path it means")
     return Source(scheme=SourceScheme.FILE, origin=str(PurePosixPath(rest)))
+
+
+def _parse_volume(rest: str) -> Source:
+    claim, _, path = rest.partition("/")
+    if not _CLAIM.fullmatch(claim):
+        raise ValueError(
+            f"pvc://{rest}: {claim!r} is no name of a PersistentVolumeClaim; write pvc://claim/path"
+        )
+    path = path.rstrip("/")
+    return Source(
+        scheme=SourceScheme.VOLUME, origin=claim, path=_relative(path, f"pvc://{rest}") if path else ""
+    )
 
 
 def _parse_package(rest: str) -> Source:

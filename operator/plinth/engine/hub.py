@@ -15,20 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import httpx2
 import huggingface_hub
 import msgspec
-from huggingface_hub import errors
 from huggingface_hub.utils.tqdm import disable_progress_bars
+from pydantic import SecretStr
 
 from plinth.domain.sources import Source, detect_format, select_files
+from plinth.engine.hub_refusals import REFUSALS, UNREACHABLE, explain_refusal
 from plinth.engine.locking import only_one
 from plinth.engine.seam import LocalModel, Progress, SourceError
 
 _LOOK_SECONDS = 0.5
 _METADATA_SECONDS = 30.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_UNREACHABLE = (errors.OfflineModeIsEnabled, httpx2.TransportError, ConnectionError, TimeoutError)
 
 
 _Credential = str | Literal[False]
@@ -43,7 +42,9 @@ class _Wanted(msgspec.Struct, frozen=True):
     blobs: dict[str, int]
 
 
-def fetch_repository(source: Source, *, token: str | None, cache_dir: Path, progress: Progress) -> LocalModel:
+def fetch_repository(
+    source: Source, *, token: SecretStr | None, cache_dir: Path, progress: Progress
+) -> LocalModel:
     """The model's files, downloaded unless they are there.
 
     Raises:
@@ -56,41 +57,14 @@ def fetch_repository(source: Source, *, token: str | None, cache_dir: Path, prog
     if pinned and complete is not None:
         return complete
     try:
-        return _download(source, token or False, place, progress)
-    except errors.GatedRepoError:
-        raise SourceError(_gated(source, token)) from None
-    except errors.RevisionNotFoundError:
-        raise SourceError(
-            f"{source.origin} has no revision {source.revision}; check spec.model.revision"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise SourceError(_not_found(source, token)) from None
-    except errors.HfHubHTTPError as error:
-        raise SourceError(
-            f"the hub answered {error.response.status_code} when asked for {source.origin}"
-        ) from None
-    except _UNREACHABLE as error:
-        if complete is not None:
+        return _download(source, token.get_secret_value() if token else False, place, progress)
+    except REFUSALS as error:
+        if isinstance(error, UNREACHABLE) and complete is not None:
             return complete
-        raise SourceError(
-            f"the hub cannot be reached ({error}), and {source.origin} is not in the cache"
-        ) from None
-    except OSError as error:
-        raise SourceError(f"{source.origin} cannot be downloaded: {error}") from error
-
-
-def _gated(source: Source, token: str | None) -> str:
-    if token is None:
-        return (
-            f"{source.origin} is gated: name a secret with a token that has access in spec.model.credentials"
-        )
-    return f"{source.origin} is gated and the token of spec.model.credentials has no access: ask for it on the hub"
-
-
-def _not_found(source: Source, token: str | None) -> str:
-    if token is None:
-        return f"{source.origin} is not on the hub, or is private: a private one needs spec.model.credentials"
-    return f"{source.origin} is not on the hub, or the token of spec.model.credentials may not see it"
+        message = explain_refusal(source, error, with_token=token is not None)
+        if isinstance(error, UNREACHABLE):
+            message += ", and it is not in the cache"
+        raise SourceError(message) from None
 
 
 def _download(source: Source, credential: _Credential, place: _Place, progress: Progress) -> LocalModel:

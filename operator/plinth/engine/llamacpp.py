@@ -17,6 +17,7 @@ from plinth.api.v1alpha1.modeldeployment import Task
 from plinth.domain.fleet import EngineSpec, ModelFormat
 from plinth.engine.loopback import LoopbackForwarder
 from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress
+from plinth.engine.trust import refuse_untrusted
 
 _LOOK_SECONDS = 0.25
 _END_SECONDS = 5.0
@@ -101,8 +102,9 @@ def refuse_reserved(args: dict[str, str]) -> None:
 class LlamaCppEngine:
     """Runs xllamacpp's server in a process of its own, and forwards to it over loopback."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, *, trust_remote_code: bool = False) -> None:
         self._spec = spec
+        self._trust_remote_code = trust_remote_code
         self._process: subprocess.Popen[bytes] | None = None
         self._says: asyncio.StreamReader | None = None
         self._app: LoopbackForwarder | None = None
@@ -114,6 +116,7 @@ class LlamaCppEngine:
                 f"llama.cpp reads GGUF, and {model.path.name} is {model.format}; choose engine VLLM"
             )
         refuse_reserved(self._spec.args)
+        refuse_untrusted(self._spec, trust_remote_code=self._trust_remote_code)
         key = secrets.token_urlsafe(32)
         self._process = self._spawn(model.path, key)
         self._says = await _reader(self._process)

@@ -17,6 +17,10 @@ class ClientGoneError(Exception):
     """The client hung up: whatever the engine does for it must end."""
 
 
+class BodyTooLargeError(Exception):
+    """The request's body is larger than what is asked for can be."""
+
+
 class LoopbackForwarder:
     """An ASGI app in front of `address`.
 
@@ -82,11 +86,12 @@ class LoopbackForwarder:
             await self._session.close()
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, *, most: int | None = None) -> bytes:
     """The whole body of a request.
 
     Raises:
         ClientGoneError: the client hung up before its end.
+        BodyTooLargeError: it has more than `most` bytes.
     """
     parts: list[bytes] = []
     while True:
@@ -94,6 +99,8 @@ async def read_body(receive: Receive) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
+        if most is not None and sum(map(len, parts)) > most:
+            raise BodyTooLargeError
         if not message.get("more_body", False):
             return b"".join(parts)
 

@@ -25,6 +25,11 @@ class ReplicaProgress:
         self._began = None
         self.report = EngineReport(phase=phase, message=message)
 
+    def ask_for_credentials(self, message: str) -> None:
+        """Nothing can begin until the token has been handed over."""
+        self._began = None
+        self.report = EngineReport(phase=SlotPhase.PENDING, message=message, needs_credentials=True)
+
     def fail(self, message: str, log_lines: tuple[str, ...]) -> None:
         """End in failure, for good."""
         self.report = EngineReport(phase=SlotPhase.FAILED, message=message, log_lines=log_lines)

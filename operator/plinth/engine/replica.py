@@ -9,7 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from pydantic import SecretStr
+
 from plinth.domain.fleet import EngineSpec, SlotPhase
+from plinth.engine.credentials import TokenSource
 from plinth.engine.logs import LogMark
 from plinth.engine.probe import probe
 from plinth.engine.progress import ReplicaProgress
@@ -17,18 +20,21 @@ from plinth.engine.seam import ASGIApp, Engine, EngineError, LocalModel, Progres
 
 _log = logging.getLogger(__name__)
 
-Fetch = Callable[[Progress], LocalModel]
+Fetch = Callable[[SecretStr | None, Progress], LocalModel]
 
 
 class Replica:
     """A model from source to serving; `progress.report` tells how far it is, `app` answers once it is Ready."""
 
-    def __init__(self, spec: EngineSpec, fetch: Fetch, engine: Engine) -> None:
+    def __init__(
+        self, spec: EngineSpec, fetch: Fetch, engine: Engine, token: TokenSource | None = None
+    ) -> None:
         self.spec = spec
         self.progress = ReplicaProgress()
         self.app: ASGIApp | None = None
         self._fetch = fetch
         self._engine = engine
+        self._token = token
         self._mark = LogMark.here()
 
     async def run(self) -> None:
@@ -45,14 +51,19 @@ class Replica:
         await self._engine.close()
 
     async def _start(self) -> None:
-        self.progress.enter(SlotPhase.DOWNLOADING, "finding the model")
-        model = await asyncio.to_thread(self._fetch, self.progress)
+        model = await self._find()
         self.progress.enter(SlotPhase.LOADING)
         app = await self._engine.load(model, self.progress)
         self.progress.enter(SlotPhase.PROBING)
         await probe(app, self.spec)
         self.app = app
         self.progress.enter(SlotPhase.READY)
+
+    async def _find(self) -> LocalModel:
+        """The model's files; the token is known for as long as this takes."""
+        token = await self._token.take(self.progress) if self._token else None
+        self.progress.enter(SlotPhase.DOWNLOADING, "finding the model")
+        return await asyncio.to_thread(self._fetch, token, self.progress)
 
     def _fail(self, message: str) -> None:
         self.progress.fail(message, self._mark.meaningful_lines())

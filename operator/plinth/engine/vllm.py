@@ -18,6 +18,7 @@ from plinth.domain.fleet import EngineSpec, ModelFormat
 from plinth.engine.conversion import converted
 from plinth.engine.logs import LogMark
 from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress
+from plinth.engine.trust import refuse_untrusted
 from plinth.engine.vllm_args import parse_arguments
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ _ENVIRONMENT = {
 class VllmEngine:
     """One AsyncLLM; its core and workers are processes that end with the replica's."""
 
-    def __init__(self, spec: EngineSpec, cache_dir: Path) -> None:
+    def __init__(self, spec: EngineSpec, cache_dir: Path, *, trust_remote_code: bool = False) -> None:
         self._spec = spec
+        self._trust_remote_code = trust_remote_code
         self._cache_dir = cache_dir
         self._client: AsyncLLM | None = None
         self._lifespan = contextlib.AsyncExitStack()
@@ -45,6 +47,7 @@ class VllmEngine:
 
     async def load(self, model: LocalModel, progress: Progress) -> ASGIApp:
         """Convert the model if need be, start the engine's processes, and build the app."""
+        refuse_untrusted(self._spec, trust_remote_code=self._trust_remote_code)
         if model.format is ModelFormat.GGUF:
             model = await asyncio.to_thread(
                 converted, model, self._cache_dir, progress, self._note_conversion

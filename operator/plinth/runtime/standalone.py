@@ -26,7 +26,7 @@ from plinth.cluster.local_ray import (
     start_ray,
     stop_ray,
 )
-from plinth.cluster.model_reader import BackgroundModelReader
+from plinth.cluster.model_reader import BackgroundModelReader, MachineReadings
 from plinth.cluster.processes import end_processes
 from plinth.cluster.replica_rest import ReplicaRest
 from plinth.cluster.state_dir import Instance, ProcessRef, StateDir
@@ -100,7 +100,9 @@ class Standalone:
         self.link = GatewayLink(
             self.state.gateway_socket, first_version=int(time.time() * 1000), wake=self._wake, clock=time.time
         )
-        models = BackgroundModelReader(self.options.folder / "secrets", wake=self._wake, clock=time.time)
+        models = BackgroundModelReader(
+            MachineReadings(secrets_dir=self.options.folder / "secrets"), wake=self._wake, clock=time.time
+        )
         ports = Ports(
             store=self.store,
             capacity=self._capacity,
@@ -241,6 +243,7 @@ class Standalone:
             cache_dir=str(model_cache_dir()),
             http_host=options.get("host") or "127.0.0.1",
             http_port=options.get("port") or free_port(),
+            trust_remote_code=True,  # the planner decides, by pool; all pools share this one Ray
         )
 
     @property

