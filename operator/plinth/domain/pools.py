@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from plinth.api.v1alpha1 import GPUPool, ObjectMeta
+from plinth.api.v1alpha1.workers import TrustRemoteCode
 from plinth.domain.fleet import Engine, Node, NodeState
 
 CPU = "CPU"
@@ -37,6 +38,10 @@ class Pool:
     min_workers: int = 0
     idle_seconds: int = 0
     """How long a worker that holds nothing stays."""
+    trusts_code: bool = False
+    """Whether models may bring code of their own."""
+    claims: frozenset[str] = frozenset()
+    """The volume claims that its replicas can read."""
 
     @cached_property
     def node_ids(self) -> frozenset[str]:
@@ -118,6 +123,8 @@ def _resolve(pool: GPUPool, loose: list[Node], own: list[Node]) -> Pool:
         deleted=bool(pool.metadata.deletion_timestamp),
         min_workers=pool.spec.workers.min,
         idle_seconds=pool.spec.workers.idle_seconds,
+        trusts_code=pool.spec.trust_remote_code is TrustRemoteCode.ALLOWED,
+        claims=frozenset(volume.claim for volume in pool.spec.volumes),
     )
 
 

@@ -146,15 +146,31 @@ def _gpu_shape(request: ShapeRequest) -> ShapeDecision | ShapeRefusal:
     return ShapeRefusal(message=f"no shape fits one node of pool {request.pool.name}: {tried}")
 
 
-def _asked_shape(request: ShapeRequest, tensor: int, most: int) -> ShapeDecision | ShapeRefusal:
-    obstacle = tensor_obstacle(request.architecture, tensor)
-    if obstacle is not None:
-        return ShapeRefusal(
-            message=f"{TENSOR_FIELD}: {obstacle}; {_suggest(request.architecture, most)} would"
+def refuse_degree(architecture: Architecture, tensor: int, most: int = SUGGESTED_TENSOR_MAX) -> str | None:
+    """Why a degree asked for cannot split the model on whatever pool, with those that can; None where it can."""
+    obstacle = tensor_obstacle(architecture, tensor)
+    return None if obstacle is None else f"{TENSOR_FIELD}: {obstacle}; {_suggest(architecture, most)} would"
+
+
+def refuse_degree_on(pool: Pool, tensor: int, most: int) -> str | None:
+    """Why no node of the pool has the accelerators for a degree, whatever the model; None where one has.
+
+    `most` is the most accelerators that one of its nodes has.
+    """
+    if pool.is_cpu:
+        return (
+            f"{TENSOR_FIELD}: {tensor} needs accelerators; on CPU nodes 1 would do" if tensor != 1 else None
         )
-    if tensor > most:
-        have = plural(most, "accelerator")
-        return ShapeRefusal(message=f"{TENSOR_FIELD}: {tensor} is more than a node of the pool has ({have})")
+    have = plural(most, "accelerator")
+    return f"{TENSOR_FIELD}: {tensor} is more than a node of the pool has ({have})" if tensor > most else None
+
+
+def _asked_shape(request: ShapeRequest, tensor: int, most: int) -> ShapeDecision | ShapeRefusal:
+    refusal = refuse_degree(request.architecture, tensor, most) or refuse_degree_on(
+        request.pool, tensor, most
+    )
+    if refusal is not None:
+        return ShapeRefusal(message=refusal)
     obstacle = _memory_obstacle(request, tensor)
     if obstacle is not None:
         return ShapeRefusal(message=f"{TENSOR_FIELD}: {tensor} is too few: {obstacle}")
@@ -209,10 +225,9 @@ def _decide(request: ShapeRequest, tensor: int, rejected: list[str]) -> ShapeDec
 
 def _cpu_shape(request: ShapeRequest) -> ShapeDecision | ShapeRefusal:
     """One process on one node's cores: TP1, memory = weights + KV + overhead, rounded up to the step."""
-    if request.tensor not in {None, 1}:
-        return ShapeRefusal(
-            message=f"{TENSOR_FIELD}: {request.tensor} needs accelerators; on CPU nodes 1 would do"
-        )
+    refusal = refuse_degree_on(request.pool, request.tensor or 1, most=0)
+    if refusal is not None:
+        return ShapeRefusal(message=refusal)
     nodes = request.pool.nodes_for(request.engine)
     needed = footprint(request, 1)
     memory = ceil_div(needed.total_bytes, CPU_MEMORY_STEP_BYTES) * CPU_MEMORY_STEP_BYTES

@@ -14,12 +14,16 @@ from plinth.domain.architecture import Architecture, read_architecture
 from plinth.domain.engines import EngineRefusal, choose_engine
 from plinth.domain.fleet import ArtifactRefusal, EngineSpec, Model, ModelFormat, Needs, Slot, SlotPhase
 from plinth.domain.naming import ServedNames
+from plinth.domain.permissions import refuse_on
 from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shapes import ShapeDecision, ShapeRefusal, ShapeRequest, choose_shape
 
 DEFAULT_CONTEXT_TOKENS: int = Objectives().context_tokens
-SPEC_REASONS = {Reason.UNKNOWN_SOURCE, Reason.POOL_NOT_FOUND, Reason.NAME_COLLISION, Reason.INVALID_SPEC}
+SPEC_REASONS = {
+    *(Reason.UNKNOWN_SOURCE, Reason.POOL_NOT_FOUND, Reason.NAME_COLLISION),
+    *(Reason.NOT_ALLOWED, Reason.INVALID_SPEC),
+}
 """Refusals that only an edit of the spec can mend: they speak against `Accepted`, all others against `Planned`."""
 
 
@@ -138,6 +142,9 @@ def _target_on(
     )
     if isinstance(engine, EngineRefusal):
         return Refusal(reason=Reason.ENGINE_UNSUITABLE, message=engine.message)
+    forbidden = refuse_on(pool, spec, [engine.engine])
+    if forbidden is not None:
+        return Refusal(reason=Reason.NOT_ALLOWED, message=forbidden)
     context = _context_tokens(spec.objectives, architecture)
     if isinstance(context, Refusal):
         return context

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SHAPE_CHOSEN = "ShapeChosen"
     SHAPE_IMPOSSIBLE = "ShapeImpossible"
     POOL_NOT_FOUND = "PoolNotFound"
+    NOT_ALLOWED = "NotAllowed"
     NO_NODES = "NoNodes"
     ALL_PLACED = "AllPlaced"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
@@ -82,6 +83,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.SHAPE_CHOSEN: "A shape was found that fits the model and the pool.",
     Reason.SHAPE_IMPOSSIBLE: "No shape fits: the message names each one tried and why it does not.",
     Reason.POOL_NOT_FOUND: "The GPUPool that the spec names does not exist.",
+    Reason.NOT_ALLOWED: "The pool does not allow what the spec asks of it: code of its own, or a volume.",
     Reason.NO_NODES: "The pool has no nodes at present.",
     Reason.ALL_PLACED: "Every wanted replica has a place.",
     Reason.INSUFFICIENT_CAPACITY: "Not every wanted replica fits; the message says who holds the capacity.",
