@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from plinth.desired.serve_config import ServeSettings
@@ -38,3 +38,5 @@ class CapacityObservation:
 
     rays: tuple[RayObservation, ...]
     potential: tuple[Node, ...] = ()
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """What keeps a pool's Ray or workers from coming up, by pool."""

@@ -24,6 +24,10 @@ APPLICATIONS = "/api/serve/applications/"
 NODES = "/api/v0/nodes?detail=1&limit=10000"
 
 
+class TokenRefusedError(CapacityAway):
+    """Ray answered, and does not take our token."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RayAnswer:
     """What Ray said: its live nodes, and `GET /api/serve/applications/` as it came."""
@@ -87,7 +91,8 @@ class RayRest:
             ) as response:
                 if response.status >= 400:  # noqa: PLR2004 - HTTP's own line between success and failure
                     text = (await response.text())[:400]
-                    raise CapacityAway(f"Ray answered {response.status} to {method} {path}: {text}")
+                    refused = TokenRefusedError if response.status in {401, 403} else CapacityAway
+                    raise refused(f"Ray answered {response.status} to {method} {path}: {text}")
                 return await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise CapacityAway(f"Ray at {self._address} does not answer: {error!r}") from error

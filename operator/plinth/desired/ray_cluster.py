@@ -54,23 +54,24 @@ def revision_of(pool: GPUPool, settings: RaySettings) -> str:
 def make_ray_cluster(pool: GPUPool, groups: Sequence[Mapping[str, Any]], settings: RaySettings) -> Manifest:
     """The whole manifest, with these worker groups."""
     namespace, name = ray_cluster_key(pool, settings)
-    uid = (pool.metadata.model_extra or {}).get("uid", "")
     return {
         "metadata": {
             "name": name,
             "namespace": namespace,
             "labels": {ray_names.POOL_LABEL: pool.metadata.name},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": pool.kind,
-                    "name": pool.metadata.name,
-                    "uid": uid,
-                    "controller": True,
-                }
-            ],
+            "ownerReferences": [{**owner_reference(pool), "controller": True}],
         },
         "spec": {**_cluster(pool, settings), "workerGroupSpecs": [dict(group) for group in groups]},
+    }
+
+
+def owner_reference(pool: GPUPool) -> Manifest:
+    """What ties an object's life to the pool's; a cluster-wide owner may own in any namespace."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": pool.kind,
+        "name": pool.metadata.name,
+        "uid": str((pool.metadata.model_extra or {}).get("uid", "")),
     }
 
 

@@ -29,6 +29,8 @@ class Worker:
     """The Kubernetes node; empty until it is scheduled."""
     address: str = ""
     """The pod's IP; empty until it has one."""
+    started: bool = True
+    """Whether its containers run; before, nothing of ours can run on it."""
     leaving: bool = False
     """It was told to end."""
 
