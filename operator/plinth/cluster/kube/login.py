@@ -1,21 +1,19 @@
 """Where the API server is and who we are: the pod's service account, else the KUBECONFIG file.
 
-The official client's own loaders read both (exec plugins, token files and all); nothing else of it is used, since its
-typed models would take more memory than the whole rest of the operator.
+A service account is an address, a certificate and a token in a file; that much is read here, so that a process in a pod
+loads nothing for it. A kubeconfig may say far more (exec plugins, client certificates); see `kubeconfig`.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from kubernetes.aio import config as loaders
-from kubernetes.aio.client.configuration import Configuration
-
-IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
+HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
+ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class LoginError(Exception):
@@ -31,57 +29,45 @@ class Login:
     """None for a plain `http://` server, which only a test has."""
     server_name: str | None
     """The name that the server's certificate must carry, where it differs from the address."""
-    configuration: Any
-
-    async def headers(self) -> dict[str, str]:
-        """Who we are; a service account's token is read again every minute, since Kubernetes rotates it."""
-        try:
-            settings = await self.configuration.auth_settings()
-        except (OSError, loaders.ConfigException) as error:
-            raise LoginError(f"the credentials cannot be read: {error}") from error
-        token = settings.get("BearerToken", {}).get("value")
-        return {"Authorization": token} if token else {}
+    headers: Callable[[], Awaitable[Mapping[str, str]]]
+    """Who we are, read again for each call since Kubernetes rotates it. Raises LoginError."""
 
 
 async def find_login() -> Login:
     """The account of the pod we run in, else the current context of KUBECONFIG. Raises LoginError."""
-    configuration = await _find_configuration()
-    if not configuration.verify_ssl:
-        raise LoginError(
-            "the kubeconfig's insecure-skip-tls-verify must not be used: give certificate-authority-data instead"
-        )
+    if os.environ.get(HOST_VARIABLE):
+        return account_login(ACCOUNT_FOLDER)
+    # Here, since the official loader takes more memory than a small process like the gateway's agent has in all.
+    from plinth.cluster.kube.kubeconfig import kubeconfig_login  # noqa: PLC0415 - see above
+
+    return await kubeconfig_login()
+
+
+def account_login(folder: Path) -> Login:
+    """The login of a service account. Raises LoginError."""
+    host, port = os.environ[HOST_VARIABLE], os.environ.get(PORT_VARIABLE) or "443"
+
+    async def headers() -> Mapping[str, str]:
+        try:
+            token = (folder / "token").read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise LoginError(f"the service account's token cannot be read: {error}") from error
+        return {"Authorization": f"Bearer {token}"}
+
     return Login(
-        server=configuration.host.rstrip("/"),
-        ssl=_make_ssl(configuration) if configuration.host.startswith("https:") else None,
-        server_name=configuration.tls_server_name,
-        configuration=configuration,
+        server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        ssl=make_ssl(str(folder / "ca.crt")),
+        server_name=None,
+        headers=headers,
     )
 
 
-async def _find_configuration() -> Any:
-    configuration = Configuration()
-    path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+def make_ssl(authority: str | None, *, certificate: str | None = None, key: str | None = None) -> ssl.SSLContext:
+    """TLS that verifies the API server, with a certificate of ours where the login has one. Raises LoginError."""
     try:
-        if os.environ.get(IN_CLUSTER_VARIABLE):
-            loaders.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        else:
-            await loaders.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=path, client_configuration=configuration, persist_config=False
-            )
-    except (OSError, loaders.ConfigException, TypeError) as error:
-        # TypeError: the loader's own answer to a file that is not there.
-        raise LoginError(
-            f"no cluster: not in a pod with a service account, and {path} cannot be used ({error}); "
-            "set KUBECONFIG to a file with a current-context"
-        ) from error
-    return configuration
-
-
-def _make_ssl(configuration: Any) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-        if configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+        context = ssl.create_default_context(cafile=authority)
+        if certificate:
+            context.load_cert_chain(certificate, keyfile=key)
     except (OSError, ssl.SSLError) as error:
         raise LoginError(f"the cluster's certificates cannot be used: {error}") from error
     return context

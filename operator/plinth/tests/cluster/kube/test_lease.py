@@ -244,9 +244,10 @@ class Line(FakeApiServer):
 
     def __init__(self, server: FakeApiServer) -> None:
         super().__init__()
-        self.objects, self._store = server.objects, server._store  # type: ignore[method-assign]
-        self.before = self.after = self.pass_through
+        vars(self).update(vars(server))
         self.network = server.before
+        self.before = self.after = self.pass_through
+        self._store = server._store  # type: ignore[method-assign]
         self.cut_until = 0.0
 
     async def pass_through(self, method: str, path: str) -> None:
