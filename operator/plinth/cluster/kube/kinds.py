@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from plinth.api.v1alpha1 import GROUP, VERSION
+GROUP, VERSION = "plinth.dev", "v1alpha1"
+"""Those of `plinth.api`, which the gateway's agent must not load: it would bring pydantic."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,9 @@ def account_login(folder: Path) -> Login:
     )
 
 
-def make_ssl(authority: str | None, *, certificate: str | None = None, key: str | None = None) -> ssl.SSLContext:
+def make_ssl(
+    authority: str | None, *, certificate: str | None = None, key: str | None = None
+) -> ssl.SSLContext:
     """TLS that verifies the API server, with a certificate of ours where the login has one. Raises LoginError."""
     try:
         context = ssl.create_default_context(cafile=authority)
