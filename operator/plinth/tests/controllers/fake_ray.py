@@ -5,6 +5,7 @@ Answers in the real one's shape; `capacity_contract` is run on both.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -32,8 +33,12 @@ def make_node_row(node_id: str = NODE_ID, *, memory_gib: int = 16) -> dict[str, 
 class FakeRay:
     """One Ray as `RayRest` shows it, and the replicas on it. `clock` is the test's own time."""
 
-    def __init__(self, *, start_seconds: float = 3.0, stop_seconds: float = 1.0) -> None:
+    def __init__(
+        self, *, start_seconds: float = 3.0, stop_seconds: float = 1.0, host: str = "127.0.0.1"
+    ) -> None:
+        """`host` is where all replicas listen, each on a port of its own."""
         self.now = 0.0
+        self.host = host
         self.away = False
         self.puts: list[dict[str, Any]] = []
         self.broken: dict[str, str] = {}
@@ -42,19 +47,21 @@ class FakeRay:
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
         self._applications: dict[str, dict[str, Any]] = {}
-        self._ports = iter(range(30_000, 31_000))
+        self._ports = itertools.count(30_000)
 
     async def observe(self) -> RayAnswer:
         self._refuse_when_away()
-        for name in [
-            name for name, app in self._applications.items() if app.get("gone_at", 1e18) <= self.now
-        ]:
+        return RayAnswer(nodes=tuple(map(read_node, self.node_rows)), serve=self.applications())
+
+    def applications(self) -> dict[str, Any]:
+        """The answer to `GET /api/serve/applications/`."""
+        gone = [name for name, app in self._applications.items() if app.get("gone_at", 1e18) <= self.now]
+        for name in gone:
             del self._applications[name]
-        serve = {
+        return {
             "applications": {name: self._details(name, app) for name, app in self._applications.items()},
             "target_groups": [self._targets(name, app) for name, app in self._applications.items()],
         }
-        return RayAnswer(nodes=tuple(map(read_node, self.node_rows)), serve=serve)
 
     async def apply(self, config: Mapping[str, Any]) -> None:
         self._refuse_when_away()
@@ -81,7 +88,7 @@ class FakeRay:
 
     async def report(self, host: str, port: int, slot: str) -> EngineReport | None:
         app = self._applications.get(slot)
-        if app is None or (host, port) != ("127.0.0.1", app["port"]):
+        if app is None or (host, port) != (self.host, app["port"]):
             return None
         revision = slot.split(".")[2]
         if revision in self.broken:
@@ -89,6 +96,10 @@ class FakeRay:
         if self.now - app["put_at"] < self._start_seconds:
             return EngineReport(phase=SlotPhase.LOADING, bytes_done=1, bytes_total=2, eta_seconds=1)
         return EngineReport(phase=SlotPhase.READY)
+
+    def port_of(self, name: str) -> int:
+        """Where a replica listens; 0 where there is none."""
+        return int(self._applications[name]["port"]) if name in self._applications else 0
 
     def kill(self, name: str) -> None:
         """Its process dies; Serve would start another in its place."""
@@ -118,7 +129,8 @@ class FakeRay:
     def _details(self, name: str, app: dict[str, Any]) -> dict[str, Any]:
         deleting = "gone_at" in app
         running = self._is_running(app)
-        replica = {"state": "RUNNING", "pid": 7, "node_id": NODE_ID, "actor_id": f"actor-{name}"}
+        node_id = _node_id(app["config"])
+        replica = {"state": "RUNNING", "pid": 7, "node_id": node_id, "actor_id": f"actor-{name}"}
         return {
             "name": name,
             "status": "DELETING" if deleting else "RUNNING" if running else "DEPLOYING",
@@ -136,11 +148,18 @@ class FakeRay:
     def _targets(self, name: str, app: dict[str, Any]) -> dict[str, Any]:
         running = self._is_running(app)
         target = (
-            {"ip": "127.0.0.1", "port": app["port"], "name": f"SERVE_REPLICA::{name}#replica#x"}
+            {"ip": self.host, "port": app["port"], "name": f"SERVE_REPLICA::{name}#replica#x"}
             if running
-            else {"ip": "127.0.0.1", "port": 8000, "name": "SERVE_PROXY_ACTOR-x"}
+            else {"ip": self.host, "port": 8000, "name": "SERVE_PROXY_ACTOR-x"}
         )
         return {"app_name": name, "protocol": "HTTP", "targets": [target]}
+
+
+def _node_id(config: Mapping[str, Any]) -> str:
+    """Where the application was told to run."""
+    for deployment in config.get("deployments", ()):
+        return str(deployment["placement_group_bundle_label_selector"][0]["ray.io/node-id"])
+    return NODE_ID
 
 
 class OneRay:
