@@ -178,17 +178,41 @@ def _specified(given: SpecifiedType, pool: GPUPool) -> NodeType:
     )
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What a worker on a node would be, told from nothing but this node."""
+
+    accelerator: str
+    accelerators: int
+    accelerator_memory_mib: int
+    cpu_thousandths: int
+    memory_bytes: int
+    telling: tuple[tuple[str, str], ...]
+    """Labels that tell such nodes from others."""
+
+    @classmethod
+    def of(cls, node: KubeNode) -> _Shape:
+        share = ACCELERATED_SHARE_PERCENT if node.accelerators else CPU_SHARE_PERCENT
+        telling = (INSTANCE_TYPE_LABEL, PRODUCT_LABEL) if node.accelerators else (INSTANCE_TYPE_LABEL,)
+        return cls(
+            accelerator=node.accelerator,
+            accelerators=node.accelerators,
+            accelerator_memory_mib=node.accelerator_memory_mib,
+            cpu_thousandths=_rounded(node.cpu_thousandths * share // 100, 100),
+            memory_bytes=_rounded(node.memory_bytes * share // 100, 64 * MIB),
+            telling=tuple((key, node.labels[key]) for key in telling if key in node.labels),
+        )
+
+
 def _found(pool: GPUPool, nodes: list[KubeNode]) -> tuple[NodeType, ...]:
     kind = _kind(pool, nodes)
-    members: dict[str, list[KubeNode]] = {}
-    types: dict[str, NodeType] = {}
+    members: dict[_Shape, list[KubeNode]] = {}
     for node in sorted(nodes, key=lambda each: each.name):
         # A node that has lost its device plugin for a moment shows no accelerators; it is still of its kind.
         if node.accelerator == kind and (kind == CPU or node.accelerators):
-            found = _type_of(pool, node)
-            types[found.name] = found
-            members.setdefault(found.name, []).append(node)
-    return tuple(_with_nodes(types[name], members[name], pool) for name in sorted(types))
+            members.setdefault(_Shape.of(node), []).append(node)
+    found = [_type_of(pool, shape, alike) for shape, alike in members.items()]
+    return tuple(sorted(found, key=lambda each: each.name))
 
 
 def _kind(pool: GPUPool, nodes: Iterable[KubeNode]) -> str:
@@ -201,24 +225,21 @@ def _kind(pool: GPUPool, nodes: Iterable[KubeNode]) -> str:
     return min(((-count, kind) for kind, count in counts.items() if count), default=(0, CPU))[1]
 
 
-def _type_of(pool: GPUPool, node: KubeNode) -> NodeType:
-    """The type of one node, from nothing but this node."""
-    share = ACCELERATED_SHARE_PERCENT if node.accelerators else CPU_SHARE_PERCENT
-    telling = [INSTANCE_TYPE_LABEL, *([PRODUCT_LABEL] if node.accelerators else [])]
-    shape = NodeType(
+def _type_of(pool: GPUPool, shape: _Shape, nodes: list[KubeNode]) -> NodeType:
+    shared = set(nodes[0].labels.items()).intersection(*(node.labels.items() for node in nodes))
+    kind = NodeType(
         name="",
-        accelerator=node.accelerator,
-        accelerators=node.accelerators,
-        accelerator_memory_mib=node.accelerator_memory_mib,
-        cpu_thousandths=_rounded(node.cpu_thousandths * share // 100, 100),
-        memory_bytes=_rounded(node.memory_bytes * share // 100, 64 * MIB),
-        node_selector={
-            **pool.spec.node_selector,
-            **{key: node.labels[key] for key in telling if key in node.labels},
-        },
+        accelerator=shape.accelerator,
+        accelerators=shape.accelerators,
+        accelerator_memory_mib=shape.accelerator_memory_mib,
+        cpu_thousandths=shape.cpu_thousandths,
+        memory_bytes=shape.memory_bytes,
+        node_selector={**pool.spec.node_selector, **dict(shape.telling)},
         alone=True,
+        nodes=tuple(node.name for node in nodes if is_usable(pool, node)),
+        labels=dict(sorted(shared)),
     )
-    return _named(f"{node.accelerator}-x{node.accelerators}" if node.accelerators else CPU, shape)
+    return _named(f"{shape.accelerator}-x{shape.accelerators}" if shape.accelerators else CPU, kind)
 
 
 def _rounded(amount: int, unit: int) -> int:
@@ -228,16 +249,13 @@ def _rounded(amount: int, unit: int) -> int:
     return units // step * step * unit
 
 
-def _with_nodes(found: NodeType, nodes: list[KubeNode], pool: GPUPool) -> NodeType:
-    shared = set(nodes[0].labels.items()).intersection(*(node.labels.items() for node in nodes))
-    usable = tuple(node.name for node in nodes if is_usable(pool, node))
-    return replace(found, nodes=usable, labels=dict(sorted(shared)))
-
-
 def _named(slug: str, shape: NodeType) -> NodeType:
     """The type with a name of its own: readable, and ending in a digest of all that makes its pods."""
+    # What is empty is left out, so that a field added in a later version renames no group by itself.
     made_of = {
-        key: value for key, value in asdict(shape).items() if key not in {"name", "most", "nodes", "labels"}
+        key: value
+        for key, value in asdict(shape).items()
+        if value and key not in {"name", "most", "nodes", "labels"}
     }
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:DIGEST_DIGITS]
     readable = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-")[:40].rstrip("-")

@@ -107,8 +107,9 @@ class KubeRayCapacity:
     async def resize(self, plans: Sequence[PoolPlan], pools: Sequence[GPUPool]) -> bool:
         """Make RayClusters as planned; whether anything was written. Raises CapacityAway and NotLeaderError."""
         sight = await self._watch.look(_namespaces(pools))
-        answering = (ray for ray, answer in self._answers.items() if answer is not None)
-        return await self._writer.write(Wish.of(plans, sight, answering), pools)
+        answering = [ray for ray, answer in self._answers.items() if answer is not None]
+        types = self._derive(tuple(pools), sight).types
+        return await self._writer.write(Wish.of(plans, sight, answering=answering, types=types), pools)
 
     def _derive(self, pools: tuple[GPUPool, ...], sight: RaySight) -> _Pools:
         known = self._derived

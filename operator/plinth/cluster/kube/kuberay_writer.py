@@ -27,7 +27,7 @@ from plinth.desired.ray_cluster import (
 )
 from plinth.desired.ray_pods import Manifest, RaySettings
 from plinth.domain.fleet import PoolPlan, WorkerGroupPlan
-from plinth.domain.node_types import node_types
+from plinth.domain.node_types import NodeType
 from plinth.domain.worker_nodes import Worker
 
 RETRY_SECONDS = 30.0
@@ -46,16 +46,31 @@ class Wish:
     sight: RaySight
     answering: frozenset[str]
     """The RayClusters whose heads answered."""
+    types: Mapping[str, tuple[NodeType, ...]]
+    """By pool."""
 
     @classmethod
-    def of(cls, plans: Iterable[PoolPlan], sight: RaySight, answering: Iterable[str]) -> Wish:
+    def of(
+        cls,
+        plans: Iterable[PoolPlan],
+        sight: RaySight,
+        *,
+        answering: Iterable[str],
+        types: Mapping[str, tuple[NodeType, ...]],
+    ) -> Wish:
         """The wish of all pools together."""
         groups: dict[tuple[str, str], WorkerGroupPlan] = {}
         retired: set[str] = set()
         for plan in plans:
             groups |= {(each.ray, each.group): each for each in plan.workers}
             retired |= set(plan.retired)
-        return cls(groups=groups, retired=frozenset(retired), sight=sight, answering=frozenset(answering))
+        return cls(
+            groups=groups,
+            retired=frozenset(retired),
+            sight=sight,
+            answering=frozenset(answering),
+            types=types,
+        )
 
     def workers(self, ray: str, group: str) -> list[Worker]:
         """The group's pods."""
@@ -170,7 +185,7 @@ class RayClusterWriter:
 
     def _groups(self, ray: str, pool: GPUPool, found: Mapping[str, Any] | None, wish: Wish) -> list[Manifest]:
         """The groups of the pool's types, and those of former types for as long as they have pods."""
-        kinds = node_types(pool, wish.sight.hosts.values())
+        kinds = wish.types[pool.metadata.name]
         groups = [make_worker_group(pool, kind, self.settings) for kind in kinds]
         names = {kind.name for kind in kinds}
         former = [
