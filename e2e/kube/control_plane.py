@@ -7,7 +7,6 @@ killed and started again one by one, so that tests show what happens while they 
 from __future__ import annotations
 
 import ssl
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from kube.access import Kubernetes, write_kubeconfig
 from kube.authority import Authority, KeyPair, make_signing_key
 from kube.binaries import find_program
+from kube.probes import answers
 from kube.processes import Process, find_free_ports
 from kube.run_folder import RunFolder
 
@@ -67,11 +67,7 @@ class ControlPlane(Kubernetes):
 
     def is_ready(self) -> bool:
         """Whether the API server answers and has its etcd."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", context=self._tls, timeout=2) as answer:  # noqa: S310 - https, made here
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        return answers(f"{self.url}/readyz", tls=self._tls)
 
     def start_controller_manager(self) -> Process:
         """Start what fills namespaces, collects garbage and makes pods of Deployments and Jobs."""

@@ -17,8 +17,11 @@ import pytest
 
 from kube.access import Kubernetes
 from kube.binaries import ProgramMissingError, find_program
+from kube.cluster import PROGRAMS, Cluster
 from kube.control_plane import ControlPlane
-from kube.processes import ProcessId
+from kube.kuberay import Redis, start_kuberay, start_redis
+from kube.node import NETWORK_PLUGINS
+from kube.processes import Process, ProcessId
 from kube.run_folder import RunFolder, end_abandoned
 
 CRDS = Path(__file__).parents[2] / "crds"
@@ -44,13 +47,37 @@ def own_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cont
         yield made
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with one node that the session's tests share, with Plinth's CRDs."""
+    with make_cluster(tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def kuberay(cluster: Cluster) -> Process:
+    """KubeRay's operator, at work in `cluster`."""
+    require_programs(("kuberay",))
+    return start_kuberay(cluster)
+
+
+@pytest.fixture(scope="session")
+def redis(cluster: Cluster) -> Redis:
+    """A Redis that the pods of `cluster` reach."""
+    require_programs(("redis-server",))
+    return start_redis(cluster)
+
+
+@pytest.fixture
+def cluster_namespace(cluster: Cluster) -> Iterator[str]:
+    """A new namespace in `cluster` for one test; what the test leaves in it goes on being removed afterwards."""
+    yield from _make_namespace(cluster)
+
+
 @pytest.fixture
 def kube_namespace(control_plane: Kubernetes) -> Iterator[str]:
     """A new namespace for one test."""
-    name = f"test-{secrets.token_hex(4)}"
-    control_plane.kubectl("create", "namespace", name)
-    yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    yield from _make_namespace(control_plane)
 
 
 @contextmanager
@@ -59,6 +86,23 @@ def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Con
     require_programs(CONTROL_PLANE_PROGRAMS)
     with claim_run_folder("control-plane", tmp_path_factory) as run:
         made = ControlPlane(run)
+        made.start()
+        install_crds(made)
+        yield made
+
+
+@contextmanager
+def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with Plinth's CRDs, ended with everything of it; its logs stay with pytest's temporary files."""
+    if os.environ.get("KUBECONFIG"):
+        leave_out("pods need this machine's own nodes: unset KUBECONFIG")
+    if os.geteuid() != 0:
+        leave_out("nodes need root")
+    require_programs(PROGRAMS)
+    if not NETWORK_PLUGINS.is_dir():
+        leave_out(f"no {NETWORK_PLUGINS}; on Debian: apt-get install containernetworking-plugins")
+    with claim_run_folder("cluster", tmp_path_factory) as run:
+        made = Cluster(run)
         made.start()
         install_crds(made)
         yield made
@@ -96,3 +140,10 @@ def leave_out(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def _make_namespace(cluster: Kubernetes) -> Iterator[str]:
+    name = f"test-{secrets.token_hex(4)}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -21,7 +21,7 @@ from kube.processes import Process
 
 START_SECONDS = 30.0
 SOCKET = "/run/containerd/containerd.sock"
-NETWORK_PLUGINS = "/usr/lib/cni"
+NETWORK_PLUGINS = Path("/usr/lib/cni")
 NETWORK_CONFIGURATIONS = "/run/cni"
 
 CONTAINERD = f"""

@@ -7,9 +7,27 @@ from pathlib import Path
 
 import pytest
 from fleet import Fleet, make_model
-from kube.fixtures import control_plane, kube_namespace, own_control_plane
+from kube.fixtures import (
+    cluster,
+    cluster_namespace,
+    control_plane,
+    kube_namespace,
+    kuberay,
+    own_control_plane,
+    redis,
+)
 
-__all__ = ["control_plane", "fleet", "kube_namespace", "own_control_plane", "shared_fleet"]
+__all__ = [
+    "cluster",
+    "cluster_namespace",
+    "control_plane",
+    "fleet",
+    "kube_namespace",
+    "kuberay",
+    "own_control_plane",
+    "redis",
+    "shared_fleet",
+]
 
 
 @pytest.fixture

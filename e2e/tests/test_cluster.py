@@ -1,0 +1,180 @@
+"""The cluster that tests of the whole stand on: pods run, names resolve, nodes are lost, Ray comes up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kube.access import KubectlError
+from kube.cluster import Cluster
+from kube.host_python import host_container, host_volumes
+from kube.kuberay import wait_ray_ready
+from kube.probes import answers
+from kube.processes import wait_until
+
+pytestmark = pytest.mark.node
+
+CONFINED = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+SERVES_FILES = ["python", "-m", "http.server", "8080", "--directory", "/etc"]
+
+
+@pytest.fixture
+def second_node(cluster: Cluster) -> Iterator[str]:
+    name = "node2"
+    cluster.add_node(name)
+    yield name
+    if name in cluster.nodes:
+        cluster.kill_node(name)
+    cluster.kubectl("delete", "node", name)
+
+
+def make_pod(name: str, namespace: str, *, node: str = "node1", **container: Any) -> dict[str, Any]:
+    """A confined pod of this machine's programs."""
+    probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
+    main = host_container("main", SERVES_FILES, securityContext=CONFINED, readinessProbe=probe, **container)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "containers": [main],
+            "volumes": host_volumes(),
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "terminationGracePeriodSeconds": 0,
+        },
+    }
+
+
+def make_service(name: str, namespace: str) -> dict[str, Any]:
+    """Port 80 of a name, for the pod of that name."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+
+
+def wait_pods(cluster: Cluster, namespace: str) -> None:
+    cluster.kubectl("wait", "pods", "--all", "--for=condition=Ready", "--timeout=50s", "-n", namespace)
+
+
+def in_pod(cluster: Cluster, namespace: str, pod: str, code: str) -> str:
+    return cluster.kubectl("exec", "-n", namespace, pod, "--", "python", "-c", code).strip()
+
+
+def test_the_node_is_ready_and_names_its_version(cluster: Cluster) -> None:
+    (node,) = cluster.list("nodes", "--field-selector=metadata.name=node1")
+    assert node["status"]["nodeInfo"]["kubeletVersion"].startswith("v1.34.")
+    assert cluster.nodes["node1"].is_ready()
+
+
+def test_a_confined_pod_has_this_python_and_the_code_under_test(
+    cluster: Cluster, cluster_namespace: str
+) -> None:
+    cluster.apply(make_pod("web", cluster_namespace))
+    wait_pods(cluster, cluster_namespace)
+    code = "import os, plinth; print(os.getuid(), plinth.__version__)"
+    uid, version = in_pod(cluster, cluster_namespace, "web", code).split()
+    assert (uid, bool(version)) == ("1000", True)
+    with pytest.raises(KubectlError, match="Read-only file system"):
+        in_pod(cluster, cluster_namespace, "web", "open('/home/x', 'w')")
+
+
+def test_pods_of_two_nodes_and_this_machine_reach_each_other_by_service(
+    cluster: Cluster, cluster_namespace: str, second_node: str
+) -> None:
+    for name, node in (("one", "node1"), ("two", second_node)):
+        cluster.apply(make_pod(name, cluster_namespace, node=node), make_service(name, cluster_namespace))
+    wait_pods(cluster, cluster_namespace)
+
+    def reach(name: str, url: str) -> None:
+        code = f"import urllib.request as r; r.urlopen('{url}', timeout=5)"
+
+        def reaches() -> bool:
+            try:
+                in_pod(cluster, cluster_namespace, name, code)
+            except KubectlError:
+                return False
+            return True
+
+        wait_until(reaches, seconds=10, what=f"{name} reaches {url}")
+
+    for name, other in (("one", "two"), ("two", "one"), ("one", "one")):
+        reach(name, f"http://{other}.{cluster_namespace}.svc.cluster.local")
+        pod = cluster.get("pod", name, cluster_namespace)["status"]["podIP"]
+        assert answers(f"http://{pod}:8080")
+        service = cluster.get("service", name, cluster_namespace)["spec"]["clusterIP"]
+        assert answers(f"http://{service}")
+
+
+def test_a_lost_node_takes_its_pods_with_it_and_no_other(
+    cluster: Cluster, cluster_namespace: str, second_node: str
+) -> None:
+    cluster.apply(make_pod("stays", cluster_namespace), make_pod("goes", cluster_namespace, node=second_node))
+    wait_pods(cluster, cluster_namespace)
+
+    def address(name: str) -> str:
+        return f"http://{cluster.get('pod', name, cluster_namespace)['status'].get('podIP')}:8080"
+
+    assert answers(address("goes"))
+    cluster.kill_node(second_node)
+    assert not answers(address("goes"))
+    assert answers(address("stays"))
+    cluster.add_node(second_node)  # it comes back, and its kubelet starts what it was to run
+    wait_until(lambda: answers(address("goes")), seconds=30, what="the pod runs again")
+
+
+def test_a_node_offers_accelerators_that_the_machine_has_not(
+    cluster: Cluster, cluster_namespace: str
+) -> None:
+    cluster.set_capacity("node1", {"nvidia.com/gpu": 8})
+    cluster.apply(make_pod("gpu", cluster_namespace, resources={"limits": {"nvidia.com/gpu": "2"}}))
+    wait_pods(cluster, cluster_namespace)
+    allocatable = cluster.get("node", "node1")["status"]["allocatable"]
+    assert allocatable["nvidia.com/gpu"] == "8"
+
+
+@pytest.mark.usefixtures("kuberay")
+def test_a_ray_cluster_with_a_worker_becomes_ready(cluster: Cluster, cluster_namespace: str) -> None:
+    cluster.apply(make_ray_cluster("small", cluster_namespace))
+    wait_ray_ready(cluster, "small", namespace=cluster_namespace, seconds=120)
+
+
+def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
+    """A head without CPUs and one worker, with Ray's token authentication."""
+
+    def template(container: str) -> dict[str, Any]:
+        # No CPU limit: a Ray that starts slowly is taken for one that failed.
+        resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}}
+        main = host_container(container, [], securityContext=CONFINED, resources=resources)
+        del main["command"]
+        return {"spec": {"containers": [main], "volumes": host_volumes()}}
+
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "rayVersion": "2.57.0",
+            "authOptions": {"mode": "token"},
+            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": template("ray-head")},
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": 1,
+                    "minReplicas": 0,
+                    "maxReplicas": 2,
+                    "rayStartParams": {"num-cpus": "2"},
+                    "template": template("ray-worker"),
+                }
+            ],
+        },
+    }
