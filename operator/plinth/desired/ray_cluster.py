@@ -177,4 +177,4 @@ def says_all_of(wanted: Any, found: Any) -> bool:
         )
     if isinstance(wanted, list) and wanted:
         return isinstance(found, list) and len(found) == len(wanted) and all(map(says_all_of, wanted, found))
-    return bool(wanted == found) or (wanted in ([], "", 0, None) and found in ([], {}, "", 0, None))
+    return bool(wanted == found) or not (wanted or found)

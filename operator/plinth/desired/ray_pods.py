@@ -46,8 +46,7 @@ class RaySettings:
 
 def make_head_template(pool: GPUPool, settings: RaySettings) -> Manifest:
     """The head's pod, with the inspector beside it."""
-    ray = _container(pool, settings) | {
-        "name": ray_names.RAY_CONTAINER,
+    ray = _container(ray_names.RAY_CONTAINER, pool, settings) | {
         "ports": [
             {"name": "gcs-server", "containerPort": ray_names.GCS_PORT, "protocol": "TCP"},
             {"name": "dashboard", "containerPort": ray_names.DASHBOARD_PORT, "protocol": "TCP"},
@@ -66,8 +65,7 @@ def make_worker_template(pool: GPUPool, kind: NodeType, settings: RaySettings) -
     resources = _resources(kind.cpu_thousandths, kind.memory_bytes)
     if kind.accelerators:
         resources["limits"][ACCELERATOR_RESOURCE] = str(kind.accelerators)
-    ray = _container(pool, settings) | {
-        "name": ray_names.RAY_CONTAINER,
+    ray = _container(ray_names.RAY_CONTAINER, pool, settings) | {
         "resources": resources,
         "readinessProbe": _answers("/api/local_raylet_healthz", ray_names.AGENT_PORT),
         "livenessProbe": _listens(ray_names.AGENT_PORT),
@@ -117,8 +115,9 @@ def _pod(pool: GPUPool, settings: RaySettings, containers: list[Manifest]) -> Ma
     return pod
 
 
-def _container(pool: GPUPool, settings: RaySettings) -> Manifest:
+def _container(name: str, pool: GPUPool, settings: RaySettings) -> Manifest:
     return {
+        "name": name,
         "image": pool.spec.ray.image or settings.image,
         "imagePullPolicy": settings.pull_policy,
         "env": [{"name": name, "value": value} for name, value in sorted(POD_ENVIRONMENT.items())],
@@ -150,8 +149,7 @@ def _container(pool: GPUPool, settings: RaySettings) -> Manifest:
 
 def _inspector(pool: GPUPool, settings: RaySettings) -> Manifest:
     """Reads models' headers where the replicas would read them; the operator asks it over HTTP."""
-    return _container(pool, settings) | {
-        "name": ray_names.INSPECTOR_CONTAINER,
+    return _container(ray_names.INSPECTOR_CONTAINER, pool, settings) | {
         "command": ["plinth", "inspect"],
         "args": [f"--listen=0.0.0.0:{ray_names.INSPECTOR_PORT}", f"--secret-file={ENGINE_SECRET_FILE}"],
         "ports": [
