@@ -25,7 +25,7 @@ class Installation:
 
     def helm(self, *arguments: str | Path, values: Values | None = None) -> str:
         """Run Helm against the cluster. Raises HelmError."""
-        flags = ["--kubeconfig", self.cluster.kubeconfig, "--namespace", NAMESPACE]
+        flags = ("--kubeconfig", self.cluster.kubeconfig, "--namespace", NAMESPACE)
         return helm(*arguments, *flags, values=values)
 
     def install(self, values: Values) -> None:

@@ -39,6 +39,8 @@ MAY = {
         update leases.coordination.k8s.io in plinth-system
         get secrets in team-a
         create rayclusters.ray.io in team-a
+        list pods in team-a
+        patch secrets in team-a
         patch validatingwebhookconfigurations.admissionregistration.k8s.io:plinth
         patch mutatingwebhookconfigurations.admissionregistration.k8s.io:plinth
     """,
@@ -63,6 +65,9 @@ NOBODY = """
     get secrets in team-b
     get secrets in kube-system
     list secrets
+    list secrets in plinth-system
+    watch secrets in team-a
+    delete secrets in team-a
     create serviceaccounts/token in plinth-system
     create serviceaccounts/token in kube-system
     create rolebindings.rbac.authorization.k8s.io in plinth-system

@@ -98,10 +98,17 @@ def test_an_upgrade_keeps_the_certificate_authority_that_the_operator_put_into_i
     installation: Installation, tmp_path: Path
 ) -> None:
     authority = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t"
-    change = f'[{{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "{authority}"}}]'
-    hooks = ("validatingwebhookconfiguration", "mutatingwebhookconfiguration")
-    for kind in hooks:
-        installation.cluster.kubectl("patch", kind, "plinth", "--type=json", "-p", change)
+    hooks = {"ValidatingWebhookConfiguration": "validate", "MutatingWebhookConfiguration": "mutate"}
+    for kind, prefix in hooks.items():
+        ours = {"name": f"{prefix}.plinth.dev", "clientConfig": {"caBundle": authority}}
+        body = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": kind,
+            "metadata": {"name": "plinth"},
+            "webhooks": [ours],
+        }
+        flags = ("--server-side", "--field-manager=plinth", "-f", "-")
+        installation.cluster.kubectl("apply", *flags, stdin=yaml.safe_dump(body))
     installation.upgrade(newer_chart(tmp_path), {"operator": {"replicas": 3}})
     for kind in hooks:
         assert installation.get(kind, "plinth")["webhooks"][0]["clientConfig"]["caBundle"] == authority

@@ -48,6 +48,12 @@ def logs(model: str, lines: int, folder: Path | None) -> None:
 
 
 async def _print_logs(rest: RayRest, model: str, lines: int) -> None:
+    if not await print_logs(rest, model, lines):
+        raise click.ClickException(f"no replica of {model} runs; `plinth status` lists the models")
+
+
+async def print_logs(rest: RayRest, model: str, lines: int) -> int:
+    """Print the logs of the model's replicas on one Ray, and close it; how many there are."""
     try:
         observation = await rest.observe()
         found = [
@@ -55,8 +61,6 @@ async def _print_logs(rest: RayRest, model: str, lines: int) -> None:
             for each in read_slots(observation.serve)
             if model in {each.slot.name.model.name, str(each.slot.name.model)}
         ]
-        if not found:
-            raise click.ClickException(f"no replica of {model} runs; `plinth status` lists the models")
         for each in found:
             click.echo(f"==> {each.slot.name} <==")
             if each.actor_id:
@@ -65,6 +69,7 @@ async def _print_logs(rest: RayRest, model: str, lines: int) -> None:
         raise click.ClickException(str(error)) from error
     finally:
         await rest.close()
+    return len(found)
 
 
 @click.command()
@@ -74,13 +79,18 @@ async def _print_logs(rest: RayRest, model: str, lines: int) -> None:
 def chat(model: str, question: tuple[str, ...], folder: Path | None) -> None:
     """Talk to MODEL; the answer streams. With a QUESTION, ask that and leave."""
     _, instance = find_instance(folder)
+    converse(instance.endpoint, model, " ".join(question))
+
+
+def converse(endpoint: str, model: str, question: str) -> None:
+    """Ask the question and print the answer as it comes; without one, ask the person for questions until Ctrl-C."""
     messages: list[dict[str, str]] = []
     try:
         if question:
-            asyncio.run(_exchange(instance.endpoint, model, messages, " ".join(question)))
+            asyncio.run(_exchange(endpoint, model, messages, question))
             return
         while True:
-            asyncio.run(_exchange(instance.endpoint, model, messages, click.prompt(">", prompt_suffix=" ")))
+            asyncio.run(_exchange(endpoint, model, messages, click.prompt(">", prompt_suffix=" ")))
     except ChatError as error:
         raise click.ClickException(str(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,36 @@ POOL_COLUMNS = ("POOL", "ACCELERATOR", "NODES", "GPUS USED", "MEMORY USED", "REA
 WIDE_COLUMNS = ("POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES")
 
 
-@click.command()
-@click.option(
+OUTPUT = click.option(
     "-o", "--output", type=click.Choice(["json", "yaml", "wide"]), help="Other than the short table."
 )
-@click.option("-w", "--watch", is_flag=True, help="Keep watching until Ctrl-C.")
+WATCH = click.option("-w", "--watch", is_flag=True, help="Keep watching until Ctrl-C.")
+
+
+@click.command()
+@OUTPUT
+@WATCH
 @FOLDER
 def status(output: str | None, watch: bool, folder: Path | None) -> None:  # noqa: FBT001 - click passes flags so
     """Show the models and pools of a running `plinth up`."""
     state, _ = find_instance(folder)
+
+    def read() -> list[AnyResource]:
+        try:
+            with StatusDB.open(state.status_db, read_only=True) as database:
+                return read_all(database)
+        except FileNotFoundError as error:
+            raise click.ClickException(str(error)) from error
+
+    show(read, output, watch=watch)
+
+
+def show(read: Callable[[], list[AnyResource]], output: str | None, *, watch: bool) -> None:
+    """Print what `read` gives; with `watch`, again after every change until Ctrl-C."""
     console = Console()
     shown = ""
     while True:
-        try:
-            with StatusDB.open(state.status_db, read_only=True) as database:
-                text = _render(console, read_all(database), output)
-        except FileNotFoundError as error:
-            raise click.ClickException(str(error)) from error
+        text = render(console, read(), output)
         if text != shown:
             click.echo(text, nl=False)
             shown = text
@@ -64,7 +78,8 @@ def read_all(database: StatusDB) -> list[AnyResource]:
     return found
 
 
-def _render(console: Console, resources: list[AnyResource], output: str | None) -> str:
+def render(console: Console, resources: list[AnyResource], output: str | None) -> str:
+    """Models and pools as a person or a program asked to see them."""
     models = [each for each in resources if isinstance(each, ModelDeployment)]
     if output in {"json", "yaml"}:
         items = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in resources]

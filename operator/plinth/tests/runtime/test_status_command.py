@@ -11,7 +11,7 @@ from rich.console import Console
 from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, ResourceKey
 from plinth.cluster.folder import FolderStore
 from plinth.cluster.status_db import StatusDB
-from plinth.runtime.status_command import _render, read_all
+from plinth.runtime.status_command import read_all, render
 
 FOLDER = """
 apiVersion: plinth.dev/v1alpha1
@@ -54,7 +54,7 @@ def make_database(place: Path) -> StatusDB:
 
 def test_the_table_answers_for_models_and_pools(tmp_path: Path) -> None:
     with make_database(tmp_path) as database:
-        text = _render(Console(width=200), read_all(database), None)
+        text = render(Console(width=200), read_all(database), None)
     model = next(line for line in text.splitlines() if "team-a/chat" in line)
     assert model.split()[:4] == ["team-a/chat", "1/2", "2xTP2", "4"]
     pool = next(line for line in text.splitlines() if line.startswith("h200"))
@@ -64,14 +64,14 @@ def test_the_table_answers_for_models_and_pools(tmp_path: Path) -> None:
 
 def test_wide_adds_the_reasons(tmp_path: Path) -> None:
     with make_database(tmp_path) as database:
-        assert "chat: because" in _render(Console(width=200), read_all(database), "wide")
+        assert "chat: because" in render(Console(width=200), read_all(database), "wide")
 
 
 def test_json_and_yaml_are_the_same_list_of_whole_resources(tmp_path: Path) -> None:
     with make_database(tmp_path) as database:
         resources = read_all(database)
-    document = json.loads(_render(Console(), resources, "json"))
-    assert document == yaml.safe_load(_render(Console(), resources, "yaml"))
+    document = json.loads(render(Console(), resources, "json"))
+    assert document == yaml.safe_load(render(Console(), resources, "yaml"))
     assert document["kind"] == "List"
     by_kind = {each["kind"]: each for each in document["items"]}
     assert by_kind["ModelDeployment"]["status"]["shape"] == "2xTP2"

@@ -1,0 +1,159 @@
+"""`kubectl plinth` with a kubectl that says what a real one says, and an API server that holds what a cluster would."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from plinth.cluster.kube.client import KubeClient
+from plinth.cluster.kube.errors import KubeRefused
+from plinth.cluster.kube.kinds import Kind
+from plinth.runtime import kubectl as plugin
+from plinth.runtime.port_forward import forwarded
+
+OBJECTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("ModelDeployment", "team-a", "chat"): {
+        "apiVersion": "plinth.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "chat", "namespace": "team-a", "uid": "1", "managedFields": [{}]},
+        "spec": {"model": {"source": "hf://org/chat"}},
+        "status": {"pool": "h200", "readyReplicas": 1, "desiredReplicas": 2, "reason": "Scaling"},
+    },
+    ("GPUPool", "", "h200"): {
+        "apiVersion": "plinth.dev/v1alpha1",
+        "kind": "GPUPool",
+        "metadata": {"name": "h200"},
+        "status": {"rayClusters": ["plinth-system/h200-0c5e9f1a"], "reason": "CapacityReady"},
+    },
+    ("Secret", "plinth-system", "h200-0c5e9f1a"): {
+        "data": {"auth_token": base64.b64encode(b"token of Ray").decode()}
+    },
+}
+
+
+class ClusterClient:
+    """The reading half of a KubeClient; what `forbidden` names is refused."""
+
+    def __init__(self, forbidden: str = "") -> None:
+        self._forbidden = forbidden
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        return OBJECTS.get((kind.kind, namespace, name))
+
+    async def list(self, kind: Kind, *, namespace: str = "") -> tuple[list[dict[str, Any]], str]:
+        if kind.kind == self._forbidden:
+            raise KubeRefused(403, "Forbidden", f"{kind.plural} is forbidden")
+        found = [
+            item
+            for (name, place, _), item in OBJECTS.items()
+            if name == kind.kind and namespace in {"", place}
+        ]
+        return found, "1"
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, ClusterClient())
+
+
+def use(monkeypatch: pytest.MonkeyPatch, client: ClusterClient) -> None:
+    async def connect() -> ClusterClient:
+        return client
+
+    monkeypatch.setattr(KubeClient, "connect", connect)
+
+
+def put_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A kubectl of our own, first in PATH."""
+    program = folder / "kubectl"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(plugin.kubectl, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.usefixtures("cluster")
+def test_status_shows_the_models_of_the_contexts_namespace_and_the_pools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_kubectl(tmp_path, monkeypatch, "echo team-a")
+    shown = run("status")
+    assert "team-a/chat" in shown
+    assert "1/2" in shown
+    assert "h200" in shown
+    put_kubectl(tmp_path, monkeypatch, "echo team-b")
+    assert "team-a/chat" not in run("status")
+    assert "team-a/chat" in run("status", "-A")
+
+
+def test_without_permission_to_see_pools_the_models_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, ClusterClient(forbidden="GPUPool"))
+    shown = run("status", "-n", "team-a")
+    assert "team-a/chat" in shown
+    assert "h200" not in shown
+
+
+def test_what_the_api_server_refuses_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, ClusterClient(forbidden="ModelDeployment"))
+    result = CliRunner().invoke(plugin.kubectl, ["status", "-n", "team-a"])
+    assert result.exit_code == 1
+    assert result.output == "Error: 403 Forbidden: modeldeployments is forbidden\n"
+
+
+async def test_logs_are_asked_of_the_rays_that_the_pool_names() -> None:
+    client: Any = ClusterClient()
+    assert await plugin.find_rays(client, "team-a", "chat") == [
+        ("plinth-system/h200-0c5e9f1a", "token of Ray")
+    ]
+    with pytest.raises(click.ClickException, match="there is no ModelDeployment team-a/other"):
+        await plugin.find_rays(client, "team-a", "other")
+
+
+def test_a_port_is_forwarded_for_as_long_as_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = tmp_path / "ended"
+    script = f"""
+        trap 'touch {ended}; exit' TERM
+        echo "$@" > {tmp_path}/asked
+        echo "Forwarding from 127.0.0.1:40123 -> 8000"
+        while :; do sleep 0.05; done
+    """
+    put_kubectl(tmp_path, monkeypatch, script)
+    with forwarded("plinth-system", "service/plinth-gateway", "http") as address:
+        assert address == "http://127.0.0.1:40123"
+        assert not ended.exists()
+    assert ended.exists()
+    asked = (tmp_path / "asked").read_text()
+    assert "--namespace plinth-system" in asked
+    assert asked.endswith("service/plinth-gateway :http\n")
+
+
+def test_a_forwarding_ends_with_what_it_was_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_kubectl(tmp_path, monkeypatch, 'echo "Forwarding from 127.0.0.1:40123 -> 8000"; exec sleep 60')
+    with (
+        pytest.raises(click.ClickException, match="the model refused"),
+        forwarded("plinth-system", "service/plinth-gateway", "http"),
+    ):
+        raise click.ClickException("the model refused")
+
+
+def test_what_kubectl_refuses_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_kubectl(tmp_path, monkeypatch, 'echo "error: services not found" >&2; exit 1')
+    with (
+        pytest.raises(click.ClickException, match="cannot be reached: error: services not found"),
+        forwarded("plinth-system", "service/none", "http"),
+    ):
+        raise AssertionError
