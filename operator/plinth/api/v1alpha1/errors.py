@@ -38,6 +38,12 @@ _PATTERN_WORDS: dict[str, tuple[str, str]] = {
         "chat",
     ),
     "accelerator": ("must be letters, digits, '-', '_' and '.', starting with a letter or digit", "H200"),
+    "claim": (
+        "must be lowercase letters, digits, dashes and dots, with a letter or digit at both ends",
+        "models",
+    ),
+    "memory": ("must be a whole number with a unit, Mi, Gi or Ti", "64Gi"),
+    "version": ("must be three numbers with dots between them", "2.57.0"),
     "costPerAcceleratorHour": ("must be a decimal number in quotes, with at most 6 decimals", "2.50"),
 }
 
@@ -258,6 +264,10 @@ def _sequence(_: _Fault) -> tuple[str, str]:
     return "must be a list", "write entries below it, each after a dash"
 
 
+def _switch(_: _Fault) -> tuple[str, str]:
+    return "must be true or false", "write one of the two, without quotes"
+
+
 def _choice(fault: _Fault) -> tuple[str, str]:
     kind = plain_type(fault.field.annotation) if fault.field else None
     choices: list[str] = []
@@ -309,6 +319,7 @@ _EXPLAINERS: dict[str, Callable[[_Fault], tuple[str, str]]] = {
     "model_attributes_type": _mapping,
     "dict_type": _mapping,
     "list_type": _sequence,
+    "bool_type": _switch,
     "enum": _choice,
     "literal_error": _choice,
     "string_too_long": _too_long,

@@ -14,6 +14,20 @@ _LABEL_VALUE = r"^[A-Za-z0-9]?[-_.A-Za-z0-9]{0,62}$"
 _NAMESPACE = "__namespace__"
 """How Kubernetes calls the field in CEL, where `namespace` is a reserved word."""
 
+
+def _told_apart(field: str, key: str, attribute: str, items: str) -> Rule:
+    """The API server checks this by itself, by the list's keys; said here for files, and for all in one sentence."""
+    return Rule(
+        field=field,
+        must=f"must have a {key} of its own for each entry",
+        cel=f"!has(self.{field}) || self.{field}.all(a, self.{field}.exists_one(b, b.{key} == a.{key}))",
+        holds=lambda model: (
+            len({getattr(item, key) for item in getattr(model, attribute)}) == len(getattr(model, attribute))
+        ),
+        remedy=f"merge the {items} of one {key} into one, or rename one of them",
+    )
+
+
 GPU_POOL = (
     Rule(
         field="nodeSelector",
@@ -46,6 +60,8 @@ GPU_POOL = (
         holds=lambda model: not model.volumes or model.namespace is not None,
         remedy="set spec.namespace to the namespace that the claims are in: only its models may read them",
     ),
+    _told_apart("nodeTypes", "name", "node_types", "types"),
+    _told_apart("volumes", "claim", "volumes", "volumes"),
 )
 
 POOL_TRANSITIONS = (
@@ -62,6 +78,7 @@ POOL_TRANSITIONS = (
         ),
     ),
 )
+
 
 WORKERS = (
     Rule(

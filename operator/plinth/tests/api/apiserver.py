@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -131,7 +132,7 @@ def _format(text: str, values: list[Any]) -> str:
 
 
 def _said(value: Any) -> str:
-    return "[" + ", ".join(value) + "]" if isinstance(value, list) else str(value)
+    return json.dumps(value) if isinstance(value, list) else str(value)
 
 
 KUBERNETES_FUNCTIONS: dict[str, Callable[..., Any]] = {

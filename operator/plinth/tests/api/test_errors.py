@@ -112,6 +112,17 @@ SENTENCES = [
         ),
     ),
     (
+        pool_document(nodeTypes=[{"name": "a", "max": 1, "cpus": 8, "memory": "64 GB"}]),
+        (
+            'spec.nodeTypes[0].memory: must be a whole number with a unit, Mi, Gi or Ti, got "64 GB"; '
+            '"64Gi" would work'
+        ),
+    ),
+    (
+        pool_document(namespace="a", volumes=[{"claim": "a", "readOnly": "yes"}]),
+        'spec.volumes[0].readOnly: must be true or false, got "yes"; write one of the two, without quotes',
+    ),
+    (
         model_document(model={}),
         (
             "spec.model.source: is required; add source: `hf://org/name` (`@revision` and `/file.gguf` may follow), "

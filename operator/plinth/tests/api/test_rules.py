@@ -143,6 +143,14 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
         pool_document(workers={"tolerations": [{"key": "a"}, {"operator": "Exists", "value": "b"}]}),
         "spec.workers.tolerations[1].value",
     ),
+    "two worker sizes of one name": (
+        pool_document(nodeTypes=[node_type(), node_type(cpus=9)]),
+        "spec.nodeTypes",
+    ),
+    "one volume twice": (
+        pool_document(namespace="a", volumes=[{"claim": "x"}, {"claim": "x", "readOnly": False}]),
+        "spec.volumes",
+    ),
     "a toleration of nothing": (
         pool_document(workers={"tolerations": [{"value": "b"}]}),
         "spec.workers.tolerations[0].key",
@@ -194,23 +202,23 @@ ARGUMENTS: dict[str, tuple[dict[str, str], str]] = {
         {"--x": "1", "a": "2"},
         (
             "must have names of lowercase letters, digits and dashes, without dashes in front; "
-            "[--x] is not; write it as in 'enforce-eager'"
+            "[\"--x\"] is not; write it as in 'enforce-eager'"
         ),
     ),
     "a name too long": (
         {"b" * 65: "1"},
         (
             "must have names of lowercase letters, digits and dashes, without dashes in front; "
-            f"[{'b' * 65}] is not; write it as in 'enforce-eager'"
+            f"[\"{'b' * 65}\"] is not; write it as in 'enforce-eager'"
         ),
     ),
     "ours, and said elsewhere": (
         {"ctx-size": "1"},
-        "must leave out what Plinth sets itself; [ctx-size]: [set spec.objectives.contextTokens]",
+        'must leave out what Plinth sets itself; ["ctx-size"]: ["set spec.objectives.contextTokens"]',
     ),
     "ours": (
         {"host": "0.0.0.0"},
-        "must leave out what Plinth sets itself; [host]: [leave it out: Plinth sees to it]",
+        'must leave out what Plinth sets itself; ["host"]: ["leave it out: Plinth sees to it"]',
     ),
 }
 
