@@ -21,9 +21,16 @@ LINE_LIMIT_BYTES = 64 * 2**20
 class ControlLink:
     """One gateway, by its socket."""
 
-    def __init__(self, socket_path: Path, *, on_report: Callable[[LoadReport], None]) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        *,
+        on_report: Callable[[LoadReport], None],
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = socket_path
         self._on_report = on_report
+        self._on_lost = on_lost
         self._table: RouteTable | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -82,3 +89,4 @@ class ControlLink:
         finally:
             self._writer = None
             writer.close()
+            self._on_lost()

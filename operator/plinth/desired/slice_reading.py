@@ -72,6 +72,14 @@ def route_table(slices: Iterable[Slice], *, release_namespace: str) -> ReadRoute
     return ReadRoutes(table=table, passed_over=tuple(sorted(passed_over)))
 
 
+def marker_version(found: Slice | None) -> int:
+    """The version that a marker tells; 0 where there is none, or none that makes sense."""
+    try:
+        return msgspec.convert(found, _Slice).version()
+    except (_UnusableError, msgspec.MsgspecError):
+        return 0
+
+
 def _own_names(header: ModelRoute, headers: Mapping[str, ModelRoute]) -> tuple[tuple[str, ...], list[str]]:
     """The names without those that are another model's `namespace/name`, and why those are left out."""
     taken = [name for name in header.names if name != header.model and name in headers]

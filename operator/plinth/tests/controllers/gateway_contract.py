@@ -17,10 +17,13 @@ from plinth.domain.traffic import (
 Pass = Callable[[], Awaitable[None]]
 
 
-def make_table(*replicas: ReplicaRoute) -> RouteTable:
+MODEL = "default/chat"
+
+
+def make_table(*replicas: ReplicaRoute, model: str = MODEL) -> RouteTable:
     route = ModelRoute(
-        model="default/chat",
-        names=("chat", "default/chat"),
+        model=model,
+        names=("chat", model),
         task="Generate",
         created=0,
         availability=Availability.AVAILABLE,
@@ -30,30 +33,39 @@ def make_table(*replicas: ReplicaRoute) -> RouteTable:
     return RouteTable(version=0, models=(route,))
 
 
-def make_replica(port: int, state: ReplicaState = ReplicaState.READY) -> ReplicaRoute:
-    return ReplicaRoute(
-        slot="default.chat.cafe.0", host="127.0.0.1", port=port, path="/x", state=state, concurrency=4
-    )
+def make_replica(
+    port: int, state: ReplicaState = ReplicaState.READY, *, host: str = "127.0.0.1", model: str = MODEL
+) -> ReplicaRoute:
+    return ReplicaRoute(slot=slot_of(model), host=host, port=port, path="/x", state=state, concurrency=4)
 
 
-async def holds(gateway: Gateway, passing: Pass, *, replica_port: int) -> None:
-    """The whole contract; something must listen on `replica_port`."""
-    first = gateway.send(make_table(make_replica(replica_port)))
-    assert gateway.send(make_table(make_replica(replica_port))) == first, (
-        "an unchanged table keeps its version"
-    )
+def slot_of(model: str) -> str:
+    return f"{model.replace('/', '.')}.cafe.0"
+
+
+async def holds(
+    gateway: Gateway, passing: Pass, *, replica_port: int, host: str = "127.0.0.1", model: str = MODEL
+) -> None:
+    """The whole contract; something must listen on `replica_port` of the host."""
+    slot = slot_of(model)
+
+    def table(state: ReplicaState) -> RouteTable:
+        return make_table(make_replica(replica_port, state, host=host, model=model), model=model)
+
+    first = gateway.send(table(ReplicaState.READY))
+    assert gateway.send(table(ReplicaState.READY)) == first, "an unchanged table keeps its version"
     report = await until(gateway, passing, lambda found: found.table_version == first)
-    assert report.replicas["default.chat.cafe.0"].state is ReplicaState.READY
-    assert report.replicas["default.chat.cafe.0"].in_flight == 0
-    assert report.models["default/chat"].in_flight == 0
-    draining = gateway.send(make_table(make_replica(replica_port, ReplicaState.DRAINING)))
+    assert report.replicas[slot].state is ReplicaState.READY
+    assert report.replicas[slot].in_flight == 0
+    assert report.models[model].in_flight == 0
+    draining = gateway.send(table(ReplicaState.DRAINING))
     assert draining > first
     report = await until(gateway, passing, lambda found: found.table_version == draining)
-    assert report.replicas["default.chat.cafe.0"].state is ReplicaState.DRAINING
-    gone = gateway.send(make_table())
+    assert report.replicas[slot].state is ReplicaState.DRAINING
+    gone = gateway.send(make_table(model=model))
     report = await until(gateway, passing, lambda found: found.table_version == gone)
     assert report.replicas == {}
-    assert report.models["default/chat"].queued == 0
+    assert report.models[model].queued == 0
 
 
 async def until(gateway: Gateway, passing: Pass, done: Callable[[LoadReport], bool]) -> LoadReport:
