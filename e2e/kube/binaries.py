@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,3 +193,19 @@ def _locked(target: Path) -> Iterator[None]:
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def main(names: list[str]) -> None:
+    """Build those that are not built yet, so that no test has to wait for them."""
+    for name in names:
+        began = time.monotonic()
+        find_program(name)
+        if (seconds := time.monotonic() - began) > 1:
+            print(f"built {name} in {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ProgramMissingError as missing:
+        sys.exit(str(missing))

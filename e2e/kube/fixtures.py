@@ -1,7 +1,7 @@
 """The clusters as pytest fixtures; e2e/tests/conftest.py takes them in.
 
-`KUBECONFIG` names an existing cluster for the tests that only speak to an API server. Where something cannot run on
-this machine its tests are skipped with the reason, and fail under CI, which must never pass by leaving them out.
+`KUBECONFIG` names an existing cluster for the tests that only speak to an API server; those with pods need nodes that
+have this machine's files, and so a cluster of their own.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from pathlib import Path
 import pytest
 
 from kube.access import Kubernetes
-from kube.binaries import ProgramMissingError, find_program
-from kube.cluster import PROGRAMS, Cluster
+from kube.cluster import Cluster
 from kube.control_plane import ControlPlane
 from kube.kuberay import Redis, start_kuberay, start_redis
-from kube.node import NETWORK_PLUGINS
 from kube.processes import Process, ProcessId
+from kube.requirements import RequirementError, require_control_plane, require_nodes
 from kube.run_folder import RunFolder, end_abandoned
 
 CRDS = Path(__file__).parents[2] / "crds"
-CONTROL_PLANE_PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 
 
 @pytest.fixture(scope="session")
@@ -57,14 +55,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def kuberay(cluster: Cluster) -> Process:
     """KubeRay's operator, at work in `cluster`."""
-    require_programs(("kuberay",))
+    with _left_out_without_requirements():
+        require_control_plane("kuberay")
     return start_kuberay(cluster)
 
 
 @pytest.fixture(scope="session")
 def redis(cluster: Cluster) -> Redis:
     """A Redis that the pods of `cluster` reach."""
-    require_programs(("redis-server",))
+    with _left_out_without_requirements():
+        require_control_plane("redis-server")
     return start_redis(cluster)
 
 
@@ -83,7 +83,8 @@ def kube_namespace(control_plane: Kubernetes) -> Iterator[str]:
 @contextmanager
 def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server with Plinth's CRDs, ended with everything of it; its logs stay with pytest's temporary files."""
-    require_programs(CONTROL_PLANE_PROGRAMS)
+    with _left_out_without_requirements():
+        require_control_plane()
     with claim_run_folder("control-plane", tmp_path_factory) as run:
         made = ControlPlane(run)
         made.start()
@@ -94,13 +95,8 @@ def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Con
 @contextmanager
 def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with Plinth's CRDs, ended with everything of it; its logs stay with pytest's temporary files."""
-    if os.environ.get("KUBECONFIG"):
-        leave_out("pods need this machine's own nodes: unset KUBECONFIG")
-    if os.geteuid() != 0:
-        leave_out("nodes need root")
-    require_programs(PROGRAMS)
-    if not NETWORK_PLUGINS.is_dir():
-        leave_out(f"no {NETWORK_PLUGINS}; on Debian: apt-get install containernetworking-plugins")
+    with _left_out_without_requirements():
+        require_nodes()
     with claim_run_folder("cluster", tmp_path_factory) as run:
         made = Cluster(run)
         made.start()
@@ -126,20 +122,15 @@ def install_crds(cluster: Kubernetes) -> None:
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
 
 
-def require_programs(names: tuple[str, ...]) -> None:
-    """Leave the test out where a program is missing; under CI it fails."""
+@contextmanager
+def _left_out_without_requirements() -> Iterator[None]:
+    """Skip the test where something is missing; under CI fail, which must never pass by leaving tests out."""
     try:
-        for name in names:
-            find_program(name)
-    except ProgramMissingError as error:
-        leave_out(str(error))
-
-
-def leave_out(reason: str) -> None:
-    """Skip the test for this reason; under CI fail."""
-    if os.environ.get("CI"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+        yield
+    except RequirementError as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
 
 
 def _make_namespace(cluster: Kubernetes) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """How a pod of image `HOST` gets programs, Python and the code under test: read-only, from this machine.
 
-The same four functions serve a Deployment (as Helm values), a RayCluster's pod templates and a bare pod.
+The same functions serve a Deployment (as Helm values), a RayCluster's pod templates and a bare pod.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import Any
 from kube.images import HOST
 
 CHECKOUT = Path(__file__).parents[2]
+PULL_POLICY = "Never"
 SCRATCH = "/tmp"  # noqa: S108 - a pod's own
+SCRATCH_VOLUME: dict[str, Any] = {"name": "tmp", "emptyDir": {}}
+"""What `host_container` may write to; the chart's and the pools' pods have theirs without this."""
 
 
 def host_volumes() -> list[dict[str, Any]]:
-    """The pod's volumes: this machine's folders, and a scratch folder that the pod may write."""
-    folders = [
+    """This machine's folders as volumes of a pod."""
+    return [
         {"name": name, "hostPath": {"path": str(path), "type": "Directory"}}
         for name, path in _folders().items()
     ]
-    return [*folders, {"name": "scratch", "emptyDir": {}}]
 
 
 def host_mounts() -> list[dict[str, Any]]:
     """The container's mounts of those volumes: each folder at the path that it has here."""
-    folders = [{"name": name, "mountPath": str(path), "readOnly": True} for name, path in _folders().items()]
-    return [*folders, {"name": "scratch", "mountPath": SCRATCH}]
+    return [{"name": name, "mountPath": str(path), "readOnly": True} for name, path in _folders().items()]
 
 
 def host_environment() -> list[dict[str, str]]:
@@ -42,14 +43,14 @@ def host_environment() -> list[dict[str, str]]:
 
 
 def host_container(name: str, command: list[str], **fields: Any) -> dict[str, Any]:
-    """A container that runs a program of this machine."""
+    """A container that runs a program of this machine; its pod needs `host_volumes()` and `SCRATCH_VOLUME`."""
     return {
         "name": name,
         "image": HOST,
-        "imagePullPolicy": "Never",
+        "imagePullPolicy": PULL_POLICY,
         "command": command,
         "env": host_environment(),
-        "volumeMounts": host_mounts(),
+        "volumeMounts": [*host_mounts(), {"name": SCRATCH_VOLUME["name"], "mountPath": SCRATCH}],
         **fields,
     }
 
@@ -57,10 +58,10 @@ def host_container(name: str, command: list[str], **fields: Any) -> dict[str, An
 def _folders() -> dict[str, Path]:
     """By volume name; a folder within another one comes with it."""
     wanted = {
-        "usr": Path("/usr"),
-        "python": Path(sys.base_prefix),
-        "environment": Path(sys.prefix),
-        "checkout": CHECKOUT,
+        "host-usr": Path("/usr"),
+        "host-python": Path(sys.base_prefix),
+        "host-environment": Path(sys.prefix),
+        "host-checkout": CHECKOUT,
     }
     return {
         name: path

@@ -21,7 +21,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 EMPTY_FOLDERS = ("dev", "etc", "home", "opt", "proc", "root", "run", "sys", "usr", "var")
 LINKED_FOLDERS = ("bin", "sbin", "lib", "lib64")
 """On a machine of today these lead into /usr: in the image too."""
-USERS = (("root", 0), ("ray", 1000), ("nonroot", 65532), ("nobody", 65534))
+USERS = (("root", 0), ("ray", 1000), ("plinth", 10001), ("nobody", 65534))
 EXECUTABLE, WORLD_WRITABLE = 0o755, 0o1777
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kube.access import KubectlError
 from kube.cluster import Cluster
-from kube.host_python import host_container, host_volumes
+from kube.host_python import SCRATCH_VOLUME, host_container, host_volumes
 from kube.kuberay import wait_ray_ready
 from kube.probes import answers
 from kube.processes import wait_until
@@ -45,7 +45,7 @@ def make_pod(name: str, namespace: str, *, node: str = "node1", **container: Any
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {
             "containers": [main],
-            "volumes": host_volumes(),
+            "volumes": [*host_volumes(), SCRATCH_VOLUME],
             "nodeSelector": {"kubernetes.io/hostname": node},
             "terminationGracePeriodSeconds": 0,
         },
@@ -156,7 +156,7 @@ def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
         resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}}
         main = host_container(container, [], securityContext=CONFINED, resources=resources)
         del main["command"]
-        return {"spec": {"containers": [main], "volumes": host_volumes()}}
+        return {"spec": {"containers": [main], "volumes": [*host_volumes(), SCRATCH_VOLUME]}}
 
     return {
         "apiVersion": "ray.io/v1",

@@ -1,0 +1,100 @@
+"""Plinth in a cluster of tests: the chart's values and a pool with which its pods run this machine's programs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kube.access import Kubernetes
+from kube.binaries import find_program
+from kube.host_python import CHECKOUT, PULL_POLICY, host_environment, host_mounts, host_volumes
+from kube.images import HOST
+
+CHART = CHECKOUT / "charts" / "plinth"
+NAMESPACE = "plinth-system"
+HELM_SECONDS = 300
+
+
+class HelmError(Exception):
+    """Helm ended with an error; the text is what it said."""
+
+
+def make_chart_values(**changes: Any) -> dict[str, Any]:
+    """Values for the chart; keyword arguments replace whole sections."""
+    repository, _, tag = HOST.rpartition(":")
+    return {
+        "image": {"repository": repository, "tag": tag, "pullPolicy": PULL_POLICY},
+        "engine": {"image": {"repository": repository, "tag": tag}},
+        "redis": {"enabled": True, "image": HOST, "executable": str(find_program("redis-server"))},
+        "executables": {"plinth": f"{sys.prefix}/bin/plinth", "python": sys.executable},
+        "extraEnv": host_environment(),
+        "extraVolumes": host_volumes(),
+        "extraVolumeMounts": host_mounts(),
+        **changes,
+    }
+
+
+def make_pool(name: str, **spec: Any) -> dict[str, Any]:
+    """A GPUPool on this machine's CPUs; keyword arguments replace whole sections of its spec."""
+    return {
+        "apiVersion": "plinth.dev/v1alpha1",
+        "kind": "GPUPool",
+        "metadata": {"name": name},
+        "spec": {
+            "accelerator": "CPU",
+            "ray": {
+                "headTemplate": _pod_template("ray", "inspector"),
+                "workerTemplate": _pod_template("ray"),
+            },
+            **spec,
+        },
+    }
+
+
+def install_chart(cluster: Kubernetes, values: dict[str, Any], *arguments: str) -> None:
+    """Install the chart, or bring the installation in line with these values.
+
+    Raises:
+        HelmError: it could not be installed.
+    """
+    file = cluster.folder / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    # The harness may have applied the CRDs itself: they become the release's.
+    flags = ("--namespace", NAMESPACE, "--create-namespace", "--take-ownership", "--values", file)
+    run_helm(cluster.kubeconfig, "upgrade", "--install", "plinth", CHART, *flags, *arguments)
+
+
+def run_helm(kubeconfig: Path, *arguments: str | Path) -> str:
+    """Run Helm against a cluster; returns what it printed.
+
+    Raises:
+        HelmError: it failed.
+    """
+    done = subprocess.run(
+        [find_program("helm"), "--kubeconfig", kubeconfig, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=HELM_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise HelmError(done.stderr.strip())
+    return done.stdout
+
+
+def _pod_template(*containers: str) -> dict[str, Any]:
+    changed = {
+        "imagePullPolicy": PULL_POLICY,
+        "env": host_environment(),
+        "volumeMounts": host_mounts(),
+    }
+    return {
+        "spec": {
+            "containers": [{"name": name, **changed} for name in containers],
+            "volumes": host_volumes(),
+        }
+    }
