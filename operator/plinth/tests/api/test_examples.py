@@ -12,7 +12,8 @@ from plinth.cluster.folder import load_folder
 from plinth.tests.api.apiserver import judge
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
-FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir())
+FOR_OTHER_TOOLS = {"gitops"}
+FOLDERS = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name not in FOR_OTHER_TOOLS)
 
 
 def only_model(folder: str) -> ModelDeployment:
@@ -34,7 +35,13 @@ def test_the_example_is_valid_here_and_in_a_cluster(folder: Path) -> None:
 
 
 def test_the_promised_examples_are_there() -> None:
-    assert [path.name for path in FOLDERS] == ["autoscaling", "embeddings", "gpu-large", "quickstart"]
+    assert [path.name for path in FOLDERS] == [
+        "autoscaling",
+        "cluster",
+        "embeddings",
+        "gpu-large",
+        "quickstart",
+    ]
 
 
 def test_pools_that_examples_name_are_in_the_example() -> None:
