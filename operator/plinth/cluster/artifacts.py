@@ -30,9 +30,9 @@ _TOO_LARGE = "its metadata is larger than that of a sound file"
 
 
 def read_artifact(
-    text: str, revision: str | None, *, token: SecretStr | None = None, places: SourcePlaces
+    text: str, revision: str | None, *, token: SecretStr | None = None, places: SourcePlaces | None
 ) -> Artifact | ArtifactRefusal:
-    """Read a model's configuration and size from its source."""
+    """Read a model's configuration and size from its source; without `places`, none that lies on this machine."""
     try:
         source = parse_source(text, revision)
     except ValueError as error:
@@ -46,10 +46,14 @@ def read_artifact(
         return ArtifactRefusal(reason=Reason.MODEL_UNREADABLE, message=f"spec.model.source {text}: {why}")
 
 
-def _open(source: Source, token: SecretStr | None, places: SourcePlaces) -> tuple[Repository, str | None]:
+def _open(
+    source: Source, token: SecretStr | None, places: SourcePlaces | None
+) -> tuple[Repository, str | None]:
     """The repository behind a source, and the one file of it that is meant. Raises SourceError."""
     if source.scheme is SourceScheme.HF:
         return HubRepository(source, token), source.file
+    if places is None:
+        raise SourceError(f"{source.scheme}:// is not read here")
     try:
         files = find_local(source, places)
     except ValueError as error:

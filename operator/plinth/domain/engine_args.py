@@ -60,7 +60,7 @@ REACHING: Mapping[Engine, Mapping[str, str]] = {
             ),
             FILES,
         ),
-        **dict.fromkeys(("video-ffmpeg-bin-dir",), CODE),
+        **dict.fromkeys(("server-tools-runtime", "video-ffmpeg-bin-dir"), CODE),
         **dict.fromkeys(("models-preset-hf", "hf-token", "server-base"), NETWORK),
     },
 }

@@ -20,7 +20,6 @@ from plinth.cluster.inspector_rest import InspectorRest
 from plinth.cluster.model_reader import Answer, Question, make_question
 from plinth.domain.fleet import ArtifactRefusal
 from plinth.domain.sources import SourceScheme
-from plinth.engine.local_sources import SourcePlaces
 
 READERS = 16
 """Repositories looked into at the same time; each waits for the hub most of the time."""
@@ -68,8 +67,8 @@ class ClusterReadings:
             token = await self._token(question)
         except CredentialsError as error:
             return ArtifactRefusal(reason=Reason.MODEL_NOT_FOUND, message=f"spec.model.credentials: {error}")
-        # Only the hub is read here: an unknown scheme is refused, and what pods see is asked of them.
-        read = partial(read_artifact, question.source, question.revision, token=token, places=SourcePlaces())
+        # The operator's own files are no source.
+        read = partial(read_artifact, question.source, question.revision, token=token, places=None)
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     async def _token(self, question: Question) -> SecretStr | None:

@@ -8,9 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from plinth.api.v1alpha1 import GPUPool, GPUPoolSpec, ObjectMeta
+from plinth.api.v1alpha1.workers import TrustRemoteCode
+from plinth.desired.pod_settings import make_pod_settings
 from plinth.desired.serve_config import ServeSettings, deployed_configs, parse_slot, same_config, serve_config
 from plinth.domain.fleet import FleetPlan, ModelKey, Needs, Node, Slot, SlotName, SlotPhase
 from plinth.domain.planner import compute_plan
+from plinth.engine.slot import ReplicaArgs, RuntimePaths
 from plinth.tests.domain.builders import (
     draining,
     make_model,
@@ -83,6 +87,35 @@ def test_the_replica_is_told_its_spec_its_name_and_the_paths_of_secrets_only() -
         "slot": str(slot.name),
         "runtime": {"secret_file": "/state/secret", "secrets_dir": "/folder/secrets", "cache_dir": "/cache"},
     }
+
+
+def test_in_a_pod_it_is_told_how_far_a_model_may_reach() -> None:
+    shared = make_pod_settings(GPUPool(metadata=ObjectMeta(name="cpu")))
+    told = serve_config(cpu_plan(), shared)["applications"][0]["args"]["runtime"]
+    assert told == {
+        "secret_file": "/etc/plinth/engine/secret",
+        "cache_dir": "/var/cache/plinth",
+        "shared_models": "/models",
+    }
+    spec = GPUPoolSpec(namespace="team", trust_remote_code=TrustRemoteCode.ALLOWED)
+    dedicated = make_pod_settings(GPUPool(metadata=ObjectMeta(name="cpu"), spec=spec))
+    told = serve_config(cpu_plan(), dedicated)["applications"][0]["args"]["runtime"]
+    assert (told["volumes"], told["trust_remote_code"]) == ("/plinth/volumes", True)
+
+
+def test_what_is_told_is_what_a_replica_reads() -> None:
+    every = replace(SETTINGS, shared_models="/m", volumes="/v", trust_remote_code=True)
+    args = serve_config(cpu_plan(), every)["applications"][0]["args"]
+    assert args["runtime"].keys() == set(RuntimePaths.__struct_fields__)
+    assert msgspec.convert(args, ReplicaArgs).runtime == RuntimePaths(**args["runtime"])
+
+
+def test_a_running_replica_keeps_what_it_was_told_when_the_settings_change() -> None:
+    plan = cpu_plan()
+    before = serve_config(plan, SETTINGS)
+    found = deployed_configs(answered(before))
+    after = serve_config(plan, replace(SETTINGS, trust_remote_code=True), deployed=found)
+    assert same_config(after, answered(before)), "to say it anew would replace the replica"
 
 
 def test_a_cpu_replica_asks_for_memory_on_its_node_and_for_no_cpu() -> None:

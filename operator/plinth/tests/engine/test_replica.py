@@ -1,55 +1,17 @@
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 import pytest
 from pydantic import SecretStr
 
-from plinth.domain.fleet import ModelFormat
 from plinth.engine.gate import Gate
-from plinth.engine.refusals import send_json
 from plinth.engine.replica import Replica
-from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress, Receive, Scope, Send, SourceError
+from plinth.engine.seam import EngineError, LocalModel, Progress, SourceError
+from plinth.tests.engine.fake_engine import MODEL, FakeEngine
 from plinth.tests.engine.serving import PREFIX, SECRET, Served, http_server, make_spec, under_prefix
-
-MODEL = LocalModel(path=Path("/m.gguf"), format=ModelFormat.GGUF, weights_bytes=1000)
-
-
-class FakeEngine:
-    """Loads when told, answers as told, dies when told."""
-
-    def __init__(self) -> None:
-        self.loaded = asyncio.Event()
-        self.died = asyncio.Event()
-        self.answer: object = {"choices": [{"text": "!"}]}
-        self.load_error: Exception | None = None
-        self.probed = asyncio.Event()
-        self.probed.set()
-        self.closed = 0
-
-    async def load(self, model: LocalModel, progress: Progress) -> ASGIApp:
-        progress.moved(500, model.weights_bytes)
-        await self.loaded.wait()
-        if self.load_error is not None:
-            raise self.load_error
-        return self._respond
-
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["path"] in {"/v1/completions", PREFIX + "/v1/completions"}
-        await receive()
-        await self.probed.wait()
-        await send_json(send, 200, self.answer)
-
-    async def until_dead(self) -> str:
-        await self.died.wait()
-        return "the engine died"
-
-    async def close(self) -> None:
-        self.closed += 1
 
 
 @asynccontextmanager
