@@ -40,7 +40,8 @@ log = logging.getLogger("plinth.lease")
 
 def find_identity() -> str:
     """Who we are: the pod, so that a restarted container takes its own Lease back at once; else host and chance."""
-    return os.environ.get("POD_UID") or f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    pod = os.environ.get("POD_UID") or os.environ.get("POD_NAME")
+    return pod or f"{socket.gethostname()}_{secrets.token_hex(4)}"
 
 
 class LostError(Exception):
