@@ -91,6 +91,13 @@ def test_forcing_gives_the_number_back_to_the_file(team: Team) -> None:
     assert team.least == 2
 
 
+def test_a_plain_apply_brings_the_files_number_back(team: Team) -> None:
+    team.kubectl("apply", "-f", "-", stdin=make_file(minReplicas=1))
+    team.scale(3)
+    team.kubectl("apply", "-f", "-", stdin=make_file(minReplicas=1))
+    assert team.least == 1
+
+
 def test_who_set_the_number_is_to_be_seen(team: Team) -> None:
     team.sync(make_file(minReplicas=1))
     team.scale(3)
