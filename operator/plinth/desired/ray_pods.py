@@ -151,7 +151,11 @@ def _inspector(pool: GPUPool, settings: RaySettings) -> Manifest:
     """Reads models' headers where the replicas would read them; the operator asks it over HTTP."""
     return _container(ray_names.INSPECTOR_CONTAINER, pool, settings) | {
         "command": ["plinth", "inspect"],
-        "args": [f"--listen=0.0.0.0:{ray_names.INSPECTOR_PORT}", f"--secret-file={ENGINE_SECRET_FILE}"],
+        "args": [
+            f"--listen=0.0.0.0:{ray_names.INSPECTOR_PORT}",
+            f"--secret-file={ENGINE_SECRET_FILE}",
+            *([f"--volumes={VOLUMES}"] if pool.spec.volumes else []),
+        ],
         "ports": [
             {"name": "inspector", "containerPort": ray_names.INSPECTOR_PORT, "protocol": "TCP"},
         ],

@@ -156,9 +156,10 @@ class KubeClient:
         return await self._write("PATCH", path, patch, content_type="application/merge-patch+json")
 
     async def create(self, kind: Kind, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object."""
+        """Create an object; a field that its kind does not have is refused, never dropped."""
         manifest = {"apiVersion": kind.api_version, "kind": kind.kind, **body}
-        return await self._write("POST", kind.path(body["metadata"].get("namespace", "")), manifest)
+        path = kind.path(body["metadata"].get("namespace", ""))
+        return await self._write("POST", path, manifest, query={"fieldValidation": "Strict"})
 
     async def replace(self, kind: Kind, body: Mapping[str, Any]) -> dict[str, Any]:
         """Replace an object, if it is still at the body's resourceVersion (else KubeRefused, 409)."""

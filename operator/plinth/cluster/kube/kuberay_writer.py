@@ -5,6 +5,7 @@ What may go is checked once more: a worker whose Ray does not answer may hold re
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from plinth.domain.fleet import PoolPlan, WorkerGroupPlan
 from plinth.domain.node_types import NodeType
 from plinth.domain.worker_nodes import Worker
 
+CONFLICT = 409
 RETRY_SECONDS = 30.0
 """When something that was refused is tried again unchanged: a quota may have grown, a permission been given."""
 
@@ -136,13 +138,13 @@ class RayClusterWriter:
         }
         for gone in self._refusals.keys() - current.keys() - wish.sight.clusters.keys():
             del self._refusals[gone]
-        wrote = False
-        for ray, pool in current.items():
-            wrote |= await self._keep(ray, pool, wish, pools)
-        for ray, cluster in wish.sight.clusters.items():
-            if ray not in current and not _is_leaving(cluster):
-                wrote |= await self._empty(ray, cluster, wish)
-        return wrote
+        steps = [self._keep(ray, pool, wish, pools) for ray, pool in current.items()]
+        steps += [
+            self._empty(ray, cluster, wish)
+            for ray, cluster in wish.sight.clusters.items()
+            if ray not in current and not _is_leaving(cluster)
+        ]
+        return await _all(steps)
 
     async def _keep(self, ray: str, pool: GPUPool, wish: Wish, pools: Sequence[GPUPool]) -> bool:
         """The pool's current RayCluster, made or brought in line."""
@@ -155,10 +157,14 @@ class RayClusterWriter:
         async def write() -> bool:
             _require_readable(ray.partition("/")[0], wish.sight)
             copied = await self.secrets.ensure(ray.partition("/")[0], shared)
-            if found is not None and says_all_of(manifest, found):
+            if found is None:
+                # Not by apply, to which a value of the wrong type is an error of the server's own (500).
+                self._written[ray] = await self.client.create(RAY_CLUSTER, manifest)
+                log.info("RayCluster %s was made", ray)
+            elif says_all_of(manifest, found):
                 return copied
-            self._written[ray] = await self.client.apply(RAY_CLUSTER, manifest)
-            log.info("RayCluster %s was %s", ray, "changed" if found else "made")
+            else:
+                self._written[ray] = await self.client.apply(RAY_CLUSTER, manifest)
             return True
 
         return await self._unless_refused(ray, pool.metadata.name, manifest, write)
@@ -176,6 +182,8 @@ class RayClusterWriter:
         except KubeAway as error:
             raise CapacityAway(f"RayCluster {ray} could not be written: {error}") from error
         except KubeRefused as refusal:
+            if refusal.status == CONFLICT:
+                return False  # somebody was quicker; the watch will show it
             self._refusals[ray] = _Refusal(pool=pool, asked=asked, at=self.clock(), refusal=refusal)
             if not is_same:
                 log.warning("RayCluster %s was refused: %s", ray, refusal)
@@ -229,6 +237,15 @@ class RayClusterWriter:
         if seen is not None and seen["metadata"]["uid"] != written["metadata"]["uid"]:
             return seen
         return written
+
+
+async def _all(steps: Iterable[Awaitable[bool]]) -> bool:
+    """Whether any step wrote. One that fails keeps no other from being made; the first failure is raised at the end."""
+    done = await asyncio.gather(*steps, return_exceptions=True)
+    for each in done:
+        if isinstance(each, BaseException):
+            raise each
+    return any(done)
 
 
 def _require_readable(namespace: str, sight: RaySight) -> None:

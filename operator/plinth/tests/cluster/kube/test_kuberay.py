@@ -432,10 +432,10 @@ async def test_a_pool_that_is_being_deleted_brings_nothing_up_and_retires_what_i
 
 
 async def test_a_refused_ray_cluster_is_its_pools_trouble_and_holds_up_no_other(scene: Scene) -> None:
-    scene.pools = [make_kube_pool("bad"), make_kube_pool("good")]
+    scene.pools = [make_kube_pool("bad", namespace="team-a"), make_kube_pool("good")]
 
     async def refuse(method: str, path: str) -> None:
-        if method == "PATCH" and "/bad-" in path:
+        if method == "POST" and "/team-a/" in path:
             raise KubeRefused(422, "Invalid", "spec.x is not allowed")
 
     scene.server.before = refuse
@@ -458,14 +458,18 @@ async def no_trouble(_method: str, _path: str) -> None:
 
 
 async def test_an_api_server_that_is_away_is_told_as_capacity_away(scene: Scene) -> None:
-    async def lose(method: str, _path: str) -> None:
-        if method == "PATCH":
+    async def lose(method: str, path: str) -> None:
+        if method == "POST" and "/team-a/" in path:
             raise KubeAway("lost")
 
+    scene.pools = [make_kube_pool("bad", namespace="team-a"), make_kube_pool("good")]
     await scene.look()
     scene.server.before = lose
     with pytest.raises(CapacityAway, match="could not be written: lost"):
         await scene.resize()
+    assert [name.split("/")[0] for name in scene.clusters()] == ["plinth-system"], (
+        "the other pool got its own"
+    )
 
 
 async def test_why_a_pod_does_not_come_up_is_told_in_kubernetes_own_words(scene: Scene) -> None:

@@ -1,0 +1,178 @@
+"""A pool's RayCluster with real pods, KubeRay and Redis: it comes up, serves, is resized by name, and loses its head."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+from kube.cluster import Cluster
+from kube.kuberay import Redis
+from kube.processes import wait_until
+from kuberay_pools import (
+    apply_pool,
+    capacity_of,
+    make_host_pool,
+    make_ray_settings,
+    plan_for,
+    present,
+    unique,
+    until,
+)
+
+from plinth.api.v1alpha1 import GPUPool
+from plinth.cluster.capacity import CapacityAway
+from plinth.cluster.kube.kuberay import KubeRayCapacity
+from plinth.cluster.ray_rest import RayAnswer
+from plinth.desired.pod_settings import make_pod_settings
+from plinth.domain.fleet import Node, WorkerGroupPlan
+from plinth.tests.controllers.capacity_contract import holds
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+
+REDIS_SECRET = "plinth-redis"
+
+
+class Pool:
+    """One pool in a namespace of its own, and what is told of it."""
+
+    def __init__(self, cluster: Cluster, namespace: str, pool: GPUPool, capacity: KubeRayCapacity) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self.resource = pool
+        self.name = pool.metadata.name
+        self.capacity = capacity
+        self.ray = ""
+        self.group = ""
+
+    async def resize(self, workers: int, *remove: str) -> None:
+        wanted = WorkerGroupPlan(ray=self.ray, group=self.group, workers=workers, remove=remove)
+        await self.capacity.resize([plan_for(self.name, wanted)], [self.resource])
+
+    async def nodes(self) -> list[Node]:
+        return present(await self.capacity.observe())
+
+    def pods(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The pods of a kind that are not on their way out."""
+        labels = f"plinth.dev/pool={self.name},ray.io/node-type={kind}"
+        found = self.cluster.list("pods", "-n", self.namespace, "-l", labels)
+        return {
+            each["metadata"]["name"]: each for each in found if "deletionTimestamp" not in each["metadata"]
+        }
+
+
+class OneRay:
+    """The pool's Ray as the contract wants it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def observe(self) -> RayAnswer:
+        (ray,) = (await self._pool.capacity.observe()).rays
+        if ray.serve is None:
+            raise CapacityAway("away")
+        return RayAnswer(nodes=ray.nodes, serve=ray.serve)
+
+    async def apply(self, config: Mapping[str, Any]) -> None:
+        await self._pool.capacity.apply(self._pool.ray, config)
+
+
+@pytest.fixture
+async def pool(
+    cluster: Cluster,
+    cluster_namespace: str,
+    kuberay: object,  # noqa: ARG001 - must be at work
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Pool]:
+    for name, data in (("plinth-engine", {"secret": "s"}), (REDIS_SECRET, {"password": redis.password})):
+        metadata = {"name": name, "namespace": cluster_namespace}
+        cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+    settings = make_ray_settings(
+        cluster_namespace, redis_address=redis.address, redis_password_secret=REDIS_SECRET
+    )
+    resource = apply_pool(cluster, make_host_pool(unique("pool")))
+    async with capacity_of(cluster.kubeconfig, settings, lambda: [resource], monkeypatch) as capacity:
+        yield Pool(cluster, cluster_namespace, resource, capacity)
+    cluster.kubectl("delete", "gpupool", resource.metadata.name)
+    wait_until(
+        lambda: not cluster.list("rayclusters,pods", "-n", cluster_namespace),
+        seconds=120,
+        what="nothing of the pool is left",
+    )
+
+
+async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
+    pool: Pool, record_property: Callable[[str, object], None]
+) -> None:
+    def record(name: str, seconds: float) -> None:
+        record_property(name, round(seconds, 2))
+
+    potential = (await pool.capacity.observe()).potential
+    pool.ray, pool.group = potential[0].ray, potential[0].group
+    await pool.resize(1)
+    coming_up = until(
+        pool.capacity, lambda seen: len(present(seen)) == 1, seconds=180, what="one worker is there"
+    )
+    record("first_worker_seconds", await coming_up)
+    (node,) = await pool.nodes()
+    assert (node.memory_bytes, node.cpus) == (potential[0].memory_bytes, potential[0].cpus)
+    assert node.labels["plinth.dev/engines"] == "LlamaCpp"
+    assert node.labels["kubernetes.io/hostname"] == "node1"
+    assert [node.worker] == list(pool.pods("worker"))
+
+    await holds(OneRay(pool), make_pod_settings(pool.resource), lambda: asyncio.sleep(0.5))
+
+    await pool.resize(2)
+    await until(
+        pool.capacity, lambda seen: len(present(seen)) == 2, seconds=120, what="a second worker is there"
+    )
+    before = pool.pods("worker")
+    newer = next(name for name in before if name != node.worker)
+    await pool.resize(1, node.worker)
+    gone = until(
+        pool.capacity,
+        lambda seen: [each.worker for each in present(seen)] == [newer],
+        seconds=10,
+        what="the named worker is gone",
+    )
+    record("named_worker_gone_seconds", await gone)
+    await asyncio.sleep(5)
+    after = pool.pods("worker")
+    assert list(after) == [newer]
+    assert after[newer]["metadata"]["uid"] == before[newer]["metadata"]["uid"]
+    await pool.resize(1)
+    (ray_cluster,) = pool.cluster.list("rayclusters", "-n", pool.namespace)
+    assert (
+        ray_cluster["spec"]["workerGroupSpecs"][0].get("scaleStrategy", {}).get("workersToDelete", []) == []
+    )
+
+    nodes = await pool.nodes()
+    (head,) = pool.pods("head")
+    pool.cluster.kubectl("delete", "pod", head, "-n", pool.namespace, "--force", "--grace-period=0")
+    away = until(pool.capacity, lambda seen: seen.rays[0].serve is None, seconds=10, what="the head is away")
+    record("head_away_seconds", await away)
+    assert await pool.nodes() == nodes
+    back = until(
+        pool.capacity, lambda seen: seen.rays[0].serve is not None, seconds=120, what="a new head answers"
+    )
+    record("head_back_seconds", await back)
+    await until(
+        pool.capacity,
+        lambda seen: [each.node_id for each in present(seen)] == [nodes[0].node_id],
+        seconds=60,
+        what="the worker is the same Ray node to the new head",
+    )
+    assert list(pool.pods("worker")) == [newer]
+
+    started = time.monotonic()
+    pool.cluster.kubectl("delete", "pod", newer, "-n", pool.namespace, "--force", "--grace-period=0")
+    await until(
+        pool.capacity,
+        lambda seen: newer not in [each.worker for each in present(seen)],
+        seconds=3,
+        what="the loss of a worker's pod is seen",
+    )
+    record("worker_loss_seen_seconds", time.monotonic() - started)
