@@ -42,6 +42,8 @@ class ReportSum:
         """By gateway process."""
         self._totals: dict[str, tuple[int, ...]] = {}
         """By model, as in TOTALS; of every model ever reported."""
+        self._sums: dict[str, tuple[list[ModelLoad], ModelLoad]] = {}
+        """By model: the loads last added and their sum. Most models of a large fleet rest most of the time."""
 
     def add(self, reports: Collection[LoadReport], draining: Mapping[str, int]) -> LoadReport:
         """The sum of every gateway's newest report.
@@ -62,57 +64,64 @@ class ReportSum:
 
     def _count(self, report: LoadReport) -> None:
         counted = self._counted.get(report.gateway, {})
+        if counted is report.models:
+            return  # nothing new of this one
         for model, load in report.models.items():
             before, totals = counted.get(model), self._totals.setdefault(model, (0,) * len(TOTALS))
             if before is not None and before != load:
                 grown = zip(totals, _read_totals(load), _read_totals(before), strict=True)
                 self._totals[model] = tuple(total + max(0, now - then) for total, now, then in grown)
+                self._sums.pop(model, None)
 
     def _sum(self, model: str, reports: Iterable[LoadReport]) -> ModelLoad:
         loads = [report.models[model] for report in reports if model in report.models]
-        return ModelLoad(
+        known = self._sums.get(model)
+        if known is not None and known[0] == loads:
+            return known[1]
+        found = ModelLoad(
             in_flight=sum(load.in_flight for load in loads),
             queued=sum(load.queued for load in loads),
             # At most this: the gateways' peaks need not have been at one time.
             peak=sum(load.peak for load in loads),
             **dict(zip(TOTALS, self._totals[model], strict=True)),
         )
+        self._sums[model] = loads, found
+        return found
 
 
 def _replicas(
     reports: Collection[LoadReport], draining: Mapping[str, int]
 ) -> Iterable[tuple[str, ReplicaLoad]]:
     listed = {slot for report in reports for slot in report.replicas}
-    for slot in sorted(listed | draining.keys()):
-        loads = [report.replicas[slot] for report in reports if slot in report.replicas]
-        state = _state(slot, reports, draining)
-        if loads or state is ReplicaState.DRAINING:
-            yield (
-                slot,
-                ReplicaLoad(
-                    in_flight=sum(load.in_flight for load in loads),
-                    state=state,
-                    detail=loads[0].detail if state is ReplicaState.DEAD else "",
-                ),
-            )
+    for slot in listed | draining.keys():
+        loads = [report.replicas.get(slot) for report in reports]
+        state = _state(loads, reports, draining.get(slot))
+        known = [load for load in loads if load is not None]
+        if known or state is ReplicaState.DRAINING:
+            in_flight = sum(load.in_flight for load in known)
+            detail = known[0].detail if state is ReplicaState.DEAD else ""
+            yield slot, ReplicaLoad(in_flight=in_flight, state=state, detail=detail)
 
 
-def _state(slot: str, reports: Collection[LoadReport], draining: Mapping[str, int]) -> ReplicaState:
-    loads = [report.replicas[slot] for report in reports if slot in report.replicas]
-    if loads and all(load.state is ReplicaState.DEAD for load in loads):
-        return ReplicaState.DEAD
-    if all(_never_sends(slot, report, draining) for report in reports):
-        return ReplicaState.DRAINING
-    return ReplicaState.READY
+def _state(
+    loads: Collection[ReplicaLoad | None], reports: Iterable[LoadReport], draining_since: int | None
+) -> ReplicaState:
+    """One replica's state by the word of every gateway; None from one that does not list it.
 
-
-def _never_sends(slot: str, report: LoadReport, draining: Mapping[str, int]) -> bool:
-    """Whether this gateway sends nothing to the replica, now or by a table that is still on its way to it.
-
-    One that does not list it may have a table older than the replica; one that calls it dead may find it alive. Both
-    are past that once they have a table by which it drains.
+    A gateway that does not list it may have a table older than the replica; one that calls it dead may find it alive.
+    Both are past that, and never send to it again, once they have a table by which it drains.
     """
-    load = report.replicas.get(slot)
-    if load is not None and load.state is not ReplicaState.DEAD:
-        return load.state is ReplicaState.DRAINING
-    return slot in draining and report.table_version >= draining[slot]
+    states = [load.state if load is not None else None for load in loads]
+    if ReplicaState.READY in states:
+        return ReplicaState.READY
+    if ReplicaState.DEAD in states and ReplicaState.DRAINING not in states:
+        return ReplicaState.DEAD
+    return (
+        ReplicaState.DRAINING
+        if all(
+            state is ReplicaState.DRAINING
+            or (draining_since is not None and report.table_version >= draining_since)
+            for state, report in zip(states, reports, strict=True)
+        )
+        else ReplicaState.READY
+    )

@@ -21,7 +21,7 @@ from plinth.domain.traffic import RouteTable
 
 SETTLE_SECONDS = 0.02
 """A replica and its header are written one after the other."""
-PACE_SECONDS = 0.2
+PACE_SECONDS = 0.1
 """At least so long between two tables: each costs the gateway a moment."""
 MOST_REASONS_LOGGED = 20
 
