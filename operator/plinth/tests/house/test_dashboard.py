@@ -1,0 +1,53 @@
+"""Every metric that the Grafana dashboard shows is one that Plinth exposes, with the labels it is asked for by."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from plinth.gateway.options import Limits
+from plinth.gateway.server.core import Core
+from plinth.tests.house.documents import ROOT
+
+DASHBOARD = json.loads((ROOT / "charts/plinth/files/dashboard.json").read_text(encoding="utf-8"))
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+METRIC = re.compile(r"\b(plinth_\w+?)(?:_bucket|_sum|_count)?\b(?=[{\[,) ]|$)")
+
+
+class NoNews:
+    """Nobody is told."""
+
+    def report_now(self) -> None: ...
+    def report_soon(self) -> None: ...
+
+
+async def exposed() -> set[str]:
+    """The names of all metrics, as Prometheus types them."""
+    gateway: Any = Core(secret="secret", limits=Limits(), news=NoNews())
+    text = gateway.metrics.text().decode()
+    return set(re.findall(r"^# TYPE (plinth_\w+) ", text, re.MULTILINE))
+
+
+def expressions() -> list[str]:
+    """All that the dashboard asks Prometheus."""
+    variables = [each.get("query", "") for each in DASHBOARD["templating"]["list"]]
+    return [*variables, *(target["expr"] for panel in PANELS for target in panel["targets"])]
+
+
+async def test_every_metric_in_the_dashboard_exists() -> None:
+    asked = {name for expression in expressions() for name in METRIC.findall(expression)}
+    assert len(asked) >= len(PANELS)
+    assert asked - await exposed() == set()
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: str(panel["title"]))
+def test_every_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"] is not None
+    assert all(target["legendFormat"] for target in panel["targets"])
+
+
+def test_no_two_panels_share_a_place() -> None:
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in PANELS]
+    assert len(places) == len(set(places))
