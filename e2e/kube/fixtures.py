@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from kube.access import Kubernetes
+from kube.binaries import ProgramMissingError
 from kube.cluster import Cluster
 from kube.control_plane import ControlPlane
 from kube.kuberay import Redis, start_kuberay, start_redis
@@ -55,7 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def kuberay(cluster: Cluster) -> Process:
     """KubeRay's operator, at work in `cluster`."""
-    with _left_out_without_requirements():
+    with skip_without_requirements():
         require_control_plane("kuberay")
     return start_kuberay(cluster)
 
@@ -63,7 +64,7 @@ def kuberay(cluster: Cluster) -> Process:
 @pytest.fixture(scope="session")
 def redis(cluster: Cluster) -> Redis:
     """A Redis that the pods of `cluster` reach."""
-    with _left_out_without_requirements():
+    with skip_without_requirements():
         require_control_plane("redis-server")
     return start_redis(cluster)
 
@@ -83,7 +84,7 @@ def kube_namespace(control_plane: Kubernetes) -> Iterator[str]:
 @contextmanager
 def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server with Plinth's CRDs, ended with everything of it; its logs stay with pytest's temporary files."""
-    with _left_out_without_requirements():
+    with skip_without_requirements():
         require_control_plane()
     with claim_run_folder("control-plane", tmp_path_factory) as run:
         made = ControlPlane(run)
@@ -95,7 +96,7 @@ def make_control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Con
 @contextmanager
 def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with Plinth's CRDs, ended with everything of it; its logs stay with pytest's temporary files."""
-    with _left_out_without_requirements():
+    with skip_without_requirements():
         require_nodes()
     with claim_run_folder("cluster", tmp_path_factory) as run:
         made = Cluster(run)
@@ -123,11 +124,11 @@ def install_crds(cluster: Kubernetes) -> None:
 
 
 @contextmanager
-def _left_out_without_requirements() -> Iterator[None]:
+def skip_without_requirements() -> Iterator[None]:
     """Skip the test where something is missing; under CI fail, which must never pass by leaving tests out."""
     try:
         yield
-    except RequirementError as missing:
+    except (ProgramMissingError, RequirementError) as missing:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(missing))

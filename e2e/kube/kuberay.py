@@ -85,7 +85,11 @@ def wait_ray_ready(cluster: Kubernetes, name: str, *, namespace: str = "default"
         status = cluster.get("raycluster", name, namespace).get("status", {})
         return bool(status.get("state") == "ready")
 
-    wait_until(is_ready, seconds=seconds, what=f"RayCluster {namespace}/{name} is ready", pause=0.5)
+    try:
+        wait_until(is_ready, seconds=seconds, what=f"RayCluster {namespace}/{name} is ready", pause=0.5)
+    except TimeoutError as error:
+        pods = cluster.kubectl("get", "pods", "-o", "wide", "-n", namespace, "-l", f"ray.io/cluster={name}")
+        raise TimeoutError(f"{error}; its pods:\n{pods}") from None
 
 
 def _binding() -> dict[str, object]:

@@ -24,7 +24,7 @@ class Lan:
         self._ip = str(find_program("ip"))
         self._boxes = {1: first}
         self.prefix = self._claim()
-        run.record_link(self._link)
+        run.record_link(self.link)
         for command in (
             f"link add lan0 address {_hardware_address(1)} type bridge",
             f"addr add {self.node_address(1)}/24 dev lan0",
@@ -33,8 +33,8 @@ class Lan:
             f"route add {self.services} dev lan0",
         ):
             first.call(self._ip, *command.split())
-        self._on_host(f"addr add {self.host_address}/24 dev {self._link}")
-        self._on_host(f"link set {self._link} up")
+        self._on_host(f"addr add {self.host_address}/24 dev {self.link}")
+        self._on_host(f"link set {self.link} up")
         self._on_host(f"route add {self.prefix}.0.0/16 via {self.node_address(1)}")
 
     @property
@@ -99,10 +99,10 @@ class Lan:
             number = FIRST_NETWORK + (start + offset) % NETWORKS
             if f"10.{number}." in taken:
                 continue
-            self._link = f"plinth{number}"
+            self.link = f"plinth{number}"
             peer = f"type veth peer name host0 netns {self._boxes[1].init.pid}"
             with contextlib.suppress(RuntimeError):
-                self._on_host(f"link add {self._link} {peer}")
+                self._on_host(f"link add {self.link} {peer}")
                 return f"10.{number}"
         raise RuntimeError(f"all networks from 10.{FIRST_NETWORK}.0.0/16 on are in use")
 

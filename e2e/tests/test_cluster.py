@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,8 @@ from kube.cluster import Cluster
 from kube.host_python import SCRATCH_VOLUME, host_container, host_volumes
 from kube.kuberay import wait_ray_ready
 from kube.probes import answers
-from kube.processes import wait_until
+from kube.processes import ProcessId, wait_until
+from kube.run_folder import end_abandoned, runs_root
 
 pytestmark = pytest.mark.node
 
@@ -22,6 +27,16 @@ CONFINED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
 }
+STARTS_A_CLUSTER = """
+import os, sys
+from kube.cluster import Cluster
+from kube.processes import ProcessId
+from kube.run_folder import RunFolder
+cluster = Cluster(RunFolder.claim("cluster", owner=ProcessId.of(os.getpid())))
+cluster.start()
+print(cluster.lan.link, cluster.etcd.pid, cluster.api_server.pid, cluster.nodes["node1"].box.init.pid, flush=True)
+sys.stdin.read()
+"""
 SERVES_FILES = ["python", "-m", "http.server", "8080", "--directory", "/etc"]
 
 
@@ -142,10 +157,36 @@ def test_a_node_offers_accelerators_that_the_machine_has_not(
     assert allocatable["nvidia.com/gpu"] == "8"
 
 
+@pytest.fixture
+def own_runs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for the records of clusters that no other run of tests looks into."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    yield runs_root()
+    end_abandoned()
+
+
+def test_what_a_killed_run_leaves_is_ended_by_the_next(own_runs_root: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", STARTS_A_CLUSTER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as started:
+        assert started.stdout is not None
+        link, *pids = started.stdout.readline().decode().split()
+        started.kill()
+    left = [ProcessId.of(int(pid)) for pid in pids]
+    (folder,) = own_runs_root.glob("cluster.*")
+    cgroups = list(Path("/sys/fs/cgroup").glob(f"**/plinth-{folder.name}-node1"))
+    assert all(process.lives() for process in left)
+    assert cgroups
+    end_abandoned()
+    assert not any(process.lives() for process in left)
+    assert not any(path.exists() for path in (folder, *cgroups, Path("/sys/class/net", link)))
+
+
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("kuberay")
 def test_a_ray_cluster_with_a_worker_becomes_ready(cluster: Cluster, cluster_namespace: str) -> None:
     cluster.apply(make_ray_cluster("small", cluster_namespace))
-    wait_ray_ready(cluster, "small", namespace=cluster_namespace, seconds=120)
+    wait_ray_ready(cluster, "small", namespace=cluster_namespace, seconds=300)
 
 
 def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
