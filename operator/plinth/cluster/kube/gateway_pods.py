@@ -37,11 +37,17 @@ def read_pods(pods: Iterable[Mapping[str, Any]]) -> dict[str, GatewayPod]:
     return {pod.uid: pod for pod in found if pod is not None}
 
 
-def must_be_heard(pod: GatewayPod, heard_at: float | None, now: float) -> bool:
-    """Whether the load is unknown while this gateway is silent."""
-    if pod.ends_by is not None:
-        return now <= pod.ends_by + SLACK_SECONDS
-    return pod.ready or (heard_at is not None and now <= heard_at + LOST_SECONDS)
+def must_be_heard(pod: GatewayPod, *, seen_at: float, heard_at: float | None, now: float) -> bool:
+    """Whether the load is unknown while this gateway is silent.
+
+    `seen_at` is when this process first knew of it: one that is ending may have requests although it never told us.
+    """
+    if pod.ready:
+        return True
+    sign = seen_at if heard_at is None and pod.ends_by is not None else heard_at
+    if sign is None or now > sign + LOST_SECONDS:
+        return False
+    return pod.ends_by is None or now <= pod.ends_by + SLACK_SECONDS
 
 
 def _read(pod: Mapping[str, Any]) -> GatewayPod | None:

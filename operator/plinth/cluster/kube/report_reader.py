@@ -36,6 +36,7 @@ class _Source:
     """One gateway and what was heard of it last."""
 
     pod: GatewayPod
+    seen_at: float
     task: asyncio.Task[None] | None = None
     report: LoadReport | None = None
     heard_at: float | None = None
@@ -93,7 +94,7 @@ class ReportReader:
             at, report = source.heard_at, source.report
             if report is not None and at is not None and now - at <= SILENCE_SECONDS:
                 heard.append((at, report))
-            elif must_be_heard(source.pod, at, now):
+            elif must_be_heard(source.pod, seen_at=source.seen_at, heard_at=at, now=now):
                 return None
         if not heard:
             return None
@@ -110,7 +111,7 @@ class ReportReader:
             if source is not None:
                 source.pod = pod
                 continue
-            source = self._sources[uid] = _Source(pod)
+            source = self._sources[uid] = _Source(pod, self._clock())
             source.task = asyncio.create_task(self._listen(source), name=f"reports of {pod.name}")
         self._on_news()
 

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plinth.cluster.kube.client import ENDPOINT_SLICE, KubeAway, KubeClient, KubeRefused, NotLeaderError
-from plinth.cluster.kube.reflector import ObjectName, Reflector
+from plinth.cluster.kube.client import KubeAway, KubeClient, KubeRefused, NotLeaderError
+from plinth.cluster.kube.reflector import ObjectName
+from plinth.cluster.kube.slice_view import SliceView
 from plinth.desired.endpoint_slices import (
     MARKER,
-    SELECTOR,
     Owner,
-    Slice,
     is_as_wanted,
     marker,
     model_of,
@@ -65,12 +64,14 @@ class SliceWriter:
     """All of Plinth's EndpointSlices. Nothing is written or deleted before the first table is wanted."""
 
     def __init__(self, client: KubeClient, *, release_namespace: str, find_owner: FindOwner) -> None:
-        """`find_owner` gives the reference to a ModelDeployment, None for one that is no more."""
-        self._client = client
+        """`find_owner` gives the reference to a ModelDeployment, None for one that is no more.
+
+        Before the first table is wanted it must know all of them: a model without an owner loses its slices.
+        """
         self._marker = (release_namespace, MARKER)
         self._find_owner = find_owner
         self._changed = asyncio.Event()
-        self._slices = Reflector(client, ENDPOINT_SLICE, labels=SELECTOR, on_change=self._changed.set)
+        self._slices = SliceView(client, self._changed.set)
         self._models: dict[str, _Model] = {}
         self._unknown: frozenset[str] = frozenset()
         self._wanted: dict[ObjectName, _Wanted] = {}
@@ -82,15 +83,12 @@ class SliceWriter:
         self._told: Mapping[str, Any] | None = None
         """The marker last written."""
         self._refused: dict[ObjectName, Mapping[str, Any] | None] = {}
-        self._echoes: dict[ObjectName, tuple[str, Mapping[str, Any] | None]] = {}
-        """What was written and the watch has not told of yet, with the version before it."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
         """Begin to follow the slices; returns the version of the last table that was written, 0 without one."""
-        self._slices.start()
-        await self._slices.wait_synced()
-        return marker_version(self._slices.items.get(self._marker))
+        await self._slices.start()
+        return marker_version(self._slices.found(self._marker))
 
     async def close(self) -> None:
         """End; the slices stay as they are."""
@@ -147,25 +145,31 @@ class SliceWriter:
         """Queue what differs from what is wanted, whoever changed it."""
         while True:
             self._changed.clear()
-            for model, made in list(self._models.items()):
-                if self._find_owner(model) != made.owner:
-                    self._make(model, made.route)
-            for name in self._suspects():
-                self._enqueue(name)
+            try:
+                self._look()
+            except Exception:
+                log.exception("the slices could not be looked at; the next change tries again")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._changed.wait()
             await asyncio.sleep(SETTLE_SECONDS)
 
+    def _look(self) -> None:
+        for model, made in list(self._models.items()):
+            if self._find_owner(model) != made.owner:
+                self._make(model, made.route)
+        for name in self._suspects():
+            self._enqueue(name)
+
     def _suspects(self) -> Iterable[ObjectName]:
-        for name in self._slices.items.keys() - self._wanted.keys():
-            if self._found(name) is not None and not self._is_kept(name):
+        for name in self._slices.names - self._wanted.keys():
+            if self._slices.found(name) is not None and not self._is_kept(name):
                 yield name
         for name, wanted in self._wanted.items():
-            version = self._version(name)
+            version = self._slices.version(name)
             if version and version == wanted.verified:
                 continue
-            found = self._found(name)
+            found = self._slices.found(name)
             if found is not None and is_as_wanted(found, wanted.body):
                 wanted.verified = version
             else:
@@ -184,7 +188,8 @@ class SliceWriter:
                 await self._bring_about(name)
                 pause = FIRST_PAUSE_SECONDS
             except (KubeAway, NotLeaderError) as error:
-                log.info("%s/%s is not written just now, trying again: %s", *name, error)
+                if pause == FIRST_PAUSE_SECONDS:
+                    log.info("%s/%s is not written just now, trying again: %s", *name, error)
                 self._enqueue(name)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -198,11 +203,9 @@ class SliceWriter:
         if name in self._again:
             self._again.discard(name)
             self._enqueue(name)
-        if self._is_idle() and self._told is not self._wanted[self._marker].body:
+        is_idle = not self._busy and self._queue.empty()
+        if is_idle and self._told is not self._wanted[self._marker].body:
             self._enqueue(self._marker)
-
-    def _is_idle(self) -> bool:
-        return not self._busy and self._queue.empty()
 
     async def _bring_about(self, name: ObjectName) -> None:
         """Write or delete one slice if need be. The marker's turn is when all others have been written."""
@@ -219,15 +222,13 @@ class SliceWriter:
             self._told = body
 
     async def _replace(self, name: ObjectName, body: Mapping[str, Any] | None) -> None:
-        found, version = self._found(name), self._version(name)
+        found = self._slices.found(name)
         if found is not None and (body is None or found.get("addressType") != body["addressType"]):
             # The type of addresses cannot be changed.
-            await self._client.delete(ENDPOINT_SLICE, *name)
-            self._echoes[name] = (version, None)
+            await self._slices.delete(name)
             found = None
         if body is not None and (found is None or not is_as_wanted(found, body)):
-            await self._client.apply(ENDPOINT_SLICE, body)
-            self._echoes[name] = (version, body)
+            await self._slices.apply(name, body)
 
     def _note_refusal(self, name: ObjectName, body: Mapping[str, Any] | None, refusal: KubeRefused) -> None:
         log.warning("the API server refused the slice %s/%s: %s", *name, refusal)
@@ -238,22 +239,9 @@ class SliceWriter:
         self._refused.pop(name, None)
         self._enqueue(name)
 
-    def _found(self, name: ObjectName) -> Slice | None:
-        """The cluster's slice, as we wrote it or as the watch told last."""
-        version, body = self._echoes.get(name, (None, None))
-        if version == self._version(name):
-            return body
-        self._echoes.pop(name, None)
-        return self._slices.items.get(name)
-
-    def _version(self, name: ObjectName) -> str:
-        """The version that the watch told last; empty where there is no such slice."""
-        found = self._slices.items.get(name)
-        return str(found["metadata"]["resourceVersion"]) if found else ""
-
     def _is_kept(self, name: ObjectName) -> bool:
         """Whether it stays although this process never wanted it: its model's replicas cannot be known now."""
-        found = self._slices.items.get(name)
+        found = self._slices.found(name)
         return found is not None and model_of(name[0], found["metadata"].get("labels")) in self._unknown
 
 

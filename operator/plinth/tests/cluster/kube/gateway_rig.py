@@ -85,6 +85,12 @@ class GatewayPod:
     async def probe(self, path: str) -> int:
         return (await self._ask(path, method="GET")).status
 
+    async def wait_ready(self) -> None:
+        """As kubelet does before the Service sends requests here."""
+        async with asyncio.timeout(5):
+            while await self.probe("/readyz") != 200:
+                await asyncio.sleep(0.02)
+
     async def ask(self) -> Answer:
         return await self._ask(body={"model": "chat", "messages": []})
 

@@ -189,8 +189,7 @@ async def test_with_the_api_server_away_agent_and_gateway_may_even_be_restarted(
         await pod.start_gateway()
         assert await pod.probe("/readyz") == 503
         await pod.start_agent()
-        await rig.known(lambda report: report.table_version == version)
-        assert await pod.probe("/readyz") == 200
+        await pod.wait_ready()
         assert (await pod.stream()).body.endswith(b"[DONE]\n\n")
         server.before = no_delay
         later = rig.leader.send(table_of(upstream, ReplicaState.DRAINING))

@@ -149,12 +149,22 @@ async def test_an_unchanged_table_keeps_its_version_and_writes_nothing(world: Wo
     assert world.written == []
 
 
-async def test_a_change_of_one_model_writes_only_what_changed_of_it(world: World) -> None:
+async def test_a_change_of_one_model_makes_only_its_slices_and_writes_only_what_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make_slices(route: ModelRoute, owner: Owner) -> list[dict[str, Any]]:
+        made.append(route.model)
+        return slices_of(route, owner)
+
     async with world.leader() as gateway:
         await world.settle(gateway.send(TABLE))
         world.forget()
+        monkeypatch.setattr(slice_writer, "slices_of", make_slices)
         draining = make_route(OTHER, make_replica(OTHER, state=ReplicaState.DRAINING))
         await world.settle(gateway.send(make_table(TABLE.models[0], draining)))
+    assert made == [OTHER]
     assert world.written == ["team-b/plinth.other.0c5e9f1a.0", MARKER]
 
 
