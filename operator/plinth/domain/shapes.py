@@ -24,6 +24,8 @@ CPU_OVERHEAD_BYTES = {Engine.LLAMA_CPP: 400 * MIB, Engine.VLLM: 2 * GIB}
 CPU_MEMORY_STEP_BYTES = 64 * MIB
 """Memory on CPU nodes is asked for in steps, so that a few bytes more or less are no new revision."""
 LARGE_ACCELERATOR_BYTES = 70 * GIB
+SMALLER = "lower spec.objectives.concurrency or contextTokens, take a quantised model, or a spec.pool with more memory"
+"""What a model that does not fit can do."""
 SUGGESTED_TENSOR_MAX = 8
 """Degrees that refusals suggest go at least this far, whatever the pool has."""
 
@@ -143,7 +145,7 @@ def _gpu_shape(request: ShapeRequest) -> ShapeDecision | ShapeRefusal:
             return _decide(request, tensor, [*rejected, *_larger_alternative(request, tensor, most)])
         rejected.append(f"TP{tensor}: {why_not}")
     tried = "; ".join(rejected) or f"pool {request.pool.name} has no node with {request.engine}"
-    return ShapeRefusal(message=f"no shape fits one node of pool {request.pool.name}: {tried}")
+    return ShapeRefusal(message=f"no shape fits one node of pool {request.pool.name}: {tried}; {SMALLER}")
 
 
 def refuse_degree(architecture: Architecture, tensor: int, most: int = SUGGESTED_TENSOR_MAX) -> str | None:
@@ -162,7 +164,11 @@ def refuse_degree_on(pool: Pool, tensor: int, most: int) -> str | None:
             f"{TENSOR_FIELD}: {tensor} needs accelerators; on CPU nodes 1 would do" if tensor != 1 else None
         )
     have = plural(most, "accelerator")
-    return f"{TENSOR_FIELD}: {tensor} is more than a node of the pool has ({have})" if tensor > most else None
+    return (
+        f"{TENSOR_FIELD}: {tensor} is more than a node of the pool has ({have}); use fewer, or another spec.pool"
+        if tensor > most
+        else None
+    )
 
 
 def _asked_shape(request: ShapeRequest, tensor: int, most: int) -> ShapeDecision | ShapeRefusal:
@@ -239,7 +245,7 @@ def _cpu_shape(request: ShapeRequest) -> ShapeDecision | ShapeRefusal:
     most = max((request.pool.usable_memory_bytes(node) for node in nodes), default=0)
     if memory > most:
         have = f"no node of pool {request.pool.name} has more than {format_bytes(most)} to use"
-        return ShapeRefusal(message=f"one replica needs {format_bytes(memory)}: {parts}; {have}")
+        return ShapeRefusal(message=f"one replica needs {format_bytes(memory)}: {parts}; {have}; {SMALLER}")
     # One thread a physical core, as llama.cpp itself counts; it must not depend on the number of replicas, or a
     # change of scale would be a new revision.
     threads = max(1, min(node.cpus for node in nodes) // 2)

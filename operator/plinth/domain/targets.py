@@ -93,7 +93,10 @@ def _open_pools(model: Model, pools: tuple[Pool, ...]) -> list[Pool] | Refusal:
     able = [pool for pool in named if pool.serves(namespace)]
     if not able:
         whose = ", ".join(f"{pool.name} serves {pool.namespace} only" for pool in named)
-        message = f"spec.pool: no GPUPool serves the namespace {namespace}: {whose} (its spec.namespace)"
+        message = (
+            f"spec.pool: no GPUPool serves the namespace {namespace}: {whose};"
+            f" use one whose spec.namespace is {namespace} or absent"
+        )
         return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
     return able
 
@@ -188,7 +191,8 @@ def _context_tokens(objectives: Objectives, architecture: Architecture) -> int |
         return objectives.context_tokens
     if objectives.context_tokens == DEFAULT_CONTEXT_TOKENS:
         return most
-    message = f"spec.objectives.contextTokens: {objectives.context_tokens} exceeds the model's {most}"
+    asked = objectives.context_tokens
+    message = f"spec.objectives.contextTokens: {asked} exceeds the model's {most}; {most} would do"
     return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=message)
 
 

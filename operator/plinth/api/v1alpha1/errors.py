@@ -134,7 +134,7 @@ def _rule_faults(details: ErrorDetails, location: Location) -> Iterator[FieldErr
     for broken in details["ctx"]["details"]:
         where = (*location, *broken["field"].split("."))
         given = _value_at(details["input"], broken["field"])
-        got = "" if given is None or _may_be_secret(where) or isinstance(given, dict) else shown(given)
+        got = "" if given is None or _may_be_secret(where) or isinstance(given, dict | list) else shown(given)
         path = path_of(where)
         yield FieldError(path=path, rule=broken["rule"], got=got, remedy=broken["remedy"], location=where)
 

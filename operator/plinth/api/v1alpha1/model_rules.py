@@ -30,7 +30,12 @@ def _source_form(scheme: str, pattern: str, must: str, remedy: str) -> Rule:
     )
 
 
+_HUB_PAGE = "https://huggingface.co/"
+
+
 def _scheme_remedy(model: Any) -> str:
+    if model.source.startswith(_HUB_PAGE):
+        return f"write hf://{model.source.removeprefix(_HUB_PAGE)}"
     scheme, found, rest = model.source.partition("://")
     if not found:
         kind = "file://" if model.source.startswith("/") else "hf://"
@@ -39,7 +44,8 @@ def _scheme_remedy(model: Any) -> str:
 
 
 _CEL_SCHEME_REMEDY = (
-    "self.source.contains('://')"
+    f"self.source.startsWith('{_HUB_PAGE}') ? 'write hf://' + self.source.substring({len(_HUB_PAGE)})"
+    " : self.source.contains('://')"
     " ? self.source.split('://')[0] + ':// is not a source that Plinth reads; download it and write file:///PATH/'"
     " + self.source.substring(self.source.lastIndexOf('/') + 1)"
     " : 'write ' + (self.source.startsWith('/') ? 'file://' : 'hf://') + self.source"

@@ -62,7 +62,8 @@ class ModelSource(Resource):
     """Where the model comes from."""
 
     source: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    """`hf://org/name` (`@revision` and `/file.gguf` may follow), `file:///path` or `package://module/file`."""
+    """`hf://org/name` (`@revision` and `/file.gguf` may follow), `file:///path`, `package://module/file`, or
+    `pvc://claim/path` on a pool that mounts the claim."""
     revision: Revision | None = None
     """A branch, tag or commit of an `hf://` source; pin a commit to serve the same bytes for ever."""
     credentials: SecretKeyRef | None = None

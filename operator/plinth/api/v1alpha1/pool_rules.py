@@ -40,7 +40,10 @@ GPU_POOL = (
             matches(_LABEL_KEY, key) and matches(_LABEL_VALUE, value)
             for key, value in model.node_selector.items()
         ),
-        remedy="write labels as `ray list nodes --detail` shows them, as in ray.io/accelerator-type: H200",
+        remedy=(
+            "write them as `kubectl get nodes --show-labels` shows them (without Kubernetes: as `ray list nodes"
+            " --detail` does), as in zone: rack-7"
+        ),
     ),
     Rule(
         field="trustRemoteCode",

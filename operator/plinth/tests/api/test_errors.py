@@ -126,7 +126,7 @@ SENTENCES = [
         model_document(model={}),
         (
             "spec.model.source: is required; add source: `hf://org/name` (`@revision` and `/file.gguf` may follow), "
-            "`file:///path` or `package://module/file`."
+            "`file:///path`, `package://module/file`, or `pvc://claim/path` on a pool that mounts the claim."
         ),
     ),
     (

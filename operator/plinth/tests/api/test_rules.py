@@ -89,6 +89,7 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
     "a repository with a last newline": (source("hf://org/name\n"), "spec.model.source"),
     "an empty revision": (source("hf://org/name@"), "spec.model.source"),
     "a scheme nobody reads, with a path": (source("s3://bucket/models/llama.gguf"), "spec.model.source"),
+    "a page of the hub": (source("https://huggingface.co/org/name"), "spec.model.source"),
     "a path without a scheme": (source("/models/llama"), "spec.model.source"),
     "a relative path": (source("file://models/name"), "spec.model.source"),
     "a claim in capitals": (source("pvc://Models/llama"), "spec.model.source"),

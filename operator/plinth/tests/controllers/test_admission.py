@@ -78,7 +78,7 @@ def test_a_degree_is_judged_even_before_there_is_a_pool() -> None:
 def test_a_degree_beyond_every_node_of_the_pool_is_refused(known: tuple[Model, ...]) -> None:
     small = fleet(*known, nodes=(gpu_node(accelerators=4),))
     assert refused(qwen(parallelism={"tensor": 8}), small) == [
-        "spec.parallelism.tensor: 8 is more than a node of the pool has (4 accelerators)"
+        "spec.parallelism.tensor: 8 is more than a node of the pool has (4 accelerators); use fewer, or another spec.pool"
     ]
 
 
@@ -91,7 +91,7 @@ def test_memory_that_can_never_fit_is_refused_with_each_shape_tried() -> None:
 
 def test_a_context_longer_than_the_model_s_is_refused() -> None:
     assert refused(qwen(objectives={"contextTokens": 65536}), fleet(known_qwen())) == [
-        "spec.objectives.contextTokens: 65536 exceeds the model's 32768"
+        "spec.objectives.contextTokens: 65536 exceeds the model's 32768; 32768 would do"
     ]
 
 
@@ -140,7 +140,10 @@ def test_one_pool_that_may_come_to_fit_is_enough() -> None:
 def test_another_namespace_s_pool_is_refused_by_name() -> None:
     dedicated = fleet(pools=(make_pool("h200", namespace="team-a"),))
     assert refused(qwen(pool="h200"), dedicated) == [
-        "spec.pool: no GPUPool serves the namespace default: h200 serves team-a only (its spec.namespace)"
+        (
+            "spec.pool: no GPUPool serves the namespace default: h200 serves team-a only; "
+            "use one whose spec.namespace is default or absent"
+        )
     ]
     assert refused(qwen(namespace="team-a", pool="h200"), dedicated) == []
 

@@ -283,7 +283,7 @@ def test_a_shorter_model_shortens_the_default_context_but_not_one_asked_for() ->
     assert spec.context_tokens == 512
     asked = make_model(source="hf://a/b", artifact=short, objectives={"contextTokens": 1024})
     refusal = only(plan_of(make_snapshot(models=(asked,), nodes=(node,)))).reasons[0]
-    assert refusal == "spec.objectives.contextTokens: 1024 exceeds the model's 512"
+    assert refusal == "spec.objectives.contextTokens: 1024 exceeds the model's 512; 512 would do"
 
 
 def test_a_change_of_scale_is_no_new_revision() -> None:
