@@ -54,6 +54,9 @@ MAY = {
         patch modeldeployments.plinth.dev in team-b
         patch deployments.apps/scale:plinth-operator in plinth-system
         list pods in plinth-system
+        delete leases.coordination.k8s.io:plinth-operator in plinth-system
+        delete secrets:plinth-webhook-certificates in plinth-system
+        delete endpointslices.discovery.k8s.io:plinth.table in plinth-system
     """,
 }
 NOBODY = """
@@ -83,6 +86,7 @@ NOBODY = """
     delete gpupools.plinth.dev
     create modeldeployments.plinth.dev in team-a
     delete modeldeployments.plinth.dev in team-a
+    patch modeldeployments.plinth.dev/scale in team-a
     deletecollection modeldeployments.plinth.dev
     create rayclusters.ray.io in team-b
     delete pods in team-b
@@ -99,7 +103,10 @@ NOBODY = """
     approve certificatesigningrequests.certificates.k8s.io
 """
 MUST_NOT = {
-    "plinth-operator": NOBODY,
+    "plinth-operator": f"""{NOBODY}
+        patch modeldeployments.plinth.dev in team-a
+        list events.events.k8s.io in team-b
+    """,
     "plinth-gateway": f"""{NOBODY}
         create endpointslices.discovery.k8s.io in plinth-system
         patch endpointslices.discovery.k8s.io in team-b
@@ -112,6 +119,7 @@ MUST_NOT = {
     """,
     "plinth-release": f"""{NOBODY}
         get secrets in plinth-system
+        delete secrets:plinth-engine in plinth-system
         delete pods in plinth-system
         patch gpupools.plinth.dev/status
         get rayclusters.ray.io in plinth-system

@@ -29,7 +29,8 @@ NEEDED: dict[str, Values] = {
 OTHERS: dict[str, Any] = {
     "image.pullPolicy": "Always",
     "imagePullSecrets": [{"name": "registry"}],
-    "operator.logLevel": "Debug",
+    "operator.logLevel": "debug",
+    "operator.logFormat": "text",
     "gateway.service.type": "NodePort",
     "gateway.service.annotations": {"a": "b"},
     "gateway.args": ["--queue-requests=5"],
@@ -107,7 +108,7 @@ def test_every_value_changes_what_is_installed(path: str, default: Any) -> None:
         ({"gateway": {"replicas": "3"}}, "got string, want integer"),
         ({"gateway": {"replicas": 0}}, "minimum: got 0, want 1"),
         ({"gateway": {"args": ["queue-requests"]}}, "does not match pattern"),
-        ({"operator": {"logLevel": "loud"}}, "value must be one of"),
+        ({"operator": {"logLevel": "Info"}}, "value must be one of"),
         ({"namespaces": ["Team A"]}, "does not match pattern"),
         ({"redis": {"address": "redis"}}, "does not match pattern"),
         ({"redis": {"address": "redis:6379", "enabled": True}}, "redis.enabled must be false where"),
