@@ -23,7 +23,8 @@ from plinth.desired.ray_pods import RaySettings
 from plinth.domain.fleet import Node, NodeState, PoolPlan, WorkerGroupPlan
 
 RAY_VERSION = "2.57.0"
-LITTLE_CPU = {"requests": {"cpu": "50m"}}
+CPU_REQUESTS = {"ray": "400m", "inspector": "10m"}
+"""A share that Ray starts with on two cores beside other work, and that a head and two workers fit with."""
 
 
 def make_ray_settings(namespace: str, **changes: Any) -> RaySettings:
@@ -32,16 +33,15 @@ def make_ray_settings(namespace: str, **changes: Any) -> RaySettings:
 
 
 def make_host_pool(name: str, **spec: Any) -> dict[str, Any]:
-    """A GPUPool whose pods run this machine's Python and the checkout's code, with next to no CPU reserved."""
+    """A GPUPool whose pods run this machine's Python and the checkout's code."""
 
     def template(*containers: str) -> dict[str, Any]:
-        changes = {
-            "env": host_environment(),
-            "volumeMounts": host_mounts(),
-            "resources": LITTLE_CPU,
-        }
+        programs = {"env": host_environment(), "volumeMounts": host_mounts()}
         pod = {
-            "containers": [{"name": each, **changes} for each in containers],
+            "containers": [
+                {"name": each, "resources": {"requests": {"cpu": CPU_REQUESTS[each]}}, **programs}
+                for each in containers
+            ],
             "volumes": host_volumes(),
             "terminationGracePeriodSeconds": 1,
         }

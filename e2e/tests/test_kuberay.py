@@ -70,13 +70,19 @@ class OneRay:
         self._pool = pool
 
     async def observe(self) -> RayAnswer:
-        (ray,) = (await self._pool.capacity.observe()).rays
-        if ray.serve is None:
-            raise CapacityAway("away")
+        async with asyncio.timeout(60):
+            while (ray := (await self._pool.capacity.observe()).rays[0]).serve is None:
+                await asyncio.sleep(0.5)
         return RayAnswer(nodes=ray.nodes, serve=ray.serve)
 
     async def apply(self, config: Mapping[str, Any]) -> None:
-        await self._pool.capacity.apply(self._pool.ray, config)
+        """As the cycle does: again until it is taken. The first time, Serve itself is started by it."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await self._pool.capacity.apply(self._pool.ray, config)
+                except CapacityAway:
+                    await asyncio.sleep(0.5)
 
 
 @pytest.fixture
@@ -114,7 +120,7 @@ async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
     pool.ray, pool.group = potential[0].ray, potential[0].group
     await pool.resize(1)
     coming_up = until(
-        pool.capacity, lambda seen: len(present(seen)) == 1, seconds=180, what="one worker is there"
+        pool.capacity, lambda seen: len(present(seen)) == 1, seconds=300, what="one worker is there"
     )
     record("first_worker_seconds", await coming_up)
     (node,) = await pool.nodes()

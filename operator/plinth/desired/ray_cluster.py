@@ -83,6 +83,8 @@ def _cluster(pool: GPUPool, settings: RaySettings) -> Manifest:
         "headGroupSpec": {
             "rayStartParams": {
                 "dashboard-host": "0.0.0.0",  # noqa: S104 - a pod; its token and the network policy guard it
+                # Said in words, so that a head whose dashboard fails to start ends, and is started again.
+                "include-dashboard": "true",
                 "num-cpus": "0",
                 "num-gpus": "0",
                 "object-store-memory": str(OBJECT_STORE_BYTES),

@@ -54,7 +54,7 @@ def make_head_template(pool: GPUPool, settings: RaySettings) -> Manifest:
         ],
         "resources": _resources(HEAD_CPU_THOUSANDTHS, HEAD_MEMORY_BYTES),
         "readinessProbe": _answers("/api/gcs_healthz", ray_names.DASHBOARD_PORT),
-        "livenessProbe": _listens(ray_names.GCS_PORT),
+        "livenessProbe": _listens(ray_names.DASHBOARD_PORT),
     }
     pod = _pod(pool, settings, [ray, _inspector(pool, settings)])
     return _template(pool, pod, pool.spec.ray.head_template)
