@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from kube.binaries import find_program
 from kube.cluster import Cluster
 from kube.installation import NAMESPACE, HelmError, install_chart, make_chart_values, make_pool
 from kube.kuberay import start_kuberay
@@ -30,6 +31,7 @@ def up() -> None:
         except BaseException:
             running[0].end()
             raise
+    _note(f"kubectl: {find_program('kubectl')}")
     print(f"export KUBECONFIG={running[0].path / 'admin.kubeconfig'}")
 
 

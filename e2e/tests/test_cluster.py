@@ -192,13 +192,18 @@ def test_a_ray_cluster_with_a_worker_becomes_ready(cluster: Cluster, cluster_nam
 def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
     """A head without CPUs and one worker, with Ray's token authentication."""
 
-    def template(container: str) -> dict[str, Any]:
-        # No CPU limit: a Ray that starts slowly is taken for one that failed.
-        resources = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}}
-        main = host_container(container, [], securityContext=CONFINED, resources=resources)
+    def template(container: str, health: str, port: int) -> dict[str, Any]:
+        # Probes of its own: KubeRay's need wget, and take a Ray that starts slowly for one that failed, as a CPU limit
+        # would make it.
+        probe = {"httpGet": {"path": health, "port": port}, "periodSeconds": 2, "failureThreshold": 150}
+        resources = {"requests": {"cpu": "700m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}}
+        probes = {"readinessProbe": probe, "livenessProbe": probe}
+        main = host_container(container, [], securityContext=CONFINED, resources=resources, **probes)
         del main["command"]
         return {"spec": {"containers": [main], "volumes": [*host_volumes(), SCRATCH_VOLUME]}}
 
+    head = template("ray-head", "/api/gcs_healthz", 8265)
+    worker = template("ray-worker", "/api/local_raylet_healthz", 52365)
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
@@ -206,7 +211,7 @@ def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
         "spec": {
             "rayVersion": "2.57.0",
             "authOptions": {"mode": "token"},
-            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": template("ray-head")},
+            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
             "workerGroupSpecs": [
                 {
                     "groupName": "workers",
@@ -214,7 +219,7 @@ def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
                     "minReplicas": 0,
                     "maxReplicas": 2,
                     "rayStartParams": {"num-cpus": "2"},
-                    "template": template("ray-worker"),
+                    "template": worker,
                 }
             ],
         },
