@@ -15,7 +15,23 @@ from plinth.runtime.up import up
 __all__ = ["kubectl", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """All commands; the operator's is loaded only when asked for, since kopf takes longer than the rest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, for the help page."""
+        return sorted([*super().list_commands(ctx), "operator"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One command by name."""
+        if cmd_name == "operator":
+            from plinth.runtime.operator import operator  # noqa: PLC0415 - see above
+
+            return operator
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="plinth")
 def main() -> None:
     """Serve models from YAML: one OpenAI API for a fleet of accelerators."""

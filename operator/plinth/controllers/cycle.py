@@ -48,6 +48,7 @@ class FleetCycle:
     ports: Ports
     clock: Callable[[], float]
     on_pass: Callable[[Pass], None]
+    on_failure: Callable[[Exception], None] = lambda _error: None
     gatherer: Gatherer = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -65,8 +66,9 @@ class FleetCycle:
             try:
                 done = await self.run_once()
                 pause = _pause(done, self.clock())
-            except Exception:
+            except Exception as error:
                 log.exception("a pass of the fleet cycle failed; it is made again")
+                self.on_failure(error)
                 pause = IDLE_SECONDS
             await self._sleep(pause)
 

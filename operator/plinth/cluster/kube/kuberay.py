@@ -67,6 +67,7 @@ class KubeRayCapacity:
         self._derived: _Pools | None = None
         self._answers: Mapping[str, RayAnswer | None] = {}
         self._last: tuple[tuple[object, ...], CapacityObservation] | None = None
+        self._sight: RaySight | None = None
 
     def start(self) -> None:
         """Begin to watch."""
@@ -84,7 +85,7 @@ class KubeRayCapacity:
     async def observe(self) -> CapacityObservation:
         """What there is now. Raises CapacityAway before the first full view of Kubernetes."""
         pools = tuple(self._pools())
-        sight = await self._watch.look(_namespaces(pools))
+        sight = self._sight = await self._watch.look(_namespaces(pools))
         uids = {ray: cluster["metadata"]["uid"] for ray, cluster in sight.clusters.items()}
         self._answers = await self._heads.look(sight.heads, uids)
         derived = self._derive(pools, sight)
@@ -92,6 +93,15 @@ class KubeRayCapacity:
         if self._last is None or not _same(basis, self._last[0]):
             self._last = (basis, self._compose(derived, sight))
         return self._last[1]
+
+    def head_address(self, pool: str) -> str | None:
+        """Where the head of one of the pool's Rays was seen last, which is where its inspector is too; None without one."""
+        sight = self._sight
+        for ray, address in sight.heads.items() if sight else ():
+            labels = sight.clusters[ray]["metadata"]["labels"] if sight and ray in sight.clusters else {}
+            if labels.get(ray_names.POOL_LABEL) == pool:
+                return address
+        return None
 
     async def apply(self, ray: str, config: Mapping[str, Any]) -> None:
         """Make this the whole Serve config of one Ray. Raises CapacityAway and NotLeaderError."""

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import ValidationError
@@ -98,6 +99,18 @@ class _Entry:
     @property
     def is_leaving(self) -> bool:
         return bool(self.metadata.deletion_timestamp)
+
+    @cached_property
+    def stored(self) -> Stored[AnyResource] | None:
+        """The same object for as long as nothing changes, for others to know it by."""
+        if self.resource is None:
+            return None
+        return Stored(
+            resource=self.resource,
+            uid=self.observed.uid,
+            first_seen=self.first_seen,
+            invalid_edit=self.invalid_edit,
+        )
 
 
 class KubernetesStore:
@@ -251,16 +264,7 @@ def _copy(resource: R, **changes: object) -> R:
 
 
 def _stored(entries: list[_Entry], kind: type[R]) -> tuple[Stored[R], ...]:
-    return tuple(
-        Stored(
-            resource=entry.resource,
-            uid=entry.observed.uid,
-            first_seen=entry.first_seen,
-            invalid_edit=entry.invalid_edit,
-        )
-        for entry in entries
-        if isinstance(entry.resource, kind)
-    )
+    return tuple(cast("Stored[R]", entry.stored) for entry in entries if isinstance(entry.resource, kind))
 
 
 def _refused(entry: _Entry) -> Refused:
