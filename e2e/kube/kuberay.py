@@ -7,6 +7,7 @@ again after its death; it can be stopped, killed and started again with its data
 from __future__ import annotations
 
 import secrets
+import socket
 from dataclasses import dataclass
 
 import yaml
@@ -60,6 +61,12 @@ class Redis:
     """host:port, as RayCluster's `gcsFaultToleranceOptions.redisAddress` wants it."""
     password: str
 
+    def start(self) -> None:
+        """Start it, for the first time or after it was stopped or killed; returns when it answers."""
+        self.process.start()
+        host, _, port = self.address.partition(":")
+        self.process.wait(lambda: _listens(host, int(port)), seconds=START_SECONDS, what="Redis answers")
+
 
 def start_redis(cluster: Cluster) -> Redis:
     """Start Redis on the first node's address."""
@@ -72,10 +79,9 @@ def start_redis(cluster: Cluster) -> Redis:
         # What a head wrote is there again after a crash of Redis, though not after one of the machine.
         *("--dir", folder, "--appendonly", "yes", "--appendfsync", "no", "--save", ""),
     )
-    process.start()
-    ready = "Ready to accept connections"
-    process.wait(lambda: ready in process.log.read_text(), seconds=START_SECONDS, what="Redis is ready")
-    return Redis(process, f"{cluster.endpoint.address}:{REDIS_PORT}", password)
+    redis = Redis(process, f"{cluster.endpoint.address}:{REDIS_PORT}", password)
+    redis.start()
+    return redis
 
 
 def wait_ray_ready(cluster: Kubernetes, name: str, *, namespace: str = "default", seconds: float) -> None:
@@ -100,3 +106,11 @@ def _binding() -> dict[str, object]:
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}],
     }
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from kube.access import KubectlError
 from kube.cluster import Cluster
 from kube.host_python import SCRATCH_VOLUME, host_container, host_volumes
-from kube.kuberay import wait_ray_ready
+from kube.kuberay import Redis, wait_ray_ready
 from kube.probes import answers
 from kube.processes import ProcessId, wait_until
 from kube.run_folder import end_abandoned, runs_root
@@ -180,6 +181,23 @@ def test_what_a_killed_run_leaves_is_ended_by_the_next(own_runs_root: Path) -> N
     end_abandoned()
     assert not any(process.lives() for process in left)
     assert not any(path.exists() for path in (folder, *cgroups, Path("/sys/class/net", link)))
+
+
+def test_redis_has_again_after_a_crash_what_was_written(redis: Redis) -> None:
+    host, _, port = redis.address.partition(":")
+
+    def ask(command: str) -> str:
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(f"AUTH {redis.password}\r\n{command}\r\nQUIT\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        return answer.decode().removeprefix("+OK\r\n").removesuffix("+OK\r\n")
+
+    assert ask("SET head here") == "+OK\r\n"
+    redis.process.kill()
+    with pytest.raises(OSError, match="refused"):
+        ask("GET head")
+    redis.start()
+    assert "here" in ask("GET head")
 
 
 @pytest.mark.timeout(400)
