@@ -22,7 +22,7 @@ CONNECT_SECONDS = 5.0
 CALL_SECONDS = 30.0
 SILENCE_SECONDS = 70.0
 """A watch on which not even a bookmark came for so long, which come every minute, is begun anew."""
-WATCH_SECONDS = 300.0
+WATCH_SECONDS = 300
 RESTART_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 """How long kopf may be ended before that counts as not alive."""
