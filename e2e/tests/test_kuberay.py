@@ -51,6 +51,12 @@ class Pool:
         wanted = WorkerGroupPlan(ray=self.ray, group=self.group, workers=workers, remove=remove)
         await self.capacity.resize([plan_for(self.name, wanted)], [self.resource])
 
+    async def potential(self) -> tuple[Node, ...]:
+        """The workers that could be; from then on the pool knows its Ray and group."""
+        found = (await self.capacity.observe()).potential
+        self.ray, self.group = found[0].ray, found[0].group
+        return found
+
     async def nodes(self) -> list[Node]:
         return present(await self.capacity.observe())
 
@@ -61,6 +67,9 @@ class Pool:
         return {
             each["metadata"]["name"]: each for each in found if "deletionTimestamp" not in each["metadata"]
         }
+
+
+BringUp = Callable[[dict[str, Any]], Pool]
 
 
 class OneRay:
@@ -86,38 +95,45 @@ class OneRay:
 
 
 @pytest.fixture
-async def pool(
+async def bring_up(
     cluster: Cluster,
     cluster_namespace: str,
     kuberay: object,  # noqa: ARG001 - must be at work
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Pool]:
+) -> AsyncIterator[BringUp]:
+    """Makes a pool of a manifest; its end is waited for."""
     for name, data in (("plinth-engine", {"secret": "s"}), (REDIS_SECRET, {"password": redis.password})):
         metadata = {"name": name, "namespace": cluster_namespace}
         cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
     settings = make_ray_settings(
         cluster_namespace, redis_address=redis.address, redis_password_secret=REDIS_SECRET
     )
-    resource = apply_pool(cluster, make_host_pool(unique("pool")))
-    async with capacity_of(cluster.kubeconfig, settings, lambda: [resource], monkeypatch) as capacity:
-        yield Pool(cluster, cluster_namespace, resource, capacity)
-    cluster.kubectl("delete", "gpupool", resource.metadata.name)
+    pools: list[GPUPool] = []
+    async with capacity_of(cluster.kubeconfig, settings, lambda: pools, monkeypatch) as capacity:
+
+        def make(manifest: dict[str, Any]) -> Pool:
+            pools.append(apply_pool(cluster, manifest))
+            return Pool(cluster, cluster_namespace, pools[-1], capacity)
+
+        yield make
+    for resource in pools:
+        cluster.kubectl("delete", "gpupool", resource.metadata.name)
     wait_until(
         lambda: not cluster.list("rayclusters,pods", "-n", cluster_namespace),
-        seconds=120,
+        seconds=180,
         what="nothing of the pool is left",
     )
 
 
 async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
-    pool: Pool, record_property: Callable[[str, object], None]
+    bring_up: BringUp, record_property: Callable[[str, object], None]
 ) -> None:
     def record(name: str, seconds: float) -> None:
         record_property(name, round(seconds, 2))
 
-    potential = (await pool.capacity.observe()).potential
-    pool.ray, pool.group = potential[0].ray, potential[0].group
+    pool = bring_up(make_host_pool(unique("pool")))
+    potential = await pool.potential()
     await pool.resize(1)
     coming_up = until(
         pool.capacity, lambda seen: len(present(seen)) == 1, seconds=300, what="one worker is there"
@@ -182,3 +198,31 @@ async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
         what="the loss of a worker's pod is seen",
     )
     record("worker_loss_seen_seconds", time.monotonic() - started)
+
+
+async def test_a_worker_takes_all_accelerators_of_the_machine_that_was_found(
+    cluster: Cluster, bring_up: BringUp
+) -> None:
+    cluster.set_capacity("node1", {"nvidia.com/gpu": 8})
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H200", "nvidia.com/gpu.memory": "143771"}
+    cluster.kubectl(
+        "label", "node", "node1", "--overwrite", *(f"{key}={value}" for key, value in labels.items())
+    )
+    manifest = make_host_pool(unique("gpus"), accelerator="Auto", nodeTypes=[])
+    (ray,) = manifest["spec"]["ray"]["workerTemplate"]["spec"]["containers"]
+    ray["resources"]["requests"]["memory"] = "3Gi"  # most of this machine is taken by who runs the test
+    ray["resources"]["limits"] = {"memory": "3Gi"}
+    pool = bring_up(manifest)
+    await until(
+        pool.capacity,
+        lambda seen: [(each.accelerator, each.accelerators) for each in seen.potential] == [("H200", 8)],
+        seconds=5,
+        what="the machine's accelerators are seen",
+    )
+    (potential,) = await pool.potential()
+    await pool.resize(1)
+    await until(pool.capacity, lambda seen: len(present(seen)) == 1, seconds=300, what="the worker is there")
+    (node,) = await pool.nodes()
+    told = ("cpus", "memory_bytes", "accelerator", "accelerators", "accelerator_memory_bytes")
+    assert [getattr(node, each) for each in told] == [getattr(potential, each) for each in told]
+    assert (await pool.capacity.observe()).potential == (), "the machine is taken"
