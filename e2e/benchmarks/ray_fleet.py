@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from plinth.cluster.inspector import encode_answer
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeRefused
 from plinth.cluster.kube.kinds import NODE, POD, RAY_CLUSTER, SECRET
@@ -33,6 +34,7 @@ from plinth.tests.controllers.fake_ray import FakeRay
 START_SECONDS = 1.0
 """How long the engines here take, which is not what is measured."""
 REPLICA_PORT = 30_000
+JOURNAL = ("127.1.0.254", 8264)
 CONFIG = {
     "model_type": "qwen2",
     "num_hidden_layers": 64,
@@ -70,11 +72,13 @@ class RayFleet:
         self._clusters = Reflector(client, RAY_CLUSTER, on_change=self._changed.set)
         self._pods = Reflector(client, POD, labels=ray_names.POOL_LABEL, on_change=self._changed.set)
         self._free: dict[str, list[str]] = {}
+        self._journal: dict[str, float] = {}
         self._runners: list[web.AppRunner] = []
 
     async def run(self) -> None:
         """Play until cancelled."""
         await self._find_hosts()
+        await self._listen_for_readers()
         self._clusters.start()
         self._pods.start()
         await self._clusters.wait_synced()
@@ -163,6 +167,18 @@ class RayFleet:
             if status.get("phase") == "Running" and status.get("podIP"):
                 yield _row(name, status["podIP"], group)
 
+    async def _listen_for_readers(self) -> None:
+        """Tells those who measure when each application was first asked for."""
+        app = web.Application()
+        app.add_routes([web.get("/journal", self._tell_journal)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, *JOURNAL).start()
+        self._runners.append(runner)
+
+    async def _tell_journal(self, _: web.Request) -> web.Response:
+        return _json(self._journal)
+
     async def _listen(self, pool: Pool) -> None:
         dashboard = web.Application(client_max_size=64 * 2**20)
         dashboard.add_routes(
@@ -198,7 +214,10 @@ class RayFleet:
     async def _put(self, request: web.Request, pool: Pool) -> web.Response:
         _check(request, pool)
         pool.ray.now = time.time()
-        await pool.ray.apply(await request.json())
+        config = await request.json()
+        for application in config["applications"]:
+            self._journal.setdefault(application["name"], pool.ray.now)
+        await pool.ray.apply(config)
         return web.Response()
 
     async def _state(self, request: web.Request, pool: Pool) -> web.Response:
@@ -232,7 +251,7 @@ def _check(request: web.Request, pool: Pool) -> None:
 
 
 async def _artifact(_: web.Request) -> web.Response:
-    return web.Response(body=msgspec.json.encode(ARTIFACT), content_type="application/json")
+    return web.Response(body=encode_answer(ARTIFACT), content_type="application/json")
 
 
 def _json(value: Any) -> web.Response:
