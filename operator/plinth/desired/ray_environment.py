@@ -19,6 +19,9 @@ SERVING_ENVIRONMENT: Mapping[str, str] = {
 }
 POD_ENVIRONMENT: Mapping[str, str] = {
     **SERVING_ENVIRONMENT,
+    # On a busy machine a head is slow to start; to begin anew after half a minute would never end.
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "150",
     # The user has no home in the image, and only this can be written.
     "HOME": "/tmp",  # noqa: S108 - a volume of the pod's own
 }

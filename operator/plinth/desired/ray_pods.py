@@ -186,7 +186,7 @@ def _listens(port: int) -> Manifest:
     """Alive while the port is open: a process that dies closes it, one that is only busy does not."""
     return {
         "tcpSocket": {"port": port},
-        "initialDelaySeconds": 60,
+        "initialDelaySeconds": 120,
         "periodSeconds": 10,
         "timeoutSeconds": 10,
         "failureThreshold": 12,
