@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -107,6 +108,14 @@ def render_text(values: Values, *, hooks: bool = True, chart: Path = CHART) -> s
 def render(values: Values, *, hooks: bool = True) -> list[Manifest]:
     """The chart's objects."""
     return [each for each in yaml.safe_load_all(render_text(values, hooks=hooks)) if each]
+
+
+def newer_chart(folder: Path) -> Path:
+    """The chart as its next version would be."""
+    chart = Path(shutil.copytree(CHART, folder / "plinth"))
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "99.0.0", "appVersion": "99.0.0"}))
+    return chart
 
 
 def find(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, COMBINATIONS, NAMESPACE, HelmError, pod_specs, render, render_text
+from chart import CHART, COMBINATIONS, NAMESPACE, HelmError, newer_chart, pod_specs, render, render_text
 from chart_install import Installation, prepare
 from kube.access import Kubernetes
 from kube.fixtures import make_control_plane
@@ -31,14 +30,6 @@ def installation(cluster: Kubernetes) -> Iterator[Installation]:
     yield made
     if "plinth" in made.helm("list", "--short"):
         made.uninstall()
-
-
-def newer_chart(folder: Path) -> Path:
-    """The chart as its next version would be."""
-    chart = Path(shutil.copytree(CHART, folder / "plinth"))
-    about = yaml.safe_load((chart / "Chart.yaml").read_text())
-    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "99.0.0", "appVersion": "99.0.0"}))
-    return chart
 
 
 def image_of(installation: Installation, name: str) -> str:

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
-from chart import COMBINATIONS, NAMESPACE, Manifest, containers, find, pod_specs, render
+import yaml
+from chart import (
+    CHART,
+    COMBINATIONS,
+    NAMESPACE,
+    Manifest,
+    containers,
+    find,
+    newer_chart,
+    pod_specs,
+    render,
+    render_text,
+)
+
+from plinth.gateway.options import parse_options
+from plinth.runtime.gateway_agent import gateway_agent
+from plinth.runtime.operator import operator
+from plinth.runtime.release import release
 
 pytestmark = pytest.mark.kube
 
@@ -64,6 +83,22 @@ def test_no_secret_stands_in_a_command_an_environment_or_a_config_map(manifests:
     for name, spec in pod_specs(manifests):
         for container in containers(spec):
             assert not [each for each in container.get("env", []) if "secretKeyRef" in repr(each)], name
+
+
+def test_every_flag_is_one_that_the_program_knows(manifests: list[Manifest]) -> None:
+    programs: dict[str, Callable[[list[str]], object]] = {
+        "operator": lambda flags: operator.make_context("operator", flags),
+        "agent": lambda flags: gateway_agent.make_context("gateway-agent", flags),
+        "release": lambda flags: release.make_context("release", flags),
+        "gateway": parse_options,
+    }
+    seen = set()
+    for _, spec in pod_specs(manifests):
+        for container in containers(spec):
+            if container["name"] in programs:
+                programs[container["name"]](list(container["args"]))
+                seen.add(container["name"])
+    assert seen == programs.keys()
 
 
 def test_webhooks_never_keep_anything_from_being_deleted(manifests: list[Manifest]) -> None:
@@ -171,3 +206,13 @@ def test_secrets_of_ones_own_are_left_alone() -> None:
 def test_draining_a_node_is_never_blocked_by_a_single_replica(manifests: list[Manifest]) -> None:
     budgets = [each["spec"] for each in manifests if each["kind"] == "PodDisruptionBudget"]
     assert [each["maxUnavailable"] for each in budgets] == [1, 1]
+
+
+def test_a_new_version_of_the_chart_alone_restarts_no_redis(tmp_path: Path) -> None:
+    def redis(chart: Path) -> Manifest:
+        text = render_text({"redis": {"enabled": True}}, chart=chart)
+        manifests = [each for each in yaml.safe_load_all(text) if each]
+        template: Manifest = find(manifests, "StatefulSet", "plinth-redis")["spec"]["template"]
+        return template
+
+    assert redis(newer_chart(tmp_path)) == redis(CHART)

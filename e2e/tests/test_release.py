@@ -89,6 +89,24 @@ def test_the_operator_is_stopped_first(control_plane: Kubernetes, kube_namespace
     assert control_plane.get("deployment", OPERATOR, kube_namespace)["spec"]["replicas"] == 0
 
 
+def test_what_the_operator_made_for_itself_goes_with_it(
+    control_plane: Kubernetes, kube_namespace: str
+) -> None:
+    def make(api_version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": kube_namespace}
+        return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+
+    control_plane.apply(
+        make("coordination.k8s.io/v1", "Lease", "plinth-operator"),
+        make("v1", "Secret", "plinth-webhook-certificates"),
+        make("discovery.k8s.io/v1", "EndpointSlice", "plinth.table", addressType="IPv4", endpoints=[]),
+        make("v1", "Secret", "of-the-team"),
+    )
+    run_release(kube_namespace)
+    left = control_plane.list("leases,secrets,endpointslices", "-n", kube_namespace)
+    assert [each["metadata"]["name"] for each in left] == ["of-the-team"]
+
+
 async def test_an_operator_that_does_not_end_is_not_waited_for_for_ever(
     control_plane: Kubernetes, kube_namespace: str, client: KubeClient
 ) -> None:

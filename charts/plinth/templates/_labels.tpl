@@ -7,14 +7,15 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{/* What finds the pods of one part: (list $ "gateway"). It never changes, for a Deployment's selector cannot. */}}
+{{/* What finds the pods of one part: (list $ "gateway"). All that pods are labelled with, so that a new version of the
+     chart alone restarts nothing; and it never changes, for a Deployment's selector cannot. */}}
 {{- define "plinth.selector" -}}
 app.kubernetes.io/name: plinth
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{/* Labels of the pods of one part: (list $ "gateway"). */}}
-{{- define "plinth.podLabels" -}}
+{{/* Labels of an object that belongs to one part: (list $ "gateway"). */}}
+{{- define "plinth.partLabels" -}}
 {{ include "plinth.labels" (index . 0) }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}

@@ -2,7 +2,8 @@
 
 The operator's finalizers make a deletion wait for it. Once it is gone nobody would take them off, and `kubectl delete`
 would hang for ever. So the operator is stopped first, for it would put them on again; then they are taken off.
-The chart runs this as the last thing before it removes itself. Pools, models and Ray pods stay as they are.
+What the operator made for itself goes too. The chart runs this as the last thing before it removes itself. Pools, models
+and Ray pods stay as they are.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typing import Any
 import click
 
 from plinth.api.v1alpha1 import GROUP
+from plinth.cluster.kube.certificate_rotation import SECRET_NAME
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeAway, KubeRefused
-from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT, POD, Kind
+from plinth.cluster.kube.kinds import ENDPOINT_SLICE, GPU_POOL, LEASE, MODEL_DEPLOYMENT, POD, SECRET, Kind
 from plinth.cluster.kube.login import LoginError
+from plinth.desired.endpoint_slices import MARKER
+from plinth.runtime.operator_options import LEASE_NAME
 
 DEPLOYMENT = Kind(group="apps", version="v1", plural="deployments", kind="Deployment")
 OPERATOR = "plinth-operator"
+OWN = ((LEASE, LEASE_NAME), (SECRET, SECRET_NAME), (ENDPOINT_SLICE, MARKER))
+"""What the operator makes in its namespace without an owner."""
 OPERATOR_PODS = "app.kubernetes.io/name=plinth,app.kubernetes.io/component=operator"
 PATIENCE_SECONDS = 60.0
 LOOK_SECONDS = 0.5
@@ -48,6 +54,8 @@ async def _release(namespace: str) -> None:
             )
         for kind in (GPU_POOL, MODEL_DEPLOYMENT):
             await take_finalizers_off(client, kind, say=click.echo)
+        for kind, name in OWN:
+            await client.delete(kind, namespace, name)
     finally:
         await client.close()
 

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from plinth.controllers.cycle import Pass
+from plinth.controllers.ports import Statuses
+from plinth.domain.planner import compute_plan
 from plinth.gateway.options import Limits
 from plinth.gateway.server.core import Core
+from plinth.runtime.operator_metrics import OperatorMetrics
+from plinth.tests.domain.builders import make_snapshot
 from plinth.tests.house.documents import ROOT
 
 DASHBOARD = json.loads((ROOT / "charts/plinth/files/dashboard.json").read_text(encoding="utf-8"))
@@ -23,10 +28,21 @@ class NoNews:
 
 
 async def exposed() -> set[str]:
-    """The names of all metrics, as Prometheus types them."""
-    gateway: Any = Core(secret="secret", limits=Limits(), news=NoNews())
-    text = gateway.metrics.text().decode()
+    """The names of all metrics of gateway and operator, as Prometheus types them."""
+    gateway = Core(secret="secret", limits=Limits(), news=NoNews())
+    operator = OperatorMetrics(lambda: 0.0)
+    operator.read_from(leads=lambda: True, status_queue=lambda: 0)
+    operator.take_pass(make_pass())
+    operator.take_failure(ValueError("a fault"))
+    text = (gateway.metrics.text() + operator.page()).decode()
     return set(re.findall(r"^# TYPE (plinth_\w+) ", text, re.MULTILINE))
+
+
+def make_pass() -> Pass:
+    """A pass over nothing: each metric is typed even where it has no sample."""
+    snapshot = make_snapshot()
+    plan = compute_plan(snapshot, 0.0)
+    return Pass(snapshot=snapshot, plan=plan, statuses=Statuses(), put=False, took_seconds=0.0)
 
 
 def expressions() -> list[str]:
