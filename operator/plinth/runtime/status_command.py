@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from plinth.runtime.commands import FOLDER, find_instance
 from plinth.runtime.view import describe
 
 WATCH_SECONDS = 1.0
+WIDEST = 1000
+"""Columns where nothing is folded: in what another program reads, and in the wide table, as kubectl's."""
 MODEL_COLUMNS = ("MODEL", "READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "")
 POOL_COLUMNS = ("POOL", "ACCELERATOR", "NODES", "GPUS USED", "MEMORY USED", "REASON")
 WIDE_COLUMNS = ("POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES")
@@ -51,7 +54,8 @@ def status(output: str | None, watch: bool, folder: Path | None) -> None:  # noq
 
 def show(read: Callable[[], list[AnyResource]], output: str | None, *, watch: bool) -> None:
     """Print what `read` gives; with `watch`, again after every change until Ctrl-C."""
-    console = Console()
+    fits = sys.stdout.isatty() and output != "wide"
+    console = Console() if fits else Console(width=WIDEST)
     shown = ""
     while True:
         text = render(console, read(), output)

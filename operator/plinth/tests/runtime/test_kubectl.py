@@ -90,12 +90,19 @@ def test_status_shows_the_models_of_the_contexts_namespace_and_the_pools(
 ) -> None:
     put_kubectl(tmp_path, monkeypatch, "echo team-a")
     shown = run("status")
-    assert "team-a/chat" in shown
-    assert "1/2" in shown
+    (row,) = (line for line in shown.splitlines() if "team-a/chat" in line)
+    assert {"1/2", "Scaling"} <= set(row.split())
     assert "h200" in shown
     put_kubectl(tmp_path, monkeypatch, "echo team-b")
     assert "team-a/chat" not in run("status")
     assert "team-a/chat" in run("status", "-A")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_wide_table_folds_nothing() -> None:
+    head, row, *_ = run("status", "-A", "-o", "wide").splitlines()
+    assert head.split()[-5:] == ["POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES"]
+    assert row.split()[-1] == "h200"
 
 
 def test_without_permission_to_see_pools_the_models_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
