@@ -7,7 +7,7 @@ import click
 import pytest
 
 from plinth.api.v1alpha1 import Reason
-from plinth.cli import main
+from plinth.cli import kubectl, main
 from plinth.tests.house.documents import ROOT, anchors_in, code_in, documents, tracked_files, without_code
 
 DOCUMENTS = documents()
@@ -57,9 +57,12 @@ def test_every_make_target_that_a_document_names_exists(name: str) -> None:
 def test_every_plinth_command_and_option_that_a_document_names_exists(name: str) -> None:
     for code in code_in(DOCUMENTS[name]):
         words = code.removeprefix(".venv/bin/").split("#")[0].split()
+        commands = main.commands
+        if words[:2] == ["kubectl", "plinth"]:
+            words, commands = words[1:], kubectl.commands
         if len(words) < 2 or words[0] != "plinth" or not re.fullmatch(r"[a-z]+", words[1]):
             continue
-        command = main.commands.get(words[1])
+        command = commands.get(words[1])
         assert command is not None, f"{name} says `{code}`"
         known = {option for each in command.params if isinstance(each, click.Option) for option in each.opts}
         assert {word for word in words[2:] if word.startswith("-")} <= known | {"--help"}, f"{name}: `{code}`"
