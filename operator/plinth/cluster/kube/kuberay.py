@@ -6,6 +6,7 @@ looks and writes, through the fence.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class KubeRayCapacity:
         self._derived: _Pools | None = None
         self._answers: Mapping[str, RayAnswer | None] = {}
         self._last: tuple[tuple[object, ...], CapacityObservation] | None = None
+        self._turn = asyncio.Lock()
         self._sight: RaySight | None = None
 
     def start(self) -> None:
@@ -84,6 +86,10 @@ class KubeRayCapacity:
 
     async def observe(self) -> CapacityObservation:
         """What there is now. Raises CapacityAway before the first full view of Kubernetes."""
+        async with self._turn:  # the cycle and admission both look
+            return await self._observe()
+
+    async def _observe(self) -> CapacityObservation:
         pools = tuple(self._pools())
         sight = self._sight = await self._watch.look(_namespaces(pools))
         uids = {ray: cluster["metadata"]["uid"] for ray, cluster in sight.clusters.items()}

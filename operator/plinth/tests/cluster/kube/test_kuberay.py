@@ -291,21 +291,28 @@ async def test_a_worker_that_dies_while_the_head_is_away_is_missed(scene: Scene)
 
 async def test_a_head_that_hangs_holds_up_one_pass_and_no_other(scene: Scene, monkeypatch: Any) -> None:
     ray = await scene.bring_up(1)
-    monkeypatch.setattr("plinth.cluster.kube.kuberay_heads.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("plinth.cluster.kube.kuberay_heads.PATIENCE_SECONDS", 0.5)
     head = scene.kuberay.heads[ray]
     head.answering.clear()
     started = time.monotonic()
     assert (await scene.only()).serve is None
-    assert time.monotonic() - started > 0.09
+    assert time.monotonic() - started > 0.4
     started = time.monotonic()
     assert (await scene.only()).serve is None
-    assert time.monotonic() - started < 0.09
+    assert time.monotonic() - started < 0.4
     scene.wakes = 0
     head.answering.set()
     async with asyncio.timeout(5):
         while not scene.wakes:
             await asyncio.sleep(0.001)
     assert (await scene.only()).serve is not None
+
+
+async def test_two_who_look_at_once_both_see(scene: Scene) -> None:
+    await scene.bring_up(1)
+    one, other = await asyncio.gather(scene.capacity.observe(), scene.capacity.observe())
+    assert one is other
+    assert one.rays[0].serve is not None
 
 
 async def test_a_token_that_was_made_anew_is_read_anew(scene: Scene) -> None:
@@ -524,8 +531,10 @@ async def test_a_namespace_that_cannot_be_read_is_its_pools_trouble(scene: Scene
     assert "plinth-namespace-access" in (await scene.look()).troubles["closed"]
 
 
-async def test_a_fleet_of_a_thousand_nodes_is_looked_at_in_a_moment() -> None:
-    """4 pools of 250 workers, 1,000 applications: 70 ms when all is new, 3 ms when nothing is, without the heads' own time."""
+@pytest.fixture
+async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """4 pools of 250 workers, and 1,000 applications."""
+    monkeypatch.setattr("plinth.cluster.kube.kuberay_heads.PATIENCE_SECONDS", 60.0)
     made = Scene(FakeApiServer())
     made.pools = [make_kube_pool(f"p{i}", nodeSelector={"pool": f"p{i}"}) for i in range(4)]
     for i in range(1000):
@@ -538,23 +547,29 @@ async def test_a_fleet_of_a_thousand_nodes_is_looked_at_in_a_moment() -> None:
     for found in (await made.look()).rays:
         ids = [node.node_id for node in found.nodes]
         await made.capacity.apply(found.name, make_config(found.settings, *ids))
-    first, took = await timed(made.look)
-    assert sum(len(ray.nodes) for ray in first.rays) == 1000
-    assert took < 3.0
-    again, took = await timed(made.look)
-    assert again is first
-    assert took < 1.0
-    head = next(iter(made.kuberay.heads.values()))
-    head.ray.remove_behind_our_back(head.ray.names[0])
-    changed, took = await timed(made.look)
-    assert [old.serve is new.serve for old, new in zip(first.rays, changed.rays, strict=True)].count(
-        False
-    ) == 1
-    assert took < 1.0
+    yield made
     await made.capacity.close()
     await made.kuberay.close()
 
 
+async def test_a_fleet_of_a_thousand_nodes_is_looked_at_in_a_moment(fleet: Scene) -> None:
+    """Alone it takes 70 ms when all is new and 3 ms when nothing is; here most of the time is the fake heads' own."""
+    first, took = await timed(fleet.look)
+    assert sum(len(ray.nodes) for ray in first.rays) == 1000
+    assert took < 3.0
+    again, took = await timed(fleet.look)
+    assert again is first
+    assert took < 1.0
+    head = next(iter(fleet.kuberay.heads.values()))
+    head.ray.remove_behind_our_back(head.ray.names[0])
+    changed, took = await timed(fleet.look)
+    assert [old.serve is new.serve for old, new in zip(first.rays, changed.rays, strict=True)].count(
+        False
+    ) == 1
+    assert took < 1.0
+
+
 async def timed(look: Callable[[], Any]) -> tuple[CapacityObservation, float]:
-    started = time.perf_counter()
-    return await look(), time.perf_counter() - started
+    """Also the seconds of computing: the tests' machine may be busy with others."""
+    started = time.process_time()
+    return await look(), time.process_time() - started
