@@ -21,6 +21,8 @@ from plinth.domain.planner import compute_plan
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 2.0
 SETTLE_SECONDS = 0.02
+LONGEST_SETTLE_SECONDS = 1.0
+"""How long what may still come is waited for after a wake-up: half of what the last pass took, between these two."""
 IDLE_SHARE = 0.02
 """While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
 LONGEST_IDLE_SECONDS = 15.0
@@ -66,11 +68,12 @@ class FleetCycle:
             try:
                 done = await self.run_once()
                 pause = _pause(done, self.clock())
+                settle = min(max(SETTLE_SECONDS, done.took_seconds / 2), LONGEST_SETTLE_SECONDS)
             except Exception as error:
                 log.exception("a pass of the fleet cycle failed; it is made again")
                 self.on_failure(error)
-                pause = IDLE_SECONDS
-            await self._sleep(pause)
+                pause = settle = IDLE_SECONDS
+            await self._sleep(pause, settle=settle)
 
     async def run_once(self) -> Pass:
         """One pass."""
@@ -86,7 +89,7 @@ class FleetCycle:
         self.on_pass(done)
         return done
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float, *, settle: float) -> None:
         try:
             # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the wake-up.
             async with asyncio.timeout(seconds):
@@ -94,7 +97,7 @@ class FleetCycle:
         except TimeoutError:
             return
         # A burst of wake-ups (an editor's save, twenty requests at once) becomes one pass.
-        await asyncio.sleep(SETTLE_SECONDS)
+        await asyncio.sleep(settle)
 
 
 def _pause(done: Pass, now: float) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from plinth.domain.fleet import Engine, ModelKey, Needs, Node, NodeState, Slot, SlotPhase
 from plinth.domain.pools import Pool
@@ -34,13 +35,31 @@ class Room:
 
     holdings: Mapping[str, tuple[Holding, ...]] = field(default_factory=dict)
 
+    @cached_property
+    def _taken(self) -> dict[str, Needs]:
+        """What is held on each node in all, summed up when it is first asked for."""
+        return {}
+
+    def _held(self, node_id: str) -> Needs:
+        held = self._taken.get(node_id)
+        if held is None:
+            on = self.on(node_id)
+            held = self._taken[node_id] = Needs(
+                accelerators=sum(each.needs.accelerators for each in on),
+                memory_bytes=sum(each.needs.memory_bytes for each in on),
+            )
+        return held
+
     def on(self, node_id: str) -> tuple[Holding, ...]:
         """What is held on a node."""
         return self.holdings.get(node_id, ())
 
     def take(self, node_id: str, holding: Holding) -> Room:
         """The room after one more replica."""
-        return Room({**self.holdings, node_id: (*self.on(node_id), holding)})
+        room = Room({**self.holdings, node_id: (*self.on(node_id), holding)})
+        room._taken.update(self._taken)
+        room._taken.pop(node_id, None)
+        return room
 
     def without(self, slots: Iterable[str]) -> Room:
         """The room once these slots are gone."""
@@ -58,11 +77,11 @@ class Room:
 
     def free_accelerators(self, node: Node) -> int:
         """Accelerators that nobody holds; negative where more was promised than there is."""
-        return node.accelerators - sum(each.needs.accelerators for each in self.on(node.node_id))
+        return node.accelerators - self._held(node.node_id).accelerators
 
     def free_memory_bytes(self, pool: Pool, node: Node) -> int:
         """Host memory of the pool's share that nobody holds."""
-        return pool.usable_memory_bytes(node) - sum(each.needs.memory_bytes for each in self.on(node.node_id))
+        return pool.usable_memory_bytes(node) - self._held(node.node_id).memory_bytes
 
     def fits(self, pool: Pool, node: Node, needs: Needs) -> bool:
         """Whether one whole replica fits on the node now."""
@@ -96,10 +115,21 @@ def find_place(request: PlacementRequest, room: Room) -> Node | None:
     """The best node for one replica, or None when no node has a whole replica's room."""
     able = [
         node
-        for node in request.pool.nodes_for(request.engine)
+        for node in _worth_looking_at(request.pool.nodes_for(request.engine), room)
         if room.fits(request.pool, node, request.needs)
     ]
     return min(able, key=lambda node: _preference(request, room, node), default=None)
+
+
+def _worth_looking_at(nodes: Iterable[Node], room: Room) -> Iterable[Node]:
+    """All nodes but for those that are like an earlier one in everything: workers that nobody has asked for yet."""
+    untouched: set[tuple[str, str]] = set()
+    for node in nodes:
+        if node.state is NodeState.POTENTIAL and not node.worker and not room.on(node.node_id):
+            if (node.ray, node.group) in untouched:
+                continue
+            untouched.add((node.ray, node.group))
+        yield node
 
 
 def _preference(request: PlacementRequest, room: Room, node: Node) -> tuple[bool, bool, int, int, str]:
