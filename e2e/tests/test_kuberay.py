@@ -136,7 +136,7 @@ async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
     potential = await pool.potential()
     await pool.resize(1)
     coming_up = until(
-        pool.capacity, lambda seen: len(present(seen)) == 1, seconds=300, what="one worker is there"
+        pool.capacity, lambda seen: len(present(seen)) == 1, seconds=400, what="one worker is there"
     )
     record("first_worker_seconds", await coming_up)
     (node,) = await pool.nodes()
@@ -149,7 +149,7 @@ async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
 
     await pool.resize(2)
     await until(
-        pool.capacity, lambda seen: len(present(seen)) == 2, seconds=120, what="a second worker is there"
+        pool.capacity, lambda seen: len(present(seen)) == 2, seconds=300, what="a second worker is there"
     )
     before = pool.pods("worker")
     newer = next(name for name in before if name != node.worker)
@@ -178,7 +178,7 @@ async def test_a_pools_ray_cluster_lives_from_its_first_worker_to_a_new_head(
     record("head_away_seconds", await away)
     assert await pool.nodes() == nodes
     back = until(
-        pool.capacity, lambda seen: seen.rays[0].serve is not None, seconds=120, what="a new head answers"
+        pool.capacity, lambda seen: seen.rays[0].serve is not None, seconds=300, what="a new head answers"
     )
     record("head_back_seconds", await back)
     await until(
