@@ -17,6 +17,8 @@ from kube.images import HOST
 CHART = CHECKOUT / "charts" / "plinth"
 NAMESPACE = "plinth-system"
 HELM_SECONDS = 300
+HEAD_RESOURCES = {"requests": {"cpu": "300m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+"""Less than a head of a real pool asks for. Its share of a busy machine's cores follows from it, so not much less."""
 
 
 class HelmError(Exception):
@@ -26,7 +28,11 @@ class HelmError(Exception):
 def make_chart_values(**changes: Any) -> dict[str, Any]:
     """Values for the chart; keyword arguments replace whole sections."""
     repository, _, tag = HOST.rpartition(":")
+    # All of it shares few cores with Ray: what it asks for must leave a node's scheduler room for a worker.
+    little = {"requests": {"cpu": "10m", "memory": "64Mi"}}
     return {
+        "operator": {"resources": little},
+        "gateway": {"resources": little, "agentResources": little},
         "image": {"repository": repository, "tag": tag, "pullPolicy": PULL_POLICY},
         "engine": {"image": {"repository": repository, "tag": tag}},
         "redis": {"enabled": True, "image": HOST, "executable": str(find_program("redis-server"))},
@@ -47,8 +53,10 @@ def make_pool(name: str, **spec: Any) -> dict[str, Any]:
         "spec": {
             "accelerator": "CPU",
             "ray": {
-                "headTemplate": _pod_template("ray", "inspector"),
-                "workerTemplate": _pod_template("ray"),
+                "headTemplate": _pod_template(
+                    {"name": "ray", "resources": HEAD_RESOURCES}, {"name": "inspector"}
+                ),
+                "workerTemplate": _pod_template({"name": "ray"}),
             },
             **spec,
         },
@@ -86,7 +94,7 @@ def run_helm(kubeconfig: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def _pod_template(*containers: str) -> dict[str, Any]:
+def _pod_template(*containers: dict[str, Any]) -> dict[str, Any]:
     changed = {
         "imagePullPolicy": PULL_POLICY,
         "env": host_environment(),
@@ -94,7 +102,7 @@ def _pod_template(*containers: str) -> dict[str, Any]:
     }
     return {
         "spec": {
-            "containers": [{"name": name, **changed} for name in containers],
+            "containers": [{**container, **changed} for container in containers],
             "volumes": host_volumes(),
         }
     }
