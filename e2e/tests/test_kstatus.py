@@ -133,7 +133,6 @@ def test_what_is_on_its_way_is_in_progress(tmp_path: Path) -> None:
     judge(tmp_path, "InProgress", {**model_objects(ON_ITS_WAY), **pools})
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="no condition Stalled is written yet")
 def test_what_stays_so_until_somebody_acts_has_failed(tmp_path: Path) -> None:
     judge(tmp_path, "Failed", model_objects(UNTIL_SOMEBODY_ACTS))
 
@@ -144,7 +143,6 @@ def test_an_edit_that_was_not_looked_at_yet_is_in_progress(tmp_path: Path) -> No
     judge(tmp_path, "InProgress", {"edited": edited})
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="a new object's status has no observedGeneration of -1 yet")
 def test_what_was_only_just_applied_is_in_progress(
     tmp_path: Path, control_plane: Kubernetes, kube_namespace: str
 ) -> None:

@@ -81,7 +81,7 @@ class FleetCycle:
         snapshot, resources = await self.gatherer.gather(started)
         plan = compute_plan(snapshot, started)
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
-        await deliver_credentials(snapshot.slots, self.gatherer.replicas.waiting, self.ports)
+        await deliver_credentials(snapshot.slots, self.gatherer.replicas, self.ports)
         statuses = make_statuses(snapshot, plan, resources, started)
         self.ports.store.write(statuses)
         took = self.clock() - started

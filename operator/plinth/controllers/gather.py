@@ -47,6 +47,7 @@ class Gatherer:
             slots=slots,
             report=report,
             rays=tuple(self._ray(view) for view in self.rays.values()),
+            troubles=observation.troubles,
         )
         self.ports.models.forget_all_but(desired.resource for desired in resources.models)
         return snapshot, resources

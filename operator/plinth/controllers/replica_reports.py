@@ -26,6 +26,8 @@ class ReplicaReports:
     ports: Ports
     waiting: frozenset[SlotName] = frozenset()
     """Replicas that ask for the token of their model's source."""
+    troubles: dict[SlotName, str] = field(default_factory=dict)
+    """Why a waiting replica has not been given its token."""
     _reports: dict[SlotName, tuple[float, EngineReport]] = field(default_factory=dict)
     _death_notes: dict[SlotName, str] = field(default_factory=dict)
 
@@ -47,7 +49,7 @@ class ReplicaReports:
     def forget_all_but(self, names: Iterable[SlotName]) -> None:
         """Drop what is kept of slots that are gone."""
         kept = set(names)
-        for cache in (self._reports, self._death_notes):
+        for cache in (self._reports, self._death_notes, self.troubles):
             for gone in cache.keys() - kept:
                 del cache[gone]
 
@@ -81,7 +83,9 @@ class ReplicaReports:
             bytes_done=report.bytes_done,
             bytes_total=report.bytes_total,
             eta_seconds=report.eta_seconds,
-            message="\n".join(filter(None, [report.message, *report.log_lines])),
+            message="\n".join(
+                filter(None, [self.troubles.get(slot.name) or report.message, *report.log_lines])
+            ),
         )
 
     async def _report(self, slot: Slot, now: float) -> EngineReport | None:

@@ -119,6 +119,10 @@ def pool_status(plan: PoolPlan, resource: GPUPool, now: float) -> GPUPoolStatus:
         accelerators_used=plan.accelerators_used,
         memory_bytes=plan.memory_bytes,
         memory_used_bytes=plan.memory_used_bytes,
+        workers_ready=plan.workers_ready,
+        workers_wanted=sum(group.workers for group in plan.workers),
+        ray_clusters=list(plan.rays),
+        plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
         reason=_main_reason(plan.verdicts),
         conditions=date_conditions(plan.verdicts, resource.status.conditions, generation, now),
     )

@@ -18,6 +18,22 @@ from plinth.domain.quantities import format_bytes, format_duration, plural
 from plinth.domain.targets import Refusal
 
 HUNDRED_PERCENT = 100
+FOR_PEOPLE = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.NAME_COLLISION,
+        Reason.UNKNOWN_SOURCE,
+        Reason.NOT_ALLOWED,
+        Reason.POOL_NOT_FOUND,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_UNREADABLE,
+        Reason.ENGINE_UNSUITABLE,
+        Reason.SHAPE_IMPOSSIBLE,
+        Reason.ENGINE_FAILED,
+        Reason.ROLLOUT_STUCK,
+    }
+)
+"""Reasons that somebody must act on; all others mend themselves, or may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +88,8 @@ def model_verdicts(situation: Situation) -> tuple[Verdict, ...]:
         serving(situation),
         updated(situation),
     )
-    return (*before, objectives_met(situation), metrics_fresh(situation), ready(situation, before))
+    aside = (objectives_met(situation), metrics_fresh(situation), stalled(before))
+    return (*before, *aside, ready(situation, before))
 
 
 def accepted(situation: Situation) -> Verdict:
@@ -208,6 +225,14 @@ def metrics_fresh(situation: Situation) -> Verdict:
     return _true(ConditionType.METRICS_FRESH, Reason.REPORT_FRESH, "the gateway reports its load")
 
 
+def stalled(before: tuple[Verdict, ...]) -> Verdict:
+    """Whether time alone will not help. kstatus, which GitOps tools judge by, calls the resource Failed then."""
+    for verdict in before:
+        if verdict.status is False and verdict.reason in FOR_PEOPLE:
+            return replace(verdict, type=ConditionType.STALLED.value, status=True)
+    return _false(ConditionType.STALLED, Reason.NOT_STALLED, "nothing waits for a person")
+
+
 def ready(situation: Situation, before: tuple[Verdict, ...]) -> Verdict:
     """Whether all is as the (last good) spec asks; at zero replicas True once this revision has answered.
 
@@ -231,9 +256,11 @@ def ready(situation: Situation, before: tuple[Verdict, ...]) -> Verdict:
     return _true(kind, Reason.SERVING, f"{plural(len(situation.ready), 'replica')} ready{aside}")
 
 
-def pool_verdicts(pool: Pool, *, capacity_known: bool) -> tuple[Verdict, ...]:
-    """Every condition of a pool."""
+def pool_verdicts(pool: Pool, *, capacity_known: bool, trouble: str = "") -> tuple[Verdict, ...]:
+    """Every condition of a pool; `trouble` is why a pod of it does not come up."""
     kind = ConditionType.READY
+    if trouble:
+        return (_false(kind, Reason.WORKERS_FAILING, trouble),)
     if not capacity_known:
         return (
             _unknown(kind, Reason.CAPACITY_AWAY, "Ray does not answer; what is known of the pool is old"),

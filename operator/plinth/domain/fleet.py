@@ -274,6 +274,8 @@ class FleetSnapshot:
     report: LoadReport | None
     """The gateway's newest report; None when missing or too old: unknown, never zero."""
     rays: tuple[Ray, ...] = (Ray(),)
+    troubles: Mapping[str, str] = field(default_factory=dict)
+    """Why a pod of a pool does not come up, by pool."""
 
 
 class SlotAction(StrEnum):
@@ -367,6 +369,9 @@ class PoolPlan:
     memory_used_bytes: int
     verdicts: tuple[Verdict, ...]
     workers: tuple[WorkerGroupPlan, ...] = ()
+    workers_ready: int = 0
+    rays: tuple[str, ...] = ()
+    """The pool's RayClusters, `namespace/name`."""
     retired: tuple[str, ...] = ()
     """RayClusters that hold nothing any more, to be deleted."""
     reasons: tuple[str, ...] = ()

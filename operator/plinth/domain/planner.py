@@ -378,8 +378,12 @@ def _plan_pool(pool: Pool, room: Room, shared: Surroundings) -> tuple[PoolPlan, 
         accelerators_used=sum(needs.accelerators for needs in held) if not pool.is_cpu else 0,
         memory_bytes=memory,
         memory_used_bytes=_memory_used(pool, there, room),
-        verdicts=pool_verdicts(pool, capacity_known=known),
+        verdicts=pool_verdicts(
+            pool, capacity_known=known, trouble=shared.snapshot.troubles.get(pool.name, "")
+        ),
         workers=workers.groups,
+        workers_ready=sum(1 for node in there if node.worker),
+        rays=tuple(sorted(ray.name for ray in rays if ray.name)),
         retired=workers.retired,
         reasons=workers.reasons,
     )

@@ -31,7 +31,12 @@ def plan_workers(
 ) -> WorkersDecision:
     """The pool's workers; empty for a pool whose nodes Plinth does not bring up."""
     own = [node for node in (*pool.nodes, *pool.retiring) if node.ray]
-    kept = {node.node_id for node in own if _stays(node, pool, room, now)}
+    rays = tuple(rays)
+    silent = {ray.name for ray in rays if not ray.answers}
+    # Of a Ray that is silent nobody knows what its workers hold.
+    kept = {
+        node.node_id for node in own if _stays(node, pool, room, now) or (node.worker and node.ray in silent)
+    }
     staying = sum(1 for node in own if node.node_id in kept and node.state is not NodeState.RETIRING)
     least = 0 if pool.deleted else pool.min_workers
     kept |= {node.node_id for node in _least(own, kept)[: max(0, least - staying)]}

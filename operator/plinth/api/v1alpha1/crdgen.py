@@ -111,6 +111,8 @@ def _make_crd(
             "description": schema["properties"][name]["description"],
             "type": "string",
         }
+    # A new object must look unfinished to tools that compare generations before anyone has judged it.
+    schema["properties"]["status"]["default"] = {"observedGeneration": -1}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

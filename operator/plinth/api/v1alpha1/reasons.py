@@ -15,6 +15,7 @@ class ConditionType(StrEnum):
     UPDATED = "Updated"
     OBJECTIVES_MET = "ObjectivesMet"
     METRICS_FRESH = "MetricsFresh"
+    STALLED = "Stalled"
     READY = "Ready"
 
 
@@ -26,6 +27,7 @@ CONDITION_SENTENCES: dict[ConditionType, str] = {
     ConditionType.UPDATED: "The replicas that answer run what the spec asks for.",
     ConditionType.OBJECTIVES_MET: "TTFT and TPOT stay within the objectives.",
     ConditionType.METRICS_FRESH: "The gateway's load report is recent enough to scale by.",
+    ConditionType.STALLED: "It will not get further until somebody acts; tools that wait for Ready stop waiting.",
     ConditionType.READY: "All is as the spec asks; `kubectl wait --for=condition=Ready` works at zero replicas too.",
 }
 
@@ -68,6 +70,8 @@ class Reason(StrEnum):
     CAPACITY_AWAY = "CapacityAway"
     REPLACING_WORKERS = "ReplacingWorkers"
     DELETING = "Deleting"
+    WORKERS_FAILING = "WorkersFailing"
+    NOT_STALLED = "NotStalled"
     NOT_EVALUATED = "NotEvaluated"
 
 
@@ -107,5 +111,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.CAPACITY_AWAY: "Ray does not answer; what is known of the pool is old.",
     Reason.REPLACING_WORKERS: "The pool's workers are being replaced; models move as room allows.",
     Reason.DELETING: "The pool is being deleted; what runs on it ends in peace first.",
+    Reason.WORKERS_FAILING: "Pods of the pool do not come up, or were refused; the message has Kubernetes' own words.",
+    Reason.NOT_STALLED: "Nothing waits for a person.",
     Reason.NOT_EVALUATED: "Not known yet: an earlier condition must hold first.",
 }

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from plinth.tests.domain.builders import (
     draining,
     make_model,
     make_node,
+    make_pool,
     make_report,
     make_slot,
     make_snapshot,
@@ -54,7 +56,8 @@ def test_every_condition_is_set_on_the_first_pass() -> None:
 
 def test_a_model_that_serves_as_asked_is_ready() -> None:
     found = verdicts(serving_snapshot())
-    assert {kind: verdict.status for kind, verdict in found.items()} == dict.fromkeys(ConditionType, True)
+    statuses = {kind: verdict.status for kind, verdict in found.items()}
+    assert statuses == dict.fromkeys(ConditionType, True) | {ConditionType.STALLED: False}
     assert short(found, ConditionType.READY) == (True, "Serving")
 
 
@@ -220,3 +223,23 @@ def test_pools_are_ready_with_nodes_and_say_what_is_missing_without() -> None:
     assert pool_verdict() == (True, "CapacityReady")
     assert pool_verdict(nodes=()) == (False, "NoNodes")
     assert pool_verdict(rays=(Ray(answers=False),)) == (None, "CapacityAway")
+
+
+def test_what_only_a_person_can_mend_is_stalled_and_what_time_mends_is_not() -> None:
+    refused = verdicts(make_snapshot(models=(make_model(invalid_edit="spec.x: must be y"),)))
+    assert short(refused, ConditionType.STALLED) == (True, "InvalidSpec")
+    missing = ArtifactRefusal(reason="ModelNotFound", message="nothing there")
+    assert short(verdicts(make_snapshot(models=(make_model(artifact=missing),))), ConditionType.STALLED) == (
+        True,
+        "ModelNotFound",
+    )
+    waiting = verdicts(make_snapshot(nodes=()))
+    assert short(waiting, ConditionType.STALLED) == (False, "NotStalled")
+
+
+def test_a_pool_whose_pods_do_not_come_up_says_so_in_kubernetes_words() -> None:
+    snapshot = make_snapshot(pools=(make_pool("cpu"),))
+    snapshot = replace(snapshot, troubles={"cpu": "pod x cannot be scheduled: 0/3 nodes are available"})
+    (verdict,) = compute_plan(snapshot, 0.0).pools[0].verdicts
+    assert (verdict.status, verdict.reason) == (False, "WorkersFailing")
+    assert "0/3 nodes" in verdict.message

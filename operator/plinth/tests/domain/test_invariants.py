@@ -9,6 +9,7 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plinth.api.v1alpha1 import ConditionType
 from plinth.domain.fleet import (
     FailureRecord,
     FleetPlan,
@@ -208,7 +209,7 @@ def test_every_model_has_every_condition_once_and_a_route(snapshot: FleetSnapsho
     plan = compute_plan(snapshot, NOW)
     for model in plan.models:
         kinds = [verdict.type for verdict in model.verdicts]
-        assert len(kinds) == len(set(kinds)) == 8
+        assert len(kinds) == len(set(kinds)) == len(ConditionType)
     assert {str(model.key) for model in snapshot.models} <= {route.model for route in plan.routes.models}
     assert plan.wake_at is None or plan.wake_at > NOW
 
