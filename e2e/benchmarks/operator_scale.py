@@ -364,24 +364,32 @@ async def measure_fleet() -> list[Record]:
         await each(range(MODELS), lambda number: scene.client.create(MODEL_DEPLOYMENT, model(number)))
         scene.fleet.start()
         began = await scene.start_operator()
-        planned = await time_until(began, lambda: settled(scene, ready=0), what="all are planned")
-        ready = await time_until(began, lambda: settled(scene, ready=1), what="all serve")
-        await asyncio.sleep(10)
+        planned = await time_until(began, lambda: settled(scene, "Planned"), what="all are planned")
+        placed = await time_until(began, lambda: settled(scene, "Placed"), what="all are asked of Ray")
+        ready = await time_until(began, lambda: settled(scene, "Ready"), what="all serve")
+        asked = sum(name.startswith(f"{TEAM}.model-") for name in await journal())
+        assert asked == MODELS, f"{asked} of {MODELS} models are in a Serve config"
+        await until(lambda: is_quiet(scene), seconds=120, what="the last route is written", pause=1.0)
+        quiet = time.time() - began
         idle = await measure_idle(scene)
         began = time.time()
         await each(range(MODELS), lambda number: edit(scene, number))
         sent = time.time() - began
-        storm = await time_until(began, lambda: settled(scene, ready=2), what="the storm has settled")
+        storm = await time_until(
+            began, lambda: settled(scene, "Ready", replicas=2), what="the storm has settled"
+        )
         cycle = quantile_of(await scene.metrics(), "plinth_cycle_seconds", 0.99)
         peak = scene.peak_mib()
     peers = {
         "models": MODELS,
         "nodes": NODES,
         "pools": POOLS,
-        "all_conditions_written_seconds": round(planned, 1),
+        "planned_seconds": round(planned, 1),
+        "serving_seconds": round(ready, 1),
+        "last_write_seconds": round(quiet, 1),
     }
     return [
-        record("operator_cold_1000_models_seconds", ready, "s", "<=30", peers),
+        record("operator_cold_1000_models_seconds", placed, "s", "<=30", peers),
         record("operator_edit_storm_seconds", storm, "s", "<=30", {"edits_sent_in_seconds": round(sent, 1)}),
         record("operator_cycle_seconds_p99", cycle, "s", "<=1", {"read": "upper bound of the bucket"}),
         record("operator_rss_mib", peak, "MiB", "<=400", {"read": "VmHWM after the storm"}),
@@ -395,16 +403,21 @@ async def edit(scene: Scene, number: int) -> None:
     await scene.client.patch(MODEL_DEPLOYMENT, TEAM, name, {"spec": {"scaling": {"minReplicas": 2}}})
 
 
-async def settled(scene: Scene, *, ready: int) -> bool:
-    """Whether every model is judged in its newest version, and has so many replicas ready."""
+async def settled(scene: Scene, condition: str, *, replicas: int = 0) -> bool:
+    """Whether every model is judged in its newest version, holds the condition and has so many replicas ready."""
     for each_model in await scene.models():
         status = each_model.get("status") or {}
         conditions = {found["type"]: found for found in status.get("conditions", ())}
         if status.get("observedGeneration") != each_model["metadata"]["generation"]:
             return False
-        if conditions.get("Planned", {}).get("status") != "True" or status.get("readyReplicas", 0) < ready:
+        if conditions.get(condition, {}).get("status") != "True" or status.get("readyReplicas", 0) < replicas:
             return False
     return True
+
+
+async def is_quiet(scene: Scene) -> bool:
+    """Whether the operator has written nothing for a while but its Lease."""
+    return all(write.endswith(" leases") for write in scene.control_plane.writes(since=time.time() - 5))
 
 
 async def measure_idle(scene: Scene) -> list[Record]:

@@ -30,6 +30,7 @@ class Gatherer:
     rays: dict[str, RayView] = field(default_factory=dict)
     """Each Ray as last seen, by name."""
     replicas: ReplicaReports = field(init=False)
+    _idle_nodes: dict[str, tuple[Node, Node]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.replicas = ReplicaReports(self.ports)
@@ -87,9 +88,16 @@ class Gatherer:
         nodes = [*(node for view in self.rays.values() for node in view.nodes), *observation.potential]
         held = {slot.running_on or slot.node_id for slot in slots}
         idle = self.memory.take_idle((node.node_id for node in nodes if node.node_id not in held), now)
-        return tuple(
-            node if node.node_id in held else replace(node, idle_since=idle[node.node_id]) for node in nodes
-        )
+        for gone in self._idle_nodes.keys() - idle.keys():
+            del self._idle_nodes[gone]
+        return tuple(node if node.node_id in held else self._idle(node, idle[node.node_id]) for node in nodes)
+
+    def _idle(self, node: Node, since: float) -> Node:
+        """The node with its time of idleness; the same object for the same node, of which a fleet has thousands."""
+        known = self._idle_nodes.get(node.node_id)
+        if known is None or known[0] is not node or known[1].idle_since != since:
+            known = self._idle_nodes[node.node_id] = (node, replace(node, idle_since=since))
+        return known[1]
 
     @staticmethod
     def _ray(view: RayView) -> Ray:
