@@ -9,26 +9,25 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "tests")]
-
-from cluster_platform import Platform, make_model, small_pool  # noqa: E402 - found by the line above
-from kube.access import KubectlError  # noqa: E402
-from kube.cluster import FIRST_NODE, Cluster  # noqa: E402
-from kube.fixtures import install_crds  # noqa: E402
-from kube.host_python import CHECKOUT, host_environment, host_mounts, host_volumes  # noqa: E402
-from kube.installation import NAMESPACE, install_chart, make_chart_values  # noqa: E402
-from kube.kuberay import Redis, start_kuberay, start_redis  # noqa: E402
-from kube.processes import ProcessId, wait_until  # noqa: E402
-from kube.run_folder import RunFolder, end_abandoned  # noqa: E402
+from cluster_platform import Platform, make_model, small_pool
+from kube.access import KubectlError
+from kube.cluster import FIRST_NODE, Cluster
+from kube.fixtures import install_crds
+from kube.host_python import CHECKOUT, host_environment, host_mounts, host_volumes
+from kube.installation import NAMESPACE, install_chart, make_chart_values
+from kube.kuberay import Redis, start_kuberay, start_redis
+from kube.processes import ProcessId, wait_until
+from kube.run_folder import RunFolder, end_abandoned
 
 TEAM = "team-a"
 MODEL = "smol"
@@ -50,6 +49,8 @@ PARTS = {
 }
 """The pods of a whole fleet, by a label."""
 REPLICAS = 2
+FIRST_NODE_SHARES, NODE_SHARES = 16384, 1536
+"""Of the machine's cores; a program outside of all nodes has 1024."""
 START_SECONDS = 360.0
 
 
@@ -77,32 +78,26 @@ class Fleet:
         found = self.platform.pods(selector)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
-    def delete_pod(self, pod: dict[str, Any]) -> None:
-        """At once, without a word to what runs in it."""
-        name = pod["metadata"]["name"]
-        self.cluster.kubectl(
-            "delete", "pod", name, "-n", NAMESPACE, "--force", "--grace-period=0", "--wait=false"
-        )
+    def kill_pod(self, pod: dict[str, Any], begin: Callable[[], None]) -> None:
+        """SIGKILL all that runs in a pod, and delete it by force; `begin` is called at the moment of death."""
+        group = f"pod{pod['metadata']['uid']}"
+        victims = [process for process in _processes() if group in _read(process, "cgroup")]
+        begin()
+        for process in victims:
+            process.signal(signal.SIGKILL)
+        flags = ("-n", NAMESPACE, "--force", "--grace-period=0", "--wait=false")
+        self.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *flags)
 
     def operator_process(self, uid: str) -> ProcessId:
         """The process of the operator in the pod of this UID."""
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                environment = (folder / "environ").read_bytes()
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"POD_UID={uid}".encode() in environment and b"\0operator\0" in command:
-                return ProcessId.of(int(folder.name))
+        for process in _processes():
+            if f"POD_UID={uid}" in _read(process, "environ") and "\0operator\0" in _read(process, "cmdline"):
+                return process
         raise LookupError(f"no operator runs in the pod {uid}")
 
-    def ready_replicas(self) -> list[int]:
-        """Replicas that each gateway sends requests to."""
-        counts = []
-        for pod in self.pods(GATEWAYS):
-            samples = read_samples(f"http://{pod['status'].get('podIP')}:8000/metrics")
-            counts.append(int(sum(value for name, value in samples if is_ready_replica(name))))
-        return counts
+    def gateways(self) -> list[str]:
+        """Addresses of the gateways."""
+        return [pod["status"].get("podIP", "") for pod in self.pods(GATEWAYS)]
 
     def is_whole(self) -> bool:
         """Whether all that was there before a fault is there, ready, and no more of it."""
@@ -133,7 +128,7 @@ class Fleet:
             yield f"Serve has {applications}"
 
     def _wrong_gateways(self) -> Iterator[str]:
-        if (counts := self.ready_replicas()) != [REPLICAS, REPLICAS]:
+        if (counts := [count_replicas(address) for address in self.gateways()]) != [REPLICAS, REPLICAS]:
             yield f"the gateways send to {counts} replicas"
 
     def applications(self, ray: dict[str, Any]) -> dict[str, str]:
@@ -153,6 +148,17 @@ class Fleet:
         except OSError:
             return {}
         return {name: each["status"] for name, each in found.items()}
+
+
+def _processes() -> Iterator[ProcessId]:
+    return (ProcessId.of(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
+
+
+def _read(process: ProcessId, file: str) -> str:
+    try:
+        return Path(f"/proc/{process.pid}/{file}").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _wrong_pods(pods: list[dict[str, Any]]) -> Iterator[str]:
@@ -192,8 +198,16 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return conditions.get("Ready") == "True"
 
 
-def is_ready_replica(sample: str) -> bool:
-    return sample.startswith("plinth_gateway_replicas{") and 'state="ready"' in sample.lower()
+def count_replicas(gateway: str) -> int:
+    """Replicas that the gateway at an address sends requests to."""
+    samples = read_samples(f"http://{gateway}:8000/metrics")
+    return int(
+        sum(
+            value
+            for name, value in samples
+            if name.startswith("plinth_gateway_replicas{") and 'state="Ready"' in name
+        )
+    )
 
 
 def read_samples(url: str) -> list[tuple[str, float]]:
@@ -223,6 +237,7 @@ def _start(cluster: Cluster) -> Fleet:
     install_crds(cluster)
     for node in NODES:
         cluster.add_node(node)
+    _put_first(cluster)
     start_kuberay(cluster)
     redis = start_redis(cluster)
     for namespace in (NAMESPACE, TEAM):
@@ -246,6 +261,14 @@ def _start(cluster: Cluster) -> Fleet:
     wait_until(fleet.is_whole, seconds=START_SECONDS, what="both replicas are ready", pause=0.5)
     fleet.engine_start_seconds = round(time.monotonic() - begun, 1)
     return fleet
+
+
+def _put_first(cluster: Cluster) -> None:
+    """Keep engines from starving the first node: real nodes would not share their cores. Only cgroups of version 1."""
+    for node in cluster.nodes:
+        shares = FIRST_NODE_SHARES if node == FIRST_NODE else NODE_SHARES
+        for group in Path("/sys/fs/cgroup/cpu").glob(f"plinth-{cluster.run.path.name}-{node}"):
+            (group / "cpu.shares").write_text(str(shares))
 
 
 def _values(redis: Redis, steps: Path) -> dict[str, Any]:
