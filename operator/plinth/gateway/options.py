@@ -37,7 +37,7 @@ class Limits:
         600.0, "without a byte from a replica, or with a client that takes none"
     )
     pool_idle_seconds: float = _flag(4.0, "that an idle connection to a replica is kept for reuse")
-    check_seconds: float = _flag(3.0, "between active checks of a silent replica")
+    check_seconds: float = _flag(2.0, "between active checks of a silent replica")
     cooldown_seconds: float = _flag(1.0, "that a replica which answered 503 gets no request")
     queue_requests: int = _count(1024, "requests of one model that may wait for room")
     queue_seconds: float = _flag(300.0, "that a request may wait for room")

@@ -92,11 +92,12 @@ class Sentinel:
             if failure is None:
                 self._watched.on_alive()
                 began = time.monotonic()
-                await self._until_doubtful()
+                failure = await self._until_doubtful()
                 self._watched.on_suspected()
-                if time.monotonic() - began < SHORT_LIFE_SECONDS:
-                    await asyncio.sleep(SHORT_LIFE_SECONDS)
-                continue
+                if not isinstance(failure, TimeoutError):  # silence has been waited for long enough
+                    if time.monotonic() - began < SHORT_LIFE_SECONDS:
+                        await asyncio.sleep(SHORT_LIFE_SECONDS)
+                    continue
             silent = isinstance(failure, TimeoutError)
             self._watched.on_dead(str(failure) or "no reply", silent=silent)
             while await self._try_to_connect() is not None:
@@ -128,20 +129,21 @@ class Sentinel:
         self._pool.last_heard = time.monotonic()
         return None
 
-    async def _until_doubtful(self) -> None:
-        """Returns when the connection closed, a request failed, or a check of a silent replica did."""
+    async def _until_doubtful(self) -> OSError | None:
+        """Returns when the connection closed or a request failed; or with the failure of a silent replica's check."""
         while True:
+            silent = time.monotonic() - self._pool.last_heard
             try:
-                async with asyncio.timeout(self._times.check):
+                async with asyncio.timeout(max(0.0, self._times.check - silent)):
                     await self._stir.wait()
             except TimeoutError:
                 if time.monotonic() - self._pool.last_heard < self._times.check:
                     continue
-                if await self._check() is not None:
+                if (failure := await self._check()) is not None:
                     self._close()
-                    return
+                    return failure
             else:
-                return
+                return None
 
     async def _check(self) -> OSError | None:
         """A second, short connection: the idle one says nothing about a host that vanished."""
