@@ -1,6 +1,6 @@
 """KubeRay, kubelets and Rays of a fleet that no test machine holds, so that the operator can be measured on it.
 
-RayClusters get a head and workers as pods on the fleet's nodes, each head an address of its own on loopback with what
+RayClusters get a head and workers as pods on the fleet's nodes, each head an address of its own on this machine with what
 the operator asks of it there: Ray's dashboard, the inspector, and its pool's replicas. Behind the dashboard is the
 `FakeRay` of the unit tests; `capacity_contract` is run on it over HTTP before anything is measured. A process of its
 own, `python ray_fleet.py KUBECONFIG`: what it costs is not the operator's.
@@ -34,7 +34,9 @@ from plinth.tests.controllers.fake_ray import FakeRay
 START_SECONDS = 1.0
 """How long the engines here take, which is not what is measured."""
 REPLICA_PORT = 30_000
-JOURNAL = ("127.1.0.254", 8264)
+NETWORK = "10.77.0"
+"""Whose addresses this machine has, see `operator_scale.py`; an EndpointSlice takes none of loopback."""
+JOURNAL = (f"{NETWORK}.254", 8264)
 CONFIG = {
     "model_type": "qwen2",
     "num_hidden_layers": 64,
@@ -104,7 +106,7 @@ class RayFleet:
     async def _begin(self, key: tuple[str, str], cluster: Mapping[str, Any]) -> Pool:
         """The head: its address, its token, its pod."""
         namespace, name = key
-        address = f"127.1.0.{len(self.pools) + 1}"
+        address = f"{NETWORK}.{len(self.pools) + 1}"
         ray = FakeRay(start_seconds=START_SECONDS, host=address)
         ray.node_rows = []
         pool = Pool(namespace=namespace, name=name, address=address, token=f"token-of-{name}", ray=ray)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
 from collections.abc import Iterator
 
 import pytest
 from cluster_platform import Platform, installed, make_model, small_pool
 from kube.cluster import Cluster
+from kube.host_python import SCRATCH_VOLUME, host_container, host_volumes
+from kube.installation import NAMESPACE
 from kube.processes import Process, wait_until
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
@@ -17,24 +22,154 @@ TEAM = "team-a"
 def platform(cluster: Cluster, kuberay: Process) -> Iterator[Platform]:
     assert kuberay.runs()
     cluster.kubectl("create", "namespace", TEAM)
+    cluster.add_node("node2")  # room for a RayCluster beside another
     with installed(cluster) as made:
         cluster.apply(small_pool())
         yield made
 
 
-def test_a_model_that_is_applied_answers_and_one_that_is_deleted_leaves_nothing(platform: Platform) -> None:
-    cluster = platform.cluster
-    cluster.apply(make_model("smol", TEAM))
+@pytest.fixture(scope="module")
+def smol(platform: Platform) -> str:
+    """A model that serves, for the tests that do not change it."""
+    platform.cluster.apply(make_model("smol", TEAM))
     platform.wait_ready("smol", TEAM)
-    assert platform.ask("smol")
-    assert [model.id for model in platform.client.models.list()] == ["smol"]
+    return "smol"
 
-    row = cluster.kubectl("get", "mdl", "smol", "-n", TEAM)
+
+def test_a_model_that_is_applied_answers_and_kubectl_tells_what_one_asks(
+    platform: Platform, smol: str
+) -> None:
+    assert platform.ask(smol)
+    assert [model.id for model in platform.client.models.list()] == [smol]
+    row = platform.cluster.kubectl("get", "mdl", smol, "-n", TEAM)
     assert "1/1" in row
     assert "Serving" in row
-    assert "LlamaCpp" in cluster.kubectl("describe", "mdl", "smol", "-n", TEAM)
+    pools = platform.cluster.kubectl("get", "gpool")
+    assert "CapacityReady" in pools
+    assert "1/1" in pools
+    described = platform.cluster.kubectl("describe", "mdl", smol, "-n", TEAM)
+    assert "LlamaCpp: the engine for GGUF" in described
+    assert "Created" in described or "created" in described, "events tell the story"
+    status = platform.cluster.get("gpool", "cpu")["status"]
+    assert status["rayClusters"]
+    assert status["conditions"]
 
-    cluster.kubectl("delete", "mdl", "smol", "-n", TEAM, "--timeout=60s")
+
+def test_applying_the_same_again_changes_nothing(platform: Platform, smol: str) -> None:
+    def version() -> str:
+        return str(platform.model(smol, TEAM)["metadata"]["resourceVersion"])
+
+    before = version()
+    platform.cluster.apply(make_model(smol, TEAM), small_pool())
+    time.sleep(5)
+    assert version() == before
+
+
+@pytest.mark.usefixtures("smol")
+def test_a_tenant_s_pod_gets_nothing_from_ray_replicas_or_gateways_without_their_secrets(
+    platform: Platform,
+) -> None:
+    (head,) = platform.pods("ray.io/node-type=head")
+    (worker,) = platform.pods("ray.io/node-type=worker")
+    gateway = platform.pods("app.kubernetes.io/component=gateway")[0]
+    (slice_,) = [
+        each for each in platform.cluster.list("endpointslices", "-n", TEAM) if each.get("endpoints")
+    ]
+    replica = f"{slice_['endpoints'][0]['addresses'][0]}:{slice_['ports'][0]['port']}"
+    (note,) = [json.loads(each) for each in slice_["metadata"]["annotations"].values() if "slot" in each]
+    slot = note["slot"]
+    urls = {
+        f"http://{head['status']['podIP']}:8265/api/serve/applications/": {401, 403},
+        f"http://{head['status']['podIP']}:8265/api/v0/nodes": {401, 403},
+        f"http://{head['status']['podIP']}:8270/artifact?source=file:///etc/passwd": {401, 403},
+        f"http://{replica}/{slot}/v1/models": {401, 403},
+        f"http://{replica}/{slot}/plinth/state": {401, 403},
+        f"http://{gateway['status']['podIP']}:8083/reports": {401, 403},
+    }
+    code = (
+        "import json, sys, urllib.request, urllib.error\n"
+        "def ask(url):\n"
+        "    try:\n"
+        "        return urllib.request.urlopen(url, timeout=5).status\n"
+        "    except urllib.error.HTTPError as error:\n"
+        "        return error.code\n"
+        "print(json.dumps({url: ask(url) for url in sys.argv[1:]}))"
+    )
+    answers = json.loads(run_in_tenant_pod(platform, code, *urls))
+    assert {url: status in urls[url] for url, status in answers.items()} == dict.fromkeys(urls, True), answers
+    environment = json.dumps([head["spec"], worker["spec"]])
+    for secret in ("plinth-engine", "plinth-gateway"):
+        data = platform.cluster.get("secret", secret, NAMESPACE)["data"]
+        assert all(base64.b64decode(value).decode() not in environment for value in data.values())
+
+
+def run_in_tenant_pod(platform: Platform, code: str, *arguments: str) -> str:
+    """What a program prints that a pod in the team's namespace runs."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "curious", "namespace": TEAM},
+        "spec": {
+            "containers": [host_container("main", ["sleep", "300"])],
+            "volumes": [*host_volumes(), SCRATCH_VOLUME],
+            "terminationGracePeriodSeconds": 0,
+        },
+    }
+    kubectl = platform.cluster.kubectl
+    platform.cluster.apply(pod)
+    try:
+        kubectl("wait", "pod", "curious", "-n", TEAM, "--for=condition=Ready", "--timeout=60s")
+        return kubectl("exec", "-n", TEAM, "curious", "--", "python", "-c", code, *arguments)
+    finally:
+        kubectl("delete", "pod", "curious", "-n", TEAM, "--wait=false")
+
+
+def test_kubectl_scale_pins_the_least_and_a_model_asleep_is_ready_and_wakes(platform: Platform) -> None:
+    kubectl = platform.cluster.kubectl
+    platform.cluster.apply(
+        make_model("sleepy", TEAM, scaling={"minReplicas": 0, "maxReplicas": 2, "quietSeconds": 5})
+    )
+    assert platform.ask("sleepy"), "the first request is held while a replica starts"
+    wait_until(lambda: replicas(platform, "sleepy") == 0, seconds=90, what="it sleeps", pause=1.0)
+    kubectl("wait", "--for=condition=Ready", "mdl/sleepy", "-n", TEAM, "--timeout=30s")
+    assert "ScaledToZero" in kubectl("get", "mdl", "sleepy", "-n", TEAM)
+
+    kubectl("scale", "mdl/sleepy", "-n", TEAM, "--replicas=1")
+    wait_until(lambda: replicas(platform, "sleepy") == 1, seconds=120, what="it is pinned", pause=1.0)
+    plan = " ".join(platform.model("sleepy", TEAM)["status"]["plan"])
+    assert "minReplicas" in plan
+    kubectl("scale", "mdl/sleepy", "-n", TEAM, "--replicas=0")
+    wait_until(lambda: replicas(platform, "sleepy") == 0, seconds=90, what="it may sleep again", pause=1.0)
+    kubectl("delete", "mdl", "sleepy", "-n", TEAM, "--timeout=60s")
+
+
+def replicas(platform: Platform, name: str) -> int:
+    return int(platform.model(name, TEAM).get("status", {}).get("readyReplicas", 0))
+
+
+def test_a_pool_with_another_pod_template_moves_its_models_without_a_failed_request(
+    platform: Platform, smol: str
+) -> None:
+    (before,) = platform.cluster.list("rayclusters", "-A")
+    changed = small_pool()
+    changed["spec"]["ray"]["workerTemplate"]["metadata"] = {"annotations": {"team": "a"}}
+    answers: list[str] = []
+    platform.cluster.apply(changed)
+
+    def has_moved() -> bool:
+        answers.append(platform.ask(smol, tokens=4))
+        clusters = platform.cluster.list("rayclusters", "-A")
+        return len(clusters) == 1 and clusters[0]["metadata"]["uid"] != before["metadata"]["uid"]
+
+    wait_until(has_moved, seconds=300, what="the old RayCluster has gone", pause=0.5)
+    assert all(answers)
+    assert len(answers) > 10
+    assert replicas(platform, smol) == 1
+
+
+def test_what_is_deleted_leaves_nothing(platform: Platform, smol: str) -> None:
+    cluster = platform.cluster
+    cluster.kubectl("delete", "mdl", smol, "-n", TEAM, "--timeout=60s")
     wait_until(
         lambda: not cluster.list("pods", "-A", "-l", "ray.io/node-type=worker"),
         seconds=90,
