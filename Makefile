@@ -74,6 +74,11 @@ crds: $(VENV)/.dev  ## Render crds/ from the API models
 	@$(BIN)/plinth crds crds/
 	@cp crds/*.yaml charts/plinth/files/crds/
 
+# Not by the pattern below: a script operator.py would stand in the way of the standard library's module.
+.PHONY: bench-operator
+bench-operator: $(VENV)/.dev programs  ## Measure the operator: few models, a thousand, at rest, in a storm; needs root
+	@PYTHONPATH=e2e $(BIN)/python e2e/benchmarks/operator_scale.py $(ARGS)
+
 bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go to e2e/benchmarks/results/ too
 	@script=e2e/benchmarks/$(subst -,_,$*).py; \
 	test -f "$$script" || { echo "no $$script; there are:" e2e/benchmarks/*.py >&2; exit 2; }; \

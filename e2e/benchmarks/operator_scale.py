@@ -289,7 +289,7 @@ async def measure_reaction() -> list[Record]:
 
 async def pools_have(scene: Scene, count: int, *, workers: int) -> bool:
     found = await scene.pools()
-    return sum((each.get("status") or {}).get("nodes", 0) >= workers for each in found) >= count
+    return sum(int((each.get("status") or {}).get("nodes", 0)) >= workers for each in found) >= count
 
 
 async def keep_contract(scene: Scene) -> None:
