@@ -11,7 +11,7 @@ DOCUMENT = ROOT / "docs" / "reliability.md"
 RESULTS = ROOT / "e2e" / "benchmarks" / "results" / "faults.jsonl"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 HEAD = """\
-| fault | failed requests | streams cut | detection, s | recovery, s | left behind |
+| fault | failed requests | streams cut | detection, s | recovery, s | what else |
 |---|---|---|---|---|---|
 """
 
