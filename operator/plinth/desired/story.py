@@ -120,7 +120,7 @@ def _of_pool(before: PoolPlan | None, after: PoolPlan) -> Iterator[Note]:
         had, going = (old.workers, old.remove) if old else (0, ())
         where = f"{group.group} of {group.ray}"
         if group.workers > had:
-            message = f"{where}: {group.workers} workers are asked for, {had} were"
+            message = f"{where}: {group.workers} workers are asked for instead of {had}"
             yield Note(about=about, reason="WorkersAsked", action="Scale", message=message)
         if leaving := [pod for pod in group.remove if pod not in going]:
             message = f"{where}: {_listed(leaving)} may go, nothing needs them"

@@ -114,6 +114,7 @@ class KopfFeed:
     def _settings(self) -> kopf.OperatorSettings:
         settings = kopf.OperatorSettings()
         settings.posting.enabled = False
+        settings.persistence.diffbase_storage = _Unremembered()
         # Our kinds are there before kopf begins, so it need neither watch all kinds nor be allowed to.
         settings.scanning.disabled = True
         settings.networking.connect_timeout = CONNECT_SECONDS
@@ -127,6 +128,19 @@ class KopfFeed:
         if self._webhook_server is not None:
             settings.admission.server = self._webhook_server
         return settings
+
+
+class _Unremembered(kopf.DiffBaseStorage):
+    """What kopf should know of an object's last state: nothing. It copies the whole object otherwise, at each event."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
 
 
 class _ForEver:

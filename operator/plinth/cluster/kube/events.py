@@ -76,7 +76,7 @@ class EventWriter:
             try:
                 await self._client.create(EVENT, self._waiting.popleft())
             except (KubeAway, KubeRefused) as error:
-                log.debug("an event is not told: %s", error)
+                log.info("an event is not told: %s", error)
 
 
 def make_event(note: Note, *, uid: str, identity: str, now: float) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def make_event(note: Note, *, uid: str, identity: str, now: float) -> dict[str, 
     if about.namespace:
         regarding["namespace"] = about.namespace
     return {
-        "metadata": {"namespace": about.namespace or "default", "generateName": f"{about.name}."},
+        "metadata": {"namespace": about.namespace or "default", "generateName": f"{about.name}-"},
         "eventTime": datetime.fromtimestamp(now, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": CONTROLLER,
         "reportingInstance": identity[:128],
