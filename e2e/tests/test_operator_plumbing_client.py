@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from plinth.cluster.kube.lease import Election
 from plinth.cluster.kube.reflector import Reflector
 from plinth.cluster.kube.status_writer import StatusWriter
 from plinth.cluster.kube.store import KubernetesStore
+from plinth.runtime.kopf_feed import KopfFeed
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(120)]
 
@@ -206,3 +207,35 @@ async def test_two_candidates_for_one_lease_never_both_lead(client: KubeClient, 
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def test_kopf_begun_anew_lists_all_again_and_leaves_other_tasks_alone(
+    client: KubeClient, kube_namespace: str
+) -> None:
+    seen: list[tuple[str | None, str]] = []
+    signals: list[str] = []
+
+    def take(change: str | None, item: Mapping[str, Any]) -> None:
+        if item["metadata"].get("namespace") == kube_namespace:
+            seen.append((change, item["metadata"]["name"]))
+
+    feed = KopfFeed((MODEL_DEPLOYMENT,), take, take_signals_back=lambda: signals.append("taken back"))
+    metadata = {"namespace": kube_namespace, "name": "smol"}
+    model = {"metadata": metadata, "spec": {"model": {"source": "hf://org/smol"}}}
+    await client.create(MODEL_DEPLOYMENT, model)
+    following = asyncio.create_task(feed.run())
+    try:
+        await until(lambda: (None, "smol") in seen, seconds=20)
+        bystander = asyncio.create_task(asyncio.sleep(60))
+        seen.clear()
+        feed.restart()
+        await until(lambda: (None, "smol") in seen, seconds=20)
+        assert feed.alive
+        assert len(signals) == 2
+        await client.delete(MODEL_DEPLOYMENT, kube_namespace, "smol")
+        await until(lambda: ("DELETED", "smol") in seen, seconds=10)
+        assert not bystander.done()
+        bystander.cancel()
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
