@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from fleet import Fleet, make_model
 
+from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.local_ray import (
     RAY_ENVIRONMENT,
     RayProcess,
@@ -20,7 +21,6 @@ from plinth.cluster.local_ray import (
     stop_ray,
 )
 from plinth.cluster.processes import end_processes, find_instance_processes, instance_environment
-from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.ray_rest import RayRest
 from plinth.desired.serve_config import ServeSettings
 from plinth.domain.fleet import Node
