@@ -26,8 +26,6 @@ LONGEST_SETTLE_SECONDS = 1.0
 IDLE_SHARE = 0.02
 """While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
 LONGEST_IDLE_SECONDS = 15.0
-AT_REST = {SlotAction.KEEP, SlotAction.AWAIT}
-"""A worker that comes wakes the cycle."""
 
 log = logging.getLogger("plinth.cycle")
 
@@ -104,9 +102,11 @@ def _pause(done: Pass, now: float) -> float:
     """How long nothing need be looked at, if nobody wakes us."""
     moving = any(
         slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING} for slot in done.snapshot.slots
-    ) or any(slot.action not in AT_REST for model in done.plan.models for slot in model.slots)
+    ) or any(slot.action is not SlotAction.KEEP for model in done.plan.models for slot in model.slots)
+    # A worker's pod wakes the cycle when it runs; that its Ray has joined is only seen by looking.
+    busy = max(BUSY_SECONDS, done.took_seconds)
     idle = min(max(IDLE_SECONDS, done.took_seconds / IDLE_SHARE), LONGEST_IDLE_SECONDS)
-    pause = BUSY_SECONDS if moving or done.put else idle
+    pause = busy if moving or done.put else idle
     if done.plan.wake_at is not None:
         pause = min(pause, max(done.plan.wake_at - now, 0.05))
     return pause
