@@ -129,6 +129,11 @@ def test_kubectl_scale_pins_the_least_and_a_model_asleep_is_ready_and_wakes(plat
     platform.cluster.apply(
         make_model("sleepy", TEAM, scaling={"minReplicas": 0, "maxReplicas": 2, "quietSeconds": 5})
     )
+    wait_until(
+        lambda: "sleepy" in [model.id for model in platform.client.models.list()],
+        seconds=20,
+        what="the gateway knows the model",
+    )
     assert platform.ask("sleepy"), "the first request is held while a replica starts"
     wait_until(lambda: replicas(platform, "sleepy") == 0, seconds=90, what="it sleeps", pause=1.0)
     kubectl("wait", "--for=condition=Ready", "mdl/sleepy", "-n", TEAM, "--timeout=30s")

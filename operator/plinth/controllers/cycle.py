@@ -25,7 +25,7 @@ LONGEST_SETTLE_SECONDS = 1.0
 """How long what may still come is waited for after a wake-up: half of what the last pass took, between these two."""
 IDLE_SHARE = 0.02
 """While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
-LONGEST_IDLE_SECONDS = 15.0
+LONGEST_IDLE_SECONDS = 30.0
 
 log = logging.getLogger("plinth.cycle")
 
