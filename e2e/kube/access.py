@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from typing import Any
 import yaml
 
 from kube.binaries import find_program
+from kube.processes import wait_until
 
 KUBECTL_SECONDS = 60.0
+CRD_SECONDS = 30.0
 
 
 class KubectlError(Exception):
@@ -38,6 +41,19 @@ class Kubernetes:
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """Apply objects on the server's side."""
         self.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def apply_crds(self, folder: Path) -> None:
+        """Apply a folder of CRDs and wait until they are served."""
+        self.kubectl("apply", "--server-side", "-f", folder)
+
+        def are_served() -> bool:
+            # kubectl refuses to wait for a condition of a CRD that the API server has not looked at yet.
+            with contextlib.suppress(KubectlError):
+                self.kubectl("wait", "--for=condition=Established", "--timeout=10s", "-f", folder)
+                return True
+            return False
+
+        wait_until(are_served, seconds=CRD_SECONDS, what=f"the CRDs of {folder.name} are served")
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
         """One object."""

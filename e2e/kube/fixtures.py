@@ -119,8 +119,7 @@ def claim_run_folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def install_crds(cluster: Kubernetes) -> None:
     """Apply Plinth's CRDs and wait until they are served."""
-    cluster.kubectl("apply", "--server-side", "-f", CRDS)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
+    cluster.apply_crds(CRDS)
 
 
 @contextmanager

@@ -29,8 +29,7 @@ REDIS_PORT = 6379
 def install_ray_crds(cluster: Kubernetes) -> None:
     """Apply KubeRay's CRDs and wait until they are served."""
     crds = find_module_files("kuberay", MODULE, "config/crd/bases")
-    cluster.kubectl("apply", "--server-side", "-f", crds)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", crds)
+    cluster.apply_crds(crds)
 
 
 def start_kuberay(control_plane: ControlPlane) -> Process:
