@@ -45,15 +45,19 @@ class Kubernetes:
     def apply_crds(self, folder: Path) -> None:
         """Apply a folder of CRDs and wait until they are served."""
         self.kubectl("apply", "--server-side", "-f", folder)
+        self.wait_crds("-f", folder)
+
+    def wait_crds(self, *which: str | Path) -> None:
+        """Wait until CRDs are served; arguments of `kubectl wait` pick them."""
 
         def are_served() -> bool:
             # kubectl refuses to wait for a condition of a CRD that the API server has not looked at yet.
             with contextlib.suppress(KubectlError):
-                self.kubectl("wait", "--for=condition=Established", "--timeout=10s", "-f", folder)
+                self.kubectl("wait", "--for=condition=Established", "--timeout=10s", *which)
                 return True
             return False
 
-        wait_until(are_served, seconds=CRD_SECONDS, what=f"the CRDs of {folder.name} are served")
+        wait_until(are_served, seconds=CRD_SECONDS, what="the CRDs are served")
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
         """One object."""

@@ -59,7 +59,7 @@ def prepare(cluster: Kubernetes) -> None:
         make_crd("monitoring.coreos.com", "ServiceMonitor", "servicemonitors"),
         make_crd("ray.io", "RayCluster", "rayclusters"),
     )
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    cluster.wait_crds("crd", "--all")
 
 
 def make_crd(group: str, kind: str, plural: str) -> dict[str, Any]:
