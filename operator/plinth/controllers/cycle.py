@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from plinth.cluster.kube.errors import NotLeaderError
 from plinth.controllers.credentials import deliver_credentials
 from plinth.controllers.execute import execute
 from plinth.controllers.gather import Gatherer
@@ -60,13 +61,18 @@ class FleetCycle:
         self._wake.set()
 
     async def run(self) -> None:
-        """Pass after pass. A pass that fails is logged and made again; nothing is lost by it."""
+        """Pass after pass. A pass that fails is logged and made again; nothing is lost by it.
+
+        Raises NotLeaderError where another replica leads now.
+        """
         while True:
             self._wake.clear()
             try:
                 done = await self.run_once()
                 pause = _pause(done, self.clock())
                 settle = min(max(SETTLE_SECONDS, done.took_seconds / 2), LONGEST_SETTLE_SECONDS)
+            except NotLeaderError:
+                raise
             except Exception as error:
                 log.exception("a pass of the fleet cycle failed; it is made again")
                 self.on_failure(error)

@@ -48,6 +48,7 @@ class Gatherer:
             slots=slots,
             report=report,
             rays=tuple(self._ray(view) for view in self.rays.values()),
+            unreadable=resources.unreadable,
             troubles=observation.troubles,
         )
         self.ports.models.forget_all_but(desired.resource for desired in resources.models)

@@ -27,6 +27,8 @@ class Resources:
 
     pools: tuple[GPUPool, ...] = ()
     models: tuple[DesiredModel, ...] = ()
+    unreadable: frozenset[ModelKey] = frozenset()
+    """Models that exist in no version that can be read: what runs of them is left alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -274,6 +274,8 @@ class FleetSnapshot:
     report: LoadReport | None
     """The gateway's newest report; None when missing or too old: unknown, never zero."""
     rays: tuple[Ray, ...] = (Ray(),)
+    unreadable: frozenset[ModelKey] = frozenset()
+    """Models that exist in no version that can be read: what runs of them is left alone."""
     troubles: Mapping[str, str] = field(default_factory=dict)
     """Why a pod of a pool does not come up, by pool."""
 
@@ -387,7 +389,8 @@ class FleetPlan:
     orphans: tuple[SlotName, ...]
     """Slots at Ray of models that no longer exist and have nothing in flight: to be removed."""
     leaving: tuple[SlotPlan, ...] = ()
-    """Slots of models that no longer exist and still have requests in flight: they drain first."""
+    """Slots of models that no longer exist and still have requests in flight: they drain first. Those of models that
+    nobody can read stay."""
     routes: RouteTable
     """Version 0; the link to the gateway numbers it when it differs from the last one sent."""
     unknown_routes: frozenset[str] = frozenset()

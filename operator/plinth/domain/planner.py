@@ -97,7 +97,7 @@ def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
         outcome = _plan_model(model, names[model.key], shared, room)
         room = outcome.room
         outcomes.append(outcome)
-    known = {model.key for model in snapshot.models}
+    known = {model.key for model in snapshot.models} | snapshot.unreadable
     deserted = plan_deserted([slot for slot in snapshot.slots if slot.name.model not in known], snapshot, now)
     plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
@@ -108,7 +108,7 @@ def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
         pools=tuple(plan for plan, _ in pool_plans),
         models=tuple(plans),
         orphans=deserted.orphans,
-        leaving=deserted.leaving,
+        leaving=(*deserted.leaving, *_left_alone(snapshot)),
         routes=RouteTable(version=0, models=tuple(sorted(routes, key=lambda route: route.model))),
         unknown_routes=_unknown_routes(snapshot),
         wake_at=min((wake for wake in wakes if wake > now), default=None),
@@ -349,10 +349,22 @@ def _sentences(
     return tuple([*sentences, rolled.shortage] if rolled.shortage else sentences)
 
 
+def _left_alone(snapshot: FleetSnapshot) -> tuple[SlotPlan, ...]:
+    """The replicas of models whose spec nobody can read: they are neither known to be wanted nor known not to be."""
+    return tuple(
+        SlotPlan.of(slot, SlotAction.KEEP, "its model's spec cannot be read; it is left as it is")
+        for slot in sorted(snapshot.slots, key=lambda each: each.name)
+        if slot.name.model in snapshot.unreadable and slot.phase is not SlotPhase.STOPPING
+    )
+
+
 def _unknown_routes(snapshot: FleetSnapshot) -> frozenset[str]:
-    """Models with replicas on a Ray that has not answered since this process began, as far as their status tells."""
+    """Unreadable models, and those with replicas on a Ray that has not answered since this process began.
+
+    Which those are is told by their status.
+    """
     unseen = {ray.pool for ray in snapshot.rays if not ray.seen}
-    return frozenset(
+    return frozenset(str(key) for key in snapshot.unreadable) | frozenset(
         str(model.key)
         for model in snapshot.models
         if unseen and ("" in unseen or model.resource.status.pool in unseen)

@@ -9,7 +9,7 @@ from plinth.cluster.kube.status_writer import StatusWriter
 from plinth.cluster.kube.store import AnyStatus, KubernetesStore, R, Refused, Stored
 from plinth.controllers.ports import DesiredModel, Resources, Statuses
 from plinth.desired.statuses import date_conditions
-from plinth.domain.fleet import Verdict
+from plinth.domain.fleet import ModelKey, Verdict
 
 
 class KubeResources:
@@ -39,6 +39,11 @@ class KubeResources:
                 _with_status(each.resource, self._writer.wanted(each.resource.key)) for each in state.pools
             ),
             models=tuple(desired for _, _, desired in self._models.values()),
+            unreadable=frozenset(
+                ModelKey(each.key.namespace, each.key.name)
+                for each in state.refused
+                if each.key.kind == "ModelDeployment"
+            ),
         )
 
     def write(self, statuses: Statuses) -> int:

@@ -360,3 +360,12 @@ def test_an_empty_plan_reads_as_prose_too() -> None:
     assert describe(plan_of(make_snapshot(models=()))) == "nothing is asked for, nothing runs"
     refused = describe(plan_of(make_snapshot(models=(make_model(pool="c"),))))
     assert refused.startswith("default/chat: no new replica can be made\n  spec.pool: there is no GPUPool c")
+
+
+def test_what_runs_of_a_model_that_nobody_can_read_is_left_alone() -> None:
+    key = ModelKey("default", "torn")
+    slots = (make_slot(model=key),)
+    plan = plan_of(replace(make_snapshot(models=(), slots=slots), unreadable=frozenset([key])))
+    assert [(slot.name, slot.action) for slot in plan.leaving] == [(slots[0].name, SlotAction.KEEP)]
+    assert plan.orphans == ()
+    assert plan.unknown_routes == {"default/torn"}
