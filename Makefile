@@ -41,7 +41,7 @@ cluster-down: $(VENV)/.dev  ## End that cluster and everything of it
 init: $(VENV)/.dev  ## Make .venv with Plinth and all tools, from hashed locks
 
 .PHONY: check
-check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests, no Ray: a minute and a half
+check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests, no Ray and no cluster: three minutes
 	@$(MAKE) -j2 --keep-going --output-sync=target check-style check-types check-layers check-units
 
 .PHONY: check-style check-types check-layers check-units
