@@ -36,10 +36,12 @@ MAY = {
         create secrets in plinth-system
         create rayclusters.ray.io in plinth-system
         watch pods in plinth-system
+        delete pods in plinth-system
         update leases.coordination.k8s.io in plinth-system
         get secrets in team-a
         create rayclusters.ray.io in team-a
         list pods in team-a
+        delete pods in team-a
         patch secrets in team-a
         patch validatingwebhookconfigurations.admissionregistration.k8s.io:plinth
         patch mutatingwebhookconfigurations.admissionregistration.k8s.io:plinth

@@ -167,12 +167,17 @@ class KubeClient:
         manifest = {"apiVersion": kind.api_version, "kind": kind.kind, **body}
         return await self._write("PUT", kind.path(metadata.get("namespace", ""), metadata["name"]), manifest)
 
-    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str = "") -> None:
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, *, uid: str = "", grace_seconds: int | None = None
+    ) -> None:
         """Delete an object, with its dependants after it; one that is gone already is fine.
 
-        With a uid only that object, not another that has taken its name (KubeRefused, 409).
+        With a uid only that object, not another that has taken its name (KubeRefused, 409). `grace_seconds` of 0
+        strikes a pod off whose kubelet cannot say any more that it has ended.
         """
         options: dict[str, Any] = {"propagationPolicy": "Background"}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         if uid:
             options["preconditions"] = {"uid": uid}
         try:

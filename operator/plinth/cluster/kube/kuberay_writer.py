@@ -15,7 +15,7 @@ from plinth.api.v1alpha1 import GPUPool
 from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeAway, KubeRefused
-from plinth.cluster.kube.kinds import RAY_CLUSTER
+from plinth.cluster.kube.kinds import POD, RAY_CLUSTER
 from plinth.cluster.kube.kuberay_secrets import SecretCopies
 from plinth.cluster.kube.kuberay_watch import RaySight
 from plinth.desired import ray_names
@@ -144,7 +144,24 @@ class RayClusterWriter:
             for ray, cluster in wish.sight.clusters.items()
             if ray not in current and not _is_leaving(cluster)
         ]
+        steps += [
+            self._strike_off(worker)
+            for worker in wish.sight.workers
+            if worker.leaving and _is_lost(worker, wish.sight)
+        ]
         return await _all(steps)
+
+    async def _strike_off(self, worker: Worker) -> bool:
+        """KubeRay brings up no other worker while one ends, and on a lost machine nobody says that it has."""
+        try:
+            await self.client.delete(POD, worker.ray.partition("/")[0], worker.name, grace_seconds=0)
+        except KubeAway as error:
+            raise CapacityAway(f"pod {worker.name} could not be struck off: {error}") from error
+        except KubeRefused as refusal:
+            log.warning("pod %s could not be struck off: %s", worker.name, refusal)
+            return False
+        log.info("pod %s was struck off: it was to end, and its node %s is lost", worker.name, worker.host)
+        return True
 
     async def _keep(self, ray: str, pool: GPUPool, wish: Wish, pools: Sequence[GPUPool]) -> bool:
         """The pool's current RayCluster, made or brought in line."""
@@ -260,6 +277,12 @@ def _require_readable(namespace: str, sight: RaySight) -> None:
 
 def _is_leaving(item: Mapping[str, Any]) -> bool:
     return "deletionTimestamp" in item["metadata"]
+
+
+def _is_lost(worker: Worker, sight: RaySight) -> bool:
+    """Whether the worker's machine is gone or its kubelet silent; one that is only cordoned still ends its pods."""
+    host = sight.hosts.get(worker.host)
+    return bool(worker.host) and (host is None or not host.ready)
 
 
 def _named_before(groups: Iterable[Manifest], found: Mapping[str, Any] | None) -> Iterable[Manifest]:

@@ -12,6 +12,7 @@ import pytest
 from plinth.api.v1alpha1 import GPUPool
 from plinth.cluster.capacity import CapacityAway, CapacityObservation, RayObservation
 from plinth.cluster.kube.errors import KubeAway, KubeRefused, NotLeaderError
+from plinth.cluster.kube.kinds import Kind
 from plinth.cluster.kube.kuberay import KubeRayCapacity
 from plinth.desired.ray_pods import RaySettings
 from plinth.desired.serve_config import same_config
@@ -252,6 +253,29 @@ async def test_a_cordoned_or_lost_machine_retires_its_worker(scene: Scene) -> No
     scene.kuberay.change_node("n1", conditions=[{"type": "Ready", "status": "Unknown"}])
     nodes = (await scene.only()).nodes
     assert (present(nodes), retiring(nodes)) == ([second], [first])
+
+
+async def test_a_worker_that_is_to_end_on_a_lost_machine_is_struck_off_and_no_other(
+    scene: Scene, monkeypatch: Any
+) -> None:
+    ray = await scene.bring_up(2)
+    on_lost, elsewhere = scene.kuberay.pods(ray)
+    group = (await scene.only()).nodes[0].group
+    scene.kuberay.change_node("n1", conditions=[{"type": "Ready", "status": "Unknown"}])
+    struck: list[tuple[str, object]] = []
+
+    async def delete(_kind: Kind, _namespace: str, name: str, **options: object) -> None:
+        struck.append((name, options["grace_seconds"]))
+
+    monkeypatch.setattr(scene.capacity._writer.client, "delete", delete)
+    await scene.resize(WorkerGroupPlan(ray=ray, group=group, workers=2))
+    assert struck == [], "a machine that is silent for a while may come back"
+    for name in (on_lost, elsewhere):
+        scene.kuberay.change_pod(
+            ray, name, status={}, deletionTimestamp="2026-01-01T00:00:00Z", finalizers=["f"]
+        )
+    await scene.resize(WorkerGroupPlan(ray=ray, group=group, workers=2))
+    assert struck == [(on_lost, 0)]
 
 
 async def test_a_machines_heartbeat_wakes_nobody(scene: Scene) -> None:
