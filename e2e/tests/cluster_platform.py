@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from kube.access import Kubernetes
-from kube.binaries import find_program
 from kube.installation import NAMESPACE, install_chart, make_chart_values, make_pool
 from kube.processes import wait_until
 from openai import OpenAI
@@ -80,18 +77,6 @@ class Platform:
             stream=True,
         )
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-
-    def plinth(self, *arguments: str) -> str:
-        """`kubectl plinth …`."""
-        done = subprocess.run(
-            [find_program("kubectl"), "plinth", *arguments],
-            env={**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        return done.stdout
 
     def pods(self, selector: str, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
         return self.cluster.list("pods", "-n", namespace, "-l", selector)
