@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from kube.access import Kubernetes
 from kube.binaries import find_program
@@ -69,21 +69,26 @@ def install_chart(cluster: Kubernetes, values: dict[str, Any], *arguments: str) 
     Raises:
         HelmError: it could not be installed.
     """
-    file = cluster.folder / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
     # The harness may have applied the CRDs itself: they become the release's.
-    flags = ("--namespace", NAMESPACE, "--create-namespace", "--take-ownership", "--values", file)
-    run_helm(cluster.kubeconfig, "upgrade", "--install", "plinth", CHART, *flags, *arguments)
+    flags = ("--namespace", NAMESPACE, "--create-namespace", "--take-ownership")
+    release = ("upgrade", "--install", "plinth", CHART)
+    run_helm(*release, *flags, *arguments, kubeconfig=cluster.kubeconfig, values=values)
 
 
-def run_helm(kubeconfig: Path, *arguments: str | Path) -> str:
-    """Run Helm against a cluster; returns what it printed.
+def run_helm(
+    *arguments: str | Path, kubeconfig: Path | None = None, values: Mapping[str, Any] | None = None
+) -> str:
+    """Run Helm, against a cluster or alone; returns what it printed.
 
     Raises:
         HelmError: it failed.
     """
+    command: list[str | Path] = [find_program("helm"), *arguments]
+    command += ["--kubeconfig", kubeconfig] if kubeconfig else []
+    command += ["--values", "-"] if values is not None else []
     done = subprocess.run(
-        [find_program("helm"), "--kubeconfig", kubeconfig, *arguments],
+        command,
+        input=json.dumps(values) if values is not None else "",
         capture_output=True,
         text=True,
         timeout=HELM_SECONDS,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kube.binaries import find_program
+from kube.installation import CHART, NAMESPACE, run_helm
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts/plinth"
-NAMESPACE = "plinth-system"
 KUBE_VERSION = "1.34.4"
 """Helm built from its module does not know which Kubernetes it was made for."""
-HELM_SECONDS = 120
 
 Manifest = dict[str, Any]
 Values = Mapping[str, Any]
@@ -79,30 +73,10 @@ COMBINATIONS: dict[str, Values] = {
 """Every combination of values that takes another way through the templates."""
 
 
-class HelmError(Exception):
-    """Helm refused; the text is what it said."""
-
-
-def helm(*arguments: str | Path, values: Values | None = None) -> str:
-    """Run Helm; returns what it printed. Raises HelmError."""
-    command = [find_program("helm"), *arguments, *(["--values", "-"] if values is not None else [])]
-    done = subprocess.run(
-        command,
-        input=json.dumps(values) if values is not None else "",
-        capture_output=True,
-        text=True,
-        timeout=HELM_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise HelmError(done.stderr.strip())
-    return done.stdout
-
-
 def render_text(values: Values, *, hooks: bool = True, chart: Path = CHART) -> str:
     """The chart's manifests as one document stream."""
     flags = ["--namespace", NAMESPACE, "--kube-version", KUBE_VERSION, *([] if hooks else ["--no-hooks"])]
-    return helm("template", "plinth", chart, *flags, values=values)
+    return run_helm("template", "plinth", chart, *flags, values=values)
 
 
 def render(values: Values, *, hooks: bool = True) -> list[Manifest]:

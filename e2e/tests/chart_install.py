@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chart import CHART, NAMESPACE, Values, helm
+from chart import Values
 from kube.access import Kubernetes
+from kube.installation import CHART, NAMESPACE, run_helm
 
 NAMESPACES = (NAMESPACE, "team-a", "team-b")
 
@@ -25,8 +26,8 @@ class Installation:
 
     def helm(self, *arguments: str | Path, values: Values | None = None) -> str:
         """Run Helm against the cluster. Raises HelmError."""
-        flags = ("--kubeconfig", self.cluster.kubeconfig, "--namespace", NAMESPACE)
-        return helm(*arguments, *flags, values=values)
+        flags = ("--namespace", NAMESPACE)
+        return run_helm(*arguments, *flags, kubeconfig=self.cluster.kubeconfig, values=values)
 
     def install(self, values: Values) -> None:
         """Install; without waiting, since no pod will ever run."""

@@ -36,6 +36,7 @@ from plinth.runtime.operator_options import OperatorOptions
 from plinth.runtime.operator_process import Replica
 
 ROOT = Path(__file__).parents[2]
+NO_RAY = "there is no Ray here: nobody can ask for this"
 
 
 class NoRay:
@@ -63,19 +64,19 @@ class NoRay:
         return CapacityObservation(rays=())
 
     async def apply(self, ray: str, config: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        raise AssertionError(NO_RAY)
 
     async def read_log(self, ray: str, actor_id: str, *, lines: int) -> str:
-        raise NotImplementedError
+        raise AssertionError(NO_RAY)
 
     async def resize(self, plans: Sequence[PoolPlan], pools: Sequence[GPUPool]) -> bool:
         return False
 
     async def report(self, host: str, port: int, slot: str) -> EngineReport | None:
-        raise NotImplementedError
+        raise AssertionError(NO_RAY)
 
     async def deliver(self, host: str, port: int, slot: str, token: str) -> bool:
-        raise NotImplementedError
+        raise AssertionError(NO_RAY)
 
     def latest_report(self) -> tuple[LoadReport, float] | None:
         return None

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import NAMESPACE
 from chart_install import Installation, prepare
 from kube.access import Kubernetes
 from kube.fixtures import make_control_plane
+from kube.installation import NAMESPACE
 
 pytestmark = pytest.mark.kube
 

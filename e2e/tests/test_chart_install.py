@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, COMBINATIONS, NAMESPACE, HelmError, newer_chart, pod_specs, render, render_text
+from chart import COMBINATIONS, newer_chart, pod_specs, render, render_text
 from chart_install import Installation, prepare
 from kube.access import Kubernetes
 from kube.fixtures import make_control_plane
+from kube.installation import CHART, NAMESPACE, HelmError
 
 pytestmark = pytest.mark.kube
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import NAMESPACE, ROOT, find, render_text
+from chart import find, render_text
 from kube.access import Kubernetes
+from kube.host_python import CHECKOUT
+from kube.installation import NAMESPACE
 
 pytestmark = pytest.mark.kube
 
-KUSTOMIZE = ROOT / "deploy/kustomize"
+KUSTOMIZE = CHECKOUT / "deploy/kustomize"
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from chart import (
-    CHART,
     COMBINATIONS,
-    NAMESPACE,
     Manifest,
     containers,
     find,
@@ -21,6 +19,7 @@ from chart import (
     render,
     render_text,
 )
+from kube.installation import CHART, NAMESPACE
 
 from plinth.gateway.options import parse_options
 from plinth.runtime.gateway_agent import gateway_agent

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, HelmError, Values, render, render_text
+from chart import Values, render, render_text
+from kube.installation import CHART, HelmError
 
 pytestmark = pytest.mark.kube
 
