@@ -18,13 +18,14 @@ from plinth.controllers.ports import Ports, Statuses
 from plinth.controllers.status import make_statuses
 from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
 from plinth.domain.planner import compute_plan
+from plinth.domain.targets import TargetMemory
 
 BUSY_SECONDS = 0.5
 IDLE_SECONDS = 2.0
 SETTLE_SECONDS = 0.02
 LONGEST_SETTLE_SECONDS = 1.0
 """How long what may still come is waited for after a wake-up: half of what the last pass took, between these two."""
-IDLE_SHARE = 0.02
+IDLE_SHARE = 0.01
 """While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
 LONGEST_IDLE_SECONDS = 30.0
 
@@ -51,6 +52,7 @@ class FleetCycle:
     on_pass: Callable[[Pass], None]
     on_failure: Callable[[Exception], None] = lambda _error: None
     gatherer: Gatherer = field(init=False)
+    _targets: TargetMemory = field(default_factory=TargetMemory)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class FleetCycle:
         """One pass."""
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
-        plan = compute_plan(snapshot, started)
+        plan = compute_plan(snapshot, started, targets=self._targets)
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
         await deliver_credentials(snapshot.slots, self.gatherer.replicas, self.ports)
         statuses = make_statuses(snapshot, plan, resources, started)

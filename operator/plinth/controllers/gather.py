@@ -15,10 +15,13 @@ from plinth.controllers.memory import Memory
 from plinth.controllers.ports import DesiredModel, Ports, Resources
 from plinth.controllers.rays import RayView
 from plinth.controllers.replica_reports import ReplicaReports
-from plinth.domain.fleet import FleetSnapshot, Model, ModelKey, Node, Ray, Slot
+from plinth.domain.fleet import FleetSnapshot, Model, ModelKey, Node, Ray, Slot, SlotName
 from plinth.domain.traffic import LoadReport, ReplicaState
 
 REPORT_MAX_AGE_SECONDS = 10.0
+_Times = tuple[float, float | None, float | None]
+_Dated = tuple[Slot, _Times, Slot]
+"""A slot as found, since when it is there, ready and draining, and the slot with these times."""
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Gatherer:
     """Each Ray as last seen, by name."""
     replicas: ReplicaReports = field(init=False)
     _idle_nodes: dict[str, tuple[Node, Node]] = field(default_factory=dict)
+    _slots_dated: dict[SlotName, _Dated] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.replicas = ReplicaReports(self.ports)
@@ -75,13 +79,25 @@ class Gatherer:
 
     def _dated(self, slots: Iterable[Slot], report: LoadReport | None, now: float) -> tuple[Slot, ...]:
         """The slots with the times at which things began, as far back as this process remembers."""
-        timed = tuple(self._with_drain_time(slot, report, now) for slot in slots)
-        self.memory.take_slots(timed, now)
-        first_seen, ready_since = self.memory.first_seen, self.memory.ready_since
-        return tuple(
-            replace(slot, since=first_seen[slot.name], ready_since=ready_since.get(slot.name))
-            for slot in timed
-        )
+        found = tuple(slots)
+        if report is not None:
+            for slot in found:
+                self._note_drain(slot, report, now)
+        self.memory.take_slots(found, now)
+        known, self._slots_dated = self._slots_dated, {}
+        for slot in found:
+            self._slots_dated[slot.name] = self._date(slot, known.get(slot.name))
+        return tuple(self._slots_dated[slot.name][2] for slot in found)
+
+    def _date(self, slot: Slot, known: _Dated | None) -> _Dated:
+        """The slot with its times; the same object for the same slot."""
+        memory, name = self.memory, slot.name
+        times = (memory.first_seen[name], memory.ready_since.get(name), memory.draining_since.get(name))
+        if known is not None and known[0] is slot and known[1] == times:
+            return known
+        since, ready_since, draining_since = times
+        dated = replace(slot, since=since, ready_since=ready_since, draining_since=draining_since)
+        return slot, times, dated
 
     def _nodes(
         self, observation: CapacityObservation, slots: tuple[Slot, ...], now: float
@@ -107,13 +123,12 @@ class Gatherer:
             name=seen.name, pool=seen.pool, answers=view.answers, seen=view.seen, retiring=seen.retiring
         )
 
-    def _with_drain_time(self, slot: Slot, report: LoadReport | None, now: float) -> Slot:
-        load = report.replicas.get(str(slot.name)) if report else None
+    def _note_drain(self, slot: Slot, report: LoadReport, now: float) -> None:
+        load = report.replicas.get(str(slot.name))
         if load is not None and load.state is not ReplicaState.DRAINING:
             self.memory.draining_since.pop(slot.name, None)
         elif load is not None:
             self.memory.draining_since.setdefault(slot.name, now)
-        return replace(slot, draining_since=self.memory.draining_since.get(slot.name))
 
     def _model(self, desired: DesiredModel) -> Model:
         key = key_of(desired.resource)

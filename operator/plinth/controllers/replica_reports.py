@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from plinth.engine.logs import select_lines
 
 READY_POLL_SECONDS = 5.0
 READY_POLLS_A_PASS = 32
-STARTING_POLLS_A_PASS = 128
+STARTING_POLLS_A_PASS = 256
 """Replicas asked in one pass, the longest unasked first: a large fleet is not asked all at once."""
 LOG_LINES_READ = 200
 
@@ -29,14 +30,17 @@ class ReplicaReports:
     troubles: dict[SlotName, str] = field(default_factory=dict)
     """Why a waiting replica has not been given its token."""
     _reports: dict[SlotName, tuple[float, EngineReport]] = field(default_factory=dict)
+    _completed: dict[SlotName, tuple[Slot, EngineReport, str, Slot]] = field(default_factory=dict)
+    """What was made of which slot, report and trouble: the same object again while these are the same."""
     _death_notes: dict[SlotName, str] = field(default_factory=dict)
 
     async def complete(self, found: Sequence[FoundSlot], now: float) -> list[Slot]:
         """The slots with what their replicas say, or why they died."""
         asked = self._to_ask(found, now)
-        completed = await asyncio.gather(
-            *(self._complete(each, now, each.slot.name in asked) for each in found)
-        )
+        await asyncio.gather(*(self._ask(each.slot, now) for each in found if each.slot.name in asked))
+        dead = [each for each in found if each.slot.phase is SlotPhase.FAILED]
+        await asyncio.gather(*(self._note_death(each) for each in dead))
+        completed = [self._complete(each.slot) for each in found]
         self.waiting = frozenset(
             slot.name
             for slot in completed
@@ -49,7 +53,7 @@ class ReplicaReports:
     def forget_all_but(self, names: Iterable[SlotName]) -> None:
         """Drop what is kept of slots that are gone."""
         kept = set(names)
-        for cache in (self._reports, self._death_notes, self.troubles):
+        for cache in (self._reports, self._completed, self._death_notes, self.troubles):
             for gone in cache.keys() - kept:
                 del cache[gone]
 
@@ -59,7 +63,7 @@ class ReplicaReports:
         for each in found:
             name = each.slot.name
             at, known = self._reports.get(name, (0.0, None))
-            if each.slot.port is None:
+            if each.slot.port is None or each.slot.phase in {SlotPhase.FAILED, SlotPhase.STOPPING}:
                 continue
             if known is None or known.phase is not SlotPhase.READY:
                 starting.append((at, name))
@@ -68,46 +72,44 @@ class ReplicaReports:
         turns = sorted(starting)[:STARTING_POLLS_A_PASS] + sorted(due)[:READY_POLLS_A_PASS]
         return {name for _, name in turns}
 
-    async def _complete(self, found: FoundSlot, now: float, asked: bool) -> Slot:  # noqa: FBT001 - private
-        slot = found.slot
-        if slot.phase is SlotPhase.FAILED:
-            return replace(slot, message=await self._death_note(found))
-        if slot.phase is SlotPhase.STOPPING or slot.host is None or slot.port is None:
-            return slot
-        report = await self._report(slot, now) if asked else self._reports.get(slot.name, (now, None))[1]
-        if report is None:
-            return slot
-        return replace(
-            slot,
-            phase=report.phase,
-            bytes_done=report.bytes_done,
-            bytes_total=report.bytes_total,
-            eta_seconds=report.eta_seconds,
-            message="\n".join(
-                filter(None, [self.troubles.get(slot.name) or report.message, *report.log_lines])
-            ),
-        )
-
-    async def _report(self, slot: Slot, now: float) -> EngineReport | None:
+    async def _ask(self, slot: Slot, now: float) -> None:
+        """Silence is no verdict: a busy engine may be slow. The gateway's connection tells when it died."""
         report = await self.ports.replicas.report(slot.host or "", slot.port or 0, str(slot.name))
-        if report is None:
-            # Silence is no verdict: a busy engine may be slow. The gateway's connection tells when it died.
-            known = self._reports.get(slot.name)
-            return known[1] if known else None
-        self._reports[slot.name] = (now, report)
-        return report
+        if report is not None:
+            self._reports[slot.name] = (now, report)
 
-    async def _death_note(self, found: FoundSlot) -> str:
+    def _complete(self, slot: Slot) -> Slot:
+        if slot.phase is SlotPhase.FAILED:
+            return replace(slot, message=self._death_notes[slot.name])
+        known = self._reports.get(slot.name)
+        if slot.phase is SlotPhase.STOPPING or slot.host is None or slot.port is None or known is None:
+            return slot
+        report, trouble = known[1], self.troubles.get(slot.name, "")
+        made = self._completed.get(slot.name)
+        if made is None or made[0] is not slot or made[1:3] != (report, trouble):
+            made = self._completed[slot.name] = (slot, report, trouble, _told(slot, report, trouble))
+        return made[3]
+
+    async def _note_death(self, found: FoundSlot) -> None:
         """Ray's word and the process's last meaningful lines, read once a slot."""
         slot = found.slot
-        if slot.name not in self._death_notes:
-            last = self._reports.get(slot.name)
-            lines = list(last[1].log_lines) if last else []
-            if not lines and found.actor_id:
-                try:
-                    text = await self.ports.capacity.read_log(slot.ray, found.actor_id, lines=LOG_LINES_READ)
-                    lines = list(select_lines(text))
-                except CapacityAway:
-                    lines = []
-            self._death_notes[slot.name] = "\n".join([slot.message, *lines]).strip()
-        return self._death_notes[slot.name]
+        if slot.name in self._death_notes:
+            return
+        last = self._reports.get(slot.name)
+        lines = list(last[1].log_lines) if last else []
+        if not lines and found.actor_id:
+            with contextlib.suppress(CapacityAway):
+                text = await self.ports.capacity.read_log(slot.ray, found.actor_id, lines=LOG_LINES_READ)
+                lines = list(select_lines(text))
+        self._death_notes[slot.name] = "\n".join([slot.message, *lines]).strip()
+
+
+def _told(slot: Slot, report: EngineReport, trouble: str) -> Slot:
+    return replace(
+        slot,
+        phase=report.phase,
+        bytes_done=report.bytes_done,
+        bytes_total=report.bytes_total,
+        eta_seconds=report.eta_seconds,
+        message="\n".join(filter(None, [trouble or report.message, *report.log_lines])),
+    )

@@ -9,6 +9,7 @@ An invalid edit makes `Accepted` False while `Ready` follows what runs: the last
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from plinth.api.v1alpha1 import ConditionType, Reason
 from plinth.domain.fleet import Model, Slot, SlotName, SlotPhase, Verdict
@@ -58,12 +59,12 @@ class Situation:
     """Since when a starting replica is past its deadline."""
     now: float
 
-    @property
+    @cached_property
     def ready(self) -> tuple[Slot, ...]:
         """Replicas that answer and stay, of any revision."""
         return tuple(slot for slot in self.slots if slot.phase is SlotPhase.READY and slot.name in self.kept)
 
-    @property
+    @cached_property
     def updated(self) -> tuple[Slot, ...]:
         """Replicas that answer and are of the wanted revision."""
         return tuple(slot for slot in self.ready if slot.name.revision == self.revision)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
-@dataclass(frozen=True, order=True)
-class ModelKey:
+# Names are tuples: a pass of a large fleet compares, sorts and looks up hundreds of thousands of them.
+class ModelKey(NamedTuple):
     """A ModelDeployment's namespace and name."""
 
     namespace: str
@@ -25,8 +26,7 @@ class ModelKey:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, order=True)
-class SlotName:
+class SlotName(NamedTuple):
     """One replica's name, `namespace.name.revision.ordinal`; a slot is never reused for another replica."""
 
     model: ModelKey

@@ -38,18 +38,17 @@ from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.rollout import RolloutDecision, RolloutRequest, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
-from plinth.domain.targets import Refusal, Target, choose_target, running_target
+from plinth.domain.targets import Refusal, Target, TargetMemory, choose_target, running_target
 from plinth.domain.traffic import ModelRoute, RouteTable
 from plinth.domain.workers import plan_workers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What was decided about one model, and what that leaves for the next."""
+    """What was decided about one model."""
 
     plan: ModelPlan
     route: ModelRoute
-    room: Room
     wakes: tuple[float, ...]
 
 
@@ -64,6 +63,9 @@ class Surroundings:
     homes: Mapping[str, Home]
     evacuated: frozenset[str]
     """Nodes that may be emptied before there is room elsewhere."""
+    room: Room
+    """What every model leaves for the next."""
+    targets: TargetMemory
     now: float
 
     def is_known(self, pool: str, slots: tuple[Slot, ...]) -> bool:
@@ -78,8 +80,10 @@ class Surroundings:
         )
 
 
-def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
-    """The plan for everything. `now` is in Unix seconds."""
+def compute_plan(snapshot: FleetSnapshot, now: float, *, targets: TargetMemory | None = None) -> FleetPlan:
+    """The plan for everything. `now` is in Unix seconds; `targets`, kept from pass to pass, only saves work."""
+    targets = targets or TargetMemory()
+    targets.forget_all_but(model.key for model in snapshot.models)
     pools = resolve_pools(snapshot.pools, snapshot.nodes)
     shared = Surroundings(
         snapshot=snapshot,
@@ -88,20 +92,18 @@ def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
         node_ids=frozenset(node.node_id for node in snapshot.nodes),
         homes=homes_of(pools),
         evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
+        room=room_of(snapshot.slots),
+        targets=targets,
         now=now,
     )
     names = resolve_names(snapshot.models)
-    room = room_of(snapshot.slots)
-    outcomes: list[Outcome] = []
-    for model in sorted(snapshot.models, key=lambda each: _turn(each, shared)):
-        outcome = _plan_model(model, names[model.key], shared, room)
-        room = outcome.room
-        outcomes.append(outcome)
+    in_turn = sorted(snapshot.models, key=lambda each: _turn(each, shared))
+    outcomes = [_plan_model(model, names[model.key], shared) for model in in_turn]
     known = {model.key for model in snapshot.models} | snapshot.unreadable
     deserted = plan_deserted([slot for slot in snapshot.slots if slot.name.model not in known], snapshot, now)
     plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
-    pool_plans = [_plan_pool(pool, room, shared) for pool in pools]
+    pool_plans = [_plan_pool(pool, shared) for pool in pools]
     wakes = [*deserted.wakes, *(wake for each in outcomes for wake in each.wakes)]
     wakes += [wake for _, times in pool_plans for wake in times]
     return FleetPlan(
@@ -116,20 +118,20 @@ def compute_plan(snapshot: FleetSnapshot, now: float) -> FleetPlan:
 
 
 def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
-    grouped: dict[ModelKey, tuple[Slot, ...]] = {}
+    grouped: dict[ModelKey, list[Slot]] = {}
     for slot in sorted(slots, key=lambda each: each.name):
-        grouped[slot.name.model] = (*grouped.get(slot.name.model, ()), slot)
-    return grouped
+        grouped.setdefault(slot.name.model, []).append(slot)
+    return {key: tuple(found) for key, found in grouped.items()}
 
 
 def _turn(model: Model, shared: Surroundings) -> tuple[bool, float, ModelKey]:
     return (model.key not in shared.slots, model.first_seen, model.key)
 
 
-def _plan_model(model: Model, names: ServedNames, shared: Surroundings, room: Room) -> Outcome:
+def _plan_model(model: Model, names: ServedNames, shared: Surroundings) -> Outcome:
     """One model from its spec to its route."""
     slots = shared.slots.get(model.key, ())
-    chosen = choose_target(model, names=names, pools=shared.pools, slots=slots)
+    chosen = choose_target(model, names=names, pools=shared.pools, slots=slots, memory=shared.targets)
     refusal = chosen if isinstance(chosen, Refusal) else None
     target = chosen if isinstance(chosen, Target) else running_target(slots, shared.pools)
     broken = _broken(slots, shared)
@@ -140,14 +142,15 @@ def _plan_model(model: Model, names: ServedNames, shared: Surroundings, room: Ro
     )
     if target is None:
         wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
-        rolled = _keep_all(slots, departure, room, broken=broken, closing=_closing(slots, shared))
+        rolled = _keep_all(slots, departure, broken=broken, closing=_closing(slots, shared))
     else:
         wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
-        rolled = _roll(
-            model, target, slots, broken=broken, wanted=wanted, departure=departure, room=room, shared=shared
-        )
-        if not shared.is_known(target.pool.name, slots):
-            rolled = _keep_all(slots, departure, room, broken={})
+        if shared.is_known(target.pool.name, slots):
+            rolled = _roll(
+                model, target, slots, broken=broken, wanted=wanted, departure=departure, shared=shared
+            )
+        else:
+            rolled = _keep_all(slots, departure, broken={})
     situation = _situation(model, target, refusal, slots, wanted=wanted, rolled=rolled, shared=shared)
     return _outcome(situation, names=names, target=target, wanted=wanted, rolled=rolled)
 
@@ -212,7 +215,6 @@ def _roll(
     broken: dict[SlotName, str],
     wanted: ScalingDecision,
     departure: Departure,
-    room: Room,
     shared: Surroundings,
 ) -> RolloutDecision:
     failure = model.failure
@@ -226,7 +228,7 @@ def _roll(
             failing=failure is not None and failure.revision == target.revision,
             retry_at=retry_due_at(failure, target.revision),
             departure=departure,
-            room=room,
+            room=shared.room,
             misplaced=misplaced(slots, target, shared.homes),
             evacuated=shared.evacuated,
         )
@@ -242,7 +244,6 @@ def _closing(slots: tuple[Slot, ...], shared: Surroundings) -> frozenset[SlotNam
 def _keep_all(
     slots: tuple[Slot, ...],
     departure: Departure,
-    room: Room,
     *,
     broken: dict[SlotName, str],
     closing: frozenset[SlotName] = frozenset(),
@@ -260,7 +261,7 @@ def _keep_all(
         reason = broken.get(slot.name, "left as it is")
         plans.append(SlotPlan.of(slot, action, reason))
     wakes = tuple(due for slot in slots if (due := timeout_at(slot, departure)) is not None)
-    return RolloutDecision(slots=tuple(plans), room=room, wakes=wakes)
+    return RolloutDecision(slots=tuple(plans), wakes=wakes)
 
 
 def _situation(
@@ -337,7 +338,7 @@ def _outcome(
         )
     )
     changes = [wanted.next_change_at] if wanted.next_change_at is not None else []
-    return Outcome(plan=plan, route=route, room=rolled.room, wakes=(*changes, *deadlines, *rolled.wakes))
+    return Outcome(plan=plan, route=route, wakes=(*changes, *deadlines, *rolled.wakes))
 
 
 def _sentences(
@@ -371,8 +372,9 @@ def _unknown_routes(snapshot: FleetSnapshot) -> frozenset[str]:
     )
 
 
-def _plan_pool(pool: Pool, room: Room, shared: Surroundings) -> tuple[PoolPlan, tuple[float, ...]]:
+def _plan_pool(pool: Pool, shared: Surroundings) -> tuple[PoolPlan, tuple[float, ...]]:
     """The pool's plan, and when it would change by time alone."""
+    room = shared.room
     rays = [ray for ray in shared.snapshot.rays if ray.pool in {"", pool.name}]
     workers = plan_workers(pool, room, rays=rays, slots=shared.snapshot.slots, now=shared.now)
     known = all(ray.answers or ray.retiring for ray in rays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from plinth.api.v1alpha1 import GPUPool, ObjectMeta
@@ -48,6 +48,12 @@ class Pool:
         """All its nodes, those that are being emptied included."""
         return frozenset(node.node_id for node in (*self.nodes, *self.retiring))
 
+    @cached_property
+    def sample(self) -> Pool:
+        """The pool with one nameless node of each make: all that the shape of a replica may depend on."""
+        makes = {_make_of(node): node for node in reversed(self.nodes)}
+        return replace(self, nodes=tuple(map(_nameless, makes.values())), retiring=())
+
     @property
     def present(self) -> tuple[Node, ...]:
         """The nodes that are there."""
@@ -82,6 +88,29 @@ class Pool:
     def least_accelerator_bytes(self) -> int:
         """Usable memory of the pool's smallest accelerator: a shape must fit wherever it is placed."""
         return min((self.usable_accelerator_bytes(node) for node in self.nodes), default=0)
+
+
+def _make_of(node: Node) -> tuple[object, ...]:
+    """What nodes of one make have in common."""
+    return (
+        *(node.cpus, node.memory_bytes, node.labels.get(ENGINES_LABEL)),
+        *(node.accelerator, node.accelerators, node.accelerator_memory_bytes),
+    )
+
+
+def _nameless(node: Node) -> Node:
+    """The node without all that tells it from others of its make."""
+    label = node.labels.get(ENGINES_LABEL)
+    return Node(
+        node_id="",
+        address="",
+        labels={} if label is None else {ENGINES_LABEL: label},
+        cpus=node.cpus,
+        memory_bytes=node.memory_bytes,
+        accelerator=node.accelerator,
+        accelerators=node.accelerators,
+        accelerator_memory_bytes=node.accelerator_memory_bytes,
+    )
 
 
 def has_engine(node: Node, engine: Engine) -> bool:

@@ -39,6 +39,7 @@ class RolloutRequest:
     """No replica of the wanted revision is created before; None: at once."""
     departure: Departure
     room: Room
+    """What is created takes its place there."""
     misplaced: Mapping[SlotName, str] = field(default_factory=dict)
     """Replicas that must go elsewhere though they are as wanted, and why."""
     evacuated: frozenset[str] = frozenset()
@@ -59,10 +60,9 @@ class RolloutRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutDecision:
-    """Every replica's fate, and what is left of the room."""
+    """Every replica's fate."""
 
     slots: tuple[SlotPlan, ...]
-    room: Room
     shortage: str = ""
     """Why not every wanted replica has a place."""
     awaiting: str = ""
@@ -92,8 +92,8 @@ def plan_rollout(request: RolloutRequest) -> RolloutDecision:
     """Every replica's fate in this pass."""
     sides = take_sides(request)
     removed = tuple(_removed(request, slot) for slot in request.slots if slot.name in request.broken)
-    created, room, shortage = _create(request, sides)
-    sacrificed, note = _make_room(request, sides, room, created=len(created))
+    created, shortage = _create(request, sides)
+    sacrificed, note = _make_room(request, sides, created=len(created))
     plans = [
         *removed,
         *created,
@@ -109,12 +109,10 @@ def plan_rollout(request: RolloutRequest) -> RolloutDecision:
             leave(slot, f"{request.target.revision} is wanted now", request.departure)
             for slot in sides.idle_old
         ),
+        *_revive(request, sides),
     ]
-    revived, room = _revive(request, sides, room)
-    plans.extend(revived)
     return RolloutDecision(
         slots=tuple(sorted(plans, key=lambda plan: plan.name)),
-        room=room,
         shortage=shortage,
         awaiting=_awaiting(created),
         sentences=tuple(filter(None, [*_narrative(request, sides), note])),
@@ -161,21 +159,21 @@ def _newest_revision_first(slot: Slot) -> tuple[bool, float, SlotName]:
     return (slot.draining_since is not None, -slot.since, slot.name)
 
 
-def _create(request: RolloutRequest, sides: Sides) -> tuple[list[SlotPlan], Room, str]:
+def _create(request: RolloutRequest, sides: Sides) -> tuple[list[SlotPlan], str]:
     """As many of the missing replicas as fit now; the shortage is told when one does not."""
     room, created = request.room, list[SlotPlan]()
     missing = request.desired - len(sides.kept_new)
     if request.retry_at is not None and request.departure.now < request.retry_at:
-        return created, room, ""
+        return created, ""
     ordinals = _free_ordinals(request.slots, request.target.revision)
     for _ in range(missing):
         node = find_place(request.placement, room)
         if node is None:
-            return created, room, explain_shortage(request.placement, room)
+            return created, explain_shortage(request.placement, room)
         plan = _created(request, request.target, next(ordinals), node)
         created.append(plan)
-        room = room.take(node.node_id, Holding(model=request.model, needs=plan.needs, slot=str(plan.name)))
-    return created, room, ""
+        room.take(node.node_id, Holding(model=request.model, needs=plan.needs, slot=str(plan.name)))
+    return created, ""
 
 
 def _awaiting(created: Iterable[SlotPlan]) -> str:
@@ -183,9 +181,7 @@ def _awaiting(created: Iterable[SlotPlan]) -> str:
     return f"{plural(len(waiting), 'replica')} on workers that are being brought up" if waiting else ""
 
 
-def _make_room(
-    request: RolloutRequest, sides: Sides, room: Room, *, created: int
-) -> tuple[tuple[Slot, ...], str]:
+def _make_room(request: RolloutRequest, sides: Sides, *, created: int) -> tuple[tuple[Slot, ...], str]:
     """The old replicas to drain so that one new fits, where none does; and the sentence that says so."""
     missing = request.desired - len(sides.kept_new) - created
     starting = created + len(sides.kept_new) - sides.ready_new
@@ -193,6 +189,7 @@ def _make_room(
     if missing <= 0 or starting > 0 or not sides.kept_old or request.failing or waits_for_retry:
         return (), ""
     leaving = {str(slot.name) for slot in (*sides.spare_old, *sides.surplus_new, *sides.idle_old)}
+    room = request.room
     freed = room.without(room.leaving() | leaving | {str(name) for name in request.broken})
     if find_place(request.placement, freed) is not None:
         return (), "a replica that is leaving makes room for the new revision"
@@ -234,7 +231,7 @@ def _sacrifice_note(sides: Sides, victims: tuple[Slot, ...]) -> str:
     return f"no room for a new replica beside the old ones: {names} drains first, {meanwhile}"
 
 
-def _revive(request: RolloutRequest, sides: Sides, room: Room) -> tuple[list[SlotPlan], Room]:
+def _revive(request: RolloutRequest, sides: Sides) -> list[SlotPlan]:
     """Replace a broken old replica by its like while the new revision fails to start: the old one keeps serving."""
     revived: list[SlotPlan] = []
     ordinals: dict[str, Iterator[int]] = {}
@@ -247,7 +244,7 @@ def _revive(request: RolloutRequest, sides: Sides, room: Room) -> tuple[list[Slo
         placement = PlacementRequest(
             model=request.model, needs=slot.needs, pool=request.target.pool, engine=spec.engine
         )
-        node = find_place(placement, room)
+        node = find_place(placement, request.room)
         if node is None or node.state is not NodeState.PRESENT:
             continue
         ordinal = next(ordinals.setdefault(revision, _free_ordinals(request.slots, revision)))
@@ -264,9 +261,9 @@ def _revive(request: RolloutRequest, sides: Sides, room: Room) -> tuple[list[Slo
                 ray=node.ray,
             )
         )
-        room = room.take(node.node_id, Holding(model=request.model, needs=slot.needs, slot=str(name)))
+        request.room.take(node.node_id, Holding(model=request.model, needs=slot.needs, slot=str(name)))
         serving += 1
-    return revived, room
+    return revived
 
 
 def _free_ordinals(slots: Iterable[Slot], revision: str) -> Iterator[int]:

@@ -7,12 +7,23 @@ is then the target, so scaling and healing work as before.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from plinth.api.v1alpha1 import ConditionType, Objectives, Reason
+from plinth.api.v1alpha1 import ConditionType, ModelDeploymentSpec, Objectives, Reason
 from plinth.domain.architecture import Architecture, read_architecture
-from plinth.domain.engines import EngineRefusal, choose_engine
-from plinth.domain.fleet import ArtifactRefusal, EngineSpec, Model, ModelFormat, Needs, Slot, SlotPhase
+from plinth.domain.engines import EngineDecision, EngineRefusal, choose_engine
+from plinth.domain.fleet import (
+    Artifact,
+    ArtifactRefusal,
+    EngineSpec,
+    Model,
+    ModelFormat,
+    ModelKey,
+    Needs,
+    Slot,
+    SlotPhase,
+)
 from plinth.domain.naming import ServedNames
 from plinth.domain.permissions import refuse_on
 from plinth.domain.pools import Pool
@@ -53,8 +64,50 @@ class Refusal:
         return ConditionType.ACCEPTED if self.reason in SPEC_REASONS else ConditionType.PLANNED
 
 
+class TargetMemory:
+    """What was chosen before, for as long as nothing changes that it depends on: most of a fleet, on most passes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[ModelKey, str], tuple[_Basis, Target | Refusal]] = {}
+
+    def target_on(self, pool: Pool, model: Model, names: ServedNames) -> Target | Refusal:
+        """The target on one pool. The memory makes no difference to it."""
+        basis = _Basis(model.resource.spec, model.artifact, names, pool.sample)
+        known = self._known.get((model.key, pool.name))
+        if known is None or not known[0].is_like(basis):
+            known = self._known[model.key, pool.name] = (basis, _target_on(model, names, pool.sample))
+        found = known[1]
+        return replace(found, pool=pool) if isinstance(found, Target) else found
+
+    def forget_all_but(self, models: Iterable[ModelKey]) -> None:
+        """Drop what is kept of models that are gone."""
+        kept = set(models)
+        for gone in [each for each in self._known if each[0] not in kept]:
+            del self._known[gone]
+
+
+class _Basis(NamedTuple):
+    """All that a target depends on."""
+
+    spec: ModelDeploymentSpec
+    artifact: Artifact | ArtifactRefusal | None
+    names: ServedNames
+    sample: Pool
+
+    def is_like(self, other: _Basis) -> bool:
+        """Whether nothing has changed. A spec and an artifact are read anew when they may have."""
+        if self.spec is not other.spec or self.artifact is not other.artifact:
+            return False
+        return self.names == other.names and self.sample == other.sample
+
+
 def choose_target(
-    model: Model, *, names: ServedNames, pools: tuple[Pool, ...], slots: Iterable[Slot]
+    model: Model,
+    *,
+    names: ServedNames,
+    pools: tuple[Pool, ...],
+    slots: Iterable[Slot],
+    memory: TargetMemory | None = None,
 ) -> Target | Refusal:
     """The first pool on which the model works: the one it runs on already, then by name."""
     if names.collision:
@@ -62,17 +115,11 @@ def choose_target(
     able = _open_pools(model, pools)
     if isinstance(able, Refusal):
         return able
-    if model.artifact is None:
-        return Refusal(
-            reason=Reason.READING_MODEL, message="the model's configuration is being read", known=False
-        )
-    architecture = _readable(model)
-    if isinstance(architecture, Refusal):
-        return architecture
+    memory = memory or TargetMemory()
     homes = {slot.running_on or slot.node_id for slot in slots if slot.phase is not SlotPhase.STOPPING}
     refusals: list[Refusal] = []
     for pool in sorted(able, key=lambda each: (each.deleted, not homes & each.node_ids, each.name)):
-        target = _target_on(model, architecture, names=names, pool=pool)
+        target = memory.target_on(pool, model, names)
         if isinstance(target, Target):
             return target
         refusals.append(target)
@@ -121,25 +168,17 @@ def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | N
 
 def _readable(model: Model) -> Architecture | Refusal:
     artifact = model.artifact
-    found = (
-        artifact if artifact is None or isinstance(artifact, ArtifactRefusal) else read_architecture(artifact)
-    )
-    if isinstance(found, Architecture):
-        return found
-    if found is None:
-        return Refusal(
-            reason=Reason.READING_MODEL, message="the model's configuration is being read", known=False
-        )
-    return Refusal(reason=Reason(found.reason), message=found.message)
+    if artifact is None:
+        message = "the model's configuration is being read"
+        return Refusal(reason=Reason.READING_MODEL, message=message, known=False)
+    found = artifact if isinstance(artifact, ArtifactRefusal) else read_architecture(artifact)
+    if isinstance(found, ArtifactRefusal):
+        return Refusal(reason=Reason(found.reason), message=found.message)
+    return found
 
 
-def _target_on(
-    model: Model, architecture: Architecture, *, names: ServedNames, pool: Pool
-) -> Target | Refusal:
-    """The target on one pool; each guard is one reason why not."""
-    spec, artifact = model.resource.spec, model.artifact
-    if not pool.nodes or artifact is None or isinstance(artifact, ArtifactRefusal):
-        return Refusal(reason=Reason.NO_NODES, message=f"pool {pool.name} has no nodes at present")
+def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> EngineDecision | Refusal:
+    """The engine that runs the model there, if the pool's owner lets it."""
     engine = choose_engine(
         choice=spec.engine.type, model_format=artifact.format, source=spec.model.source, pool=pool
     )
@@ -148,6 +187,19 @@ def _target_on(
     forbidden = refuse_on(pool, spec, [engine.engine])
     if forbidden is not None:
         return Refusal(reason=Reason.NOT_ALLOWED, message=forbidden)
+    return engine
+
+
+def _target_on(model: Model, names: ServedNames, pool: Pool) -> Target | Refusal:
+    """The target on one pool; each guard is one reason why not."""
+    spec, artifact, architecture = model.resource.spec, model.artifact, _readable(model)
+    if isinstance(architecture, Refusal):
+        return architecture
+    if not pool.nodes or artifact is None or isinstance(artifact, ArtifactRefusal):
+        return Refusal(reason=Reason.NO_NODES, message=f"pool {pool.name} has no nodes at present")
+    engine = _engine_on(pool, spec, artifact)
+    if isinstance(engine, Refusal):
+        return engine
     context = _context_tokens(spec.objectives, architecture)
     if isinstance(context, Refusal):
         return context

@@ -35,24 +35,27 @@ class Readings(Generic[T]):
         self._known: dict[ObjectName, tuple[Mapping[str, Any], T]] = {}
         self.values: dict[ObjectName, T] = {}
 
-    def take(self, items: Mapping[ObjectName, Mapping[str, Any]]) -> bool:
-        """Read what is new; whether any value differs from before."""
-        known, changed = self._known, len(items) != len(self._known)
-        found: dict[ObjectName, tuple[Mapping[str, Any], T]] = {}
-        for name, item in items.items():
-            before = known.get(name)
-            if before is not None and before[0] is item:
-                found[name] = before
-                continue
-            value = self._read(item)
-            # An equal value is kept as the object it was: a node's heartbeat is no change.
-            same = before is not None and before[1] == value
-            found[name] = (item, before[1] if same and before else value)
-            changed = changed or not same
-        self._known = found
+    def take(
+        self, items: Mapping[ObjectName, Mapping[str, Any]], *, newest: ObjectName | None = None
+    ) -> bool:
+        """Read what is new, in `newest` alone or in all; whether any value differs from before."""
+        names = items.keys() | self._known.keys() if newest is None else [newest]
+        changed = [name for name in names if self._take(name, items.get(name))]
         if changed:
-            self.values = {name: value for name, (_, value) in found.items()}
-        return changed
+            self.values = {name: value for name, (_, value) in self._known.items()}
+        return bool(changed)
+
+    def _take(self, name: ObjectName, item: Mapping[str, Any] | None) -> bool:
+        if item is None:
+            return self._known.pop(name, None) is not None
+        before = self._known.get(name)
+        if before is not None and before[0] is item:
+            return False
+        value = self._read(item)
+        # An equal value is kept as the object it was: a node's heartbeat is no change.
+        same = before is not None and before[1] == value
+        self._known[name] = (item, before[1] if same and before else value)
+        return not same
 
 
 def read_kube_node(item: Mapping[str, Any]) -> KubeNode:

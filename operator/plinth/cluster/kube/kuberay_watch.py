@@ -144,12 +144,12 @@ class RayWatch:
 
     def _nodes_changed(self) -> None:
         """Kubelets write their nodes' status every few minutes; most of that is no news."""
-        if self._hosts.take(self._nodes.items):
+        if self._hosts.take(self._nodes.items, newest=self._nodes.newest):
             self._by_name = {}
             self._changed()
 
     def _see(self) -> RaySight:
-        if self._hosts.take(self._nodes.items) or not self._by_name:
+        if not self._by_name:
             self._by_name = {node.name: node for node in self._hosts.values.values()}
         clusters: dict[str, Mapping[str, Any]] = {}
         pods: list[PodReading] = []

@@ -43,6 +43,8 @@ class Reflector:
         self._labels = labels
         self._on_change = on_change
         self._items: dict[ObjectName, dict[str, Any]] = {}
+        self.newest: ObjectName | None = None
+        """What changed last; None after a listing, when everything may have."""
         self._synced = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -95,6 +97,7 @@ class Reflector:
     async def _list(self) -> str:
         objects, version = await self._client.list(self._kind, namespace=self._namespace, labels=self._labels)
         self._items = {_name_of(each): each for each in objects}
+        self.newest = None
         self._synced.set()
         self._on_change()
         return version
@@ -104,13 +107,17 @@ class Reflector:
         async for kind, item in self._client.watch(
             self._kind, resource_version=version, namespace=self._namespace, labels=self._labels
         ):
-            if kind == "DELETED":
-                self._items.pop(_name_of(item), None)
-            elif kind != "BOOKMARK":
-                self._items[_name_of(item)] = item
             if kind != "BOOKMARK":
-                self._on_change()
+                self._take(kind, item)
             yield item["metadata"]["resourceVersion"]
+
+    def _take(self, kind: str, item: dict[str, Any]) -> None:
+        self.newest = _name_of(item)
+        if kind == "DELETED":
+            self._items.pop(self.newest, None)
+        else:
+            self._items[self.newest] = item
+        self._on_change()
 
 
 def _name_of(item: Mapping[str, Any]) -> ObjectName:

@@ -29,7 +29,7 @@ from plinth.desired.slice_reading import marker_version
 from plinth.domain.traffic import ModelRoute, RouteTable
 
 WRITERS = 8
-SETTLE_SECONDS = 0.05
+SETTLE_SECONDS = 0.25
 """A burst of changes in the cluster is looked at once."""
 LOOK_SECONDS = 60.0
 """Between looks at everything although the watch told nothing."""

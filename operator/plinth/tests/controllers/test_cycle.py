@@ -376,7 +376,7 @@ async def test_a_cycle_that_is_cancelled_as_it_is_woken_ends() -> None:
 
 
 async def test_a_thousand_starting_replicas_are_asked_in_turns_and_none_is_forgotten() -> None:
-    names = [f"m{number:03}" for number in range(300)]
+    names = [f"m{number:03}" for number in range(STARTING_POLLS_A_PASS + 150)]
     world = World(*(make_model(name) for name in names))
     world.ray.node_rows = [make_node_row(memory_gib=4096)]
     asked: list[str] = []

@@ -27,6 +27,7 @@ from plinth.domain.fleet import (
 from plinth.domain.planner import compute_plan
 from plinth.domain.pools import resolve_pools
 from plinth.domain.quantities import MIB
+from plinth.domain.targets import TargetMemory
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState
 from plinth.tests.domain.builders import make_model, make_node, make_snapshot, make_window
 
@@ -186,6 +187,17 @@ def test_the_order_in_which_things_are_seen_does_not_matter(snapshot: FleetSnaps
         slots=shuffled(snapshot.slots),  # type: ignore[arg-type]  # a permutation of the same
     )
     assert compute_plan(mixed, NOW) == compute_plan(snapshot, NOW)
+
+
+@given(snapshots(), snapshots())
+@settings(max_examples=50)
+def test_what_is_remembered_of_an_earlier_pass_makes_no_difference(
+    before: FleetSnapshot, after: FleetSnapshot
+) -> None:
+    now = replace(after, models=before.models)
+    targets = TargetMemory()
+    compute_plan(before, NOW, targets=targets)
+    assert compute_plan(now, NOW, targets=targets) == compute_plan(now, NOW)
 
 
 @given(snapshots())

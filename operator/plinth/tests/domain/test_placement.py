@@ -1,4 +1,9 @@
-from plinth.domain.fleet import Engine, ModelKey, Needs, Node, SlotPhase
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plinth.domain.fleet import Engine, ModelKey, Needs, Node, NodeState, SlotPhase
 from plinth.domain.placement import Holding, PlacementRequest, Room, explain_shortage, find_place, room_of
 from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.quantities import GIB
@@ -24,7 +29,7 @@ def place_many(request: PlacementRequest, room: Room, count: int) -> list[str | 
         node = find_place(request, room)
         places.append(node.node_id if node else None)
         if node:
-            room = room.take(node.node_id, Holding(model=CHAT, needs=request.needs, slot=str(number)))
+            room.take(node.node_id, Holding(model=CHAT, needs=request.needs, slot=str(number)))
     return places
 
 
@@ -71,6 +76,39 @@ def test_only_nodes_with_the_engine_are_used() -> None:
 def test_the_pools_share_of_a_node_is_the_limit_not_the_node() -> None:
     pool = pool_of(make_node("a", memory_bytes=10 * GIB))
     assert place_many(wanting(pool, memory=3 * GIB), Room(), 4) == ["a", "a", "a", None]
+
+
+@st.composite
+def accelerated_nodes(draw: st.DrawFn) -> list[Node]:
+    """There, on their way, or not asked for yet."""
+    states = st.sampled_from(
+        [(NodeState.PRESENT, "w"), (NodeState.POTENTIAL, "w"), (NodeState.POTENTIAL, "")]
+    )
+    found = []
+    for number in range(draw(st.integers(1, 6))):
+        state, worker = draw(states)
+        node = make_node(f"n{number}", accelerators=draw(st.integers(1, 4)))
+        found.append(replace(node, state=state, worker=worker))
+    return found
+
+
+@given(accelerated_nodes(), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=8), st.data())
+def test_the_place_found_is_the_best_of_all(
+    nodes: list[Node], held: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    pool, room = pool_of(*nodes), Room()
+
+    def merit(node: Node) -> tuple[bool, bool, int, int, str]:
+        absent = node.state is not NodeState.PRESENT
+        siblings = sum(each.model == CHAT for each in room.on(node.node_id))
+        return absent, absent and not node.worker, room.free_accelerators(node), siblings, node.node_id
+
+    for number, (place, own) in enumerate(held):
+        request = wanting(pool, accelerators=data.draw(st.integers(1, 4)))
+        able = [node for node in nodes if room.fits(pool, node, request.needs)]
+        assert find_place(request, room) == min(able, key=merit, default=None)
+        holding = Holding(model=CHAT if own else OTHER, needs=request.needs, slot=str(number))
+        room.take(nodes[place % len(nodes)].node_id, holding)
 
 
 def test_a_shortage_says_what_is_needed_what_is_free_and_who_holds_the_rest() -> None:
