@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from plinth.cluster.kube.errors import NotLeaderError
@@ -41,6 +41,8 @@ class Pass:
     statuses: Statuses
     put: bool
     took_seconds: float
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each step took of it."""
 
 
 @dataclass
@@ -85,13 +87,28 @@ class FleetCycle:
         """One pass."""
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
+        gathered = self.clock()
         plan = compute_plan(snapshot, started, targets=self._targets)
+        planned = self.clock()
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
         await deliver_credentials(snapshot.slots, self.gatherer.replicas, self.ports)
+        executed = self.clock()
         statuses = make_statuses(snapshot, plan, resources, started)
         self.ports.store.write(statuses)
-        took = self.clock() - started
-        done = Pass(snapshot=snapshot, plan=plan, statuses=statuses, put=put, took_seconds=took)
+        ended = self.clock()
+        done = Pass(
+            snapshot=snapshot,
+            plan=plan,
+            statuses=statuses,
+            put=put,
+            took_seconds=ended - started,
+            step_seconds={
+                "gather": gathered - started,
+                "plan": planned - gathered,
+                "execute": executed - planned,
+                "status": ended - executed,
+            },
+        )
         self.on_pass(done)
         return done
 

@@ -35,6 +35,13 @@ class OperatorMetrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._steps = Histogram(
+            "plinth_cycle_step_seconds",
+            "How long each step of a pass took: gather, plan, execute, status.",
+            ["step"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
         self._failures = Counter(
             "plinth_cycle_failures_total",
             "Passes that failed, by the fault.",
@@ -60,6 +67,8 @@ class OperatorMetrics:
     def take_pass(self, done: Pass) -> None:
         """A pass has ended well."""
         self._cycle.observe(done.took_seconds)
+        for step, seconds in done.step_seconds.items():
+            self._steps.labels(step).observe(seconds)
         self._view.take(done)
 
     def take_failure(self, error: Exception) -> None:
