@@ -25,7 +25,7 @@ IDLE_SECONDS = 2.0
 SETTLE_SECONDS = 0.02
 LONGEST_SETTLE_SECONDS = 1.0
 """How long what may still come is waited for after a wake-up: half of what the last pass took, between these two."""
-IDLE_SHARE = 0.01
+IDLE_SHARE = 0.005
 """While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
 LONGEST_IDLE_SECONDS = 30.0
 

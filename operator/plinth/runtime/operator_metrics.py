@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from plinth.controllers.cycle import Pass
 from plinth.domain.fleet import NodeState
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
 
 
 class OperatorMetrics:
