@@ -61,6 +61,15 @@ class Attention:
             own = self._softmax_weights(hidden)
         return (*own, *self.projections, Weights(Part.VECTORS, self.vectors, WHOLE))
 
+    @property
+    def absorbed_elements(self) -> int:
+        """The up-projection of a latent's keys and values, of which vLLM keeps a copy at full width.
+
+        vllm/model_executor/layers/attention/mla_attention.py, `process_weights_after_loading`: a view where the
+        weights are at full width already.
+        """
+        return self.latent_width * self.heads * (self.head_dim - self.rope_width + self.value_dim)
+
     def kv_elements_per_token(self, tensor: int) -> int:
         """Elements that one of `tensor` ranks keeps of each token it remembers.
 
@@ -89,10 +98,10 @@ class Attention:
         """DeepSeek-V2 (arXiv 2405.04434, section 2.1): down-projections whole, up-projections split by head."""
         down = hidden * (self.q_latent_width + self.latent_width + self.rope_width)
         up = (self.q_latent_width or hidden) * self.heads * self.head_dim
-        up += self.latent_width * self.heads * (self.head_dim - self.rope_width + self.value_dim)
+        output = self.heads * self.value_dim * hidden
         return (
             Weights(Part.ATTENTION, down, WHOLE),
-            Weights(Part.ATTENTION, up + self.heads * self.value_dim * hidden),
+            Weights(Part.ATTENTION, up + self.absorbed_elements + output),
         )
 
 
@@ -124,12 +133,11 @@ class FeedForward:
         ]
         if self.experts:
             one = matrices * hidden * self.expert_width
-            chosen = self.experts_per_token
-            biases = self.expert_vectors
+            routed = {"experts": self.experts, "chosen": self.experts_per_token}
             found += [
                 Weights(Part.ROUTER, hidden * self.experts, WHOLE),
-                Weights(Part.EXPERTS, one * self.experts, active=one * chosen),
-                Weights(Part.VECTORS, biases * self.experts, active=biases * chosen),
+                Weights(Part.EXPERTS, one * self.experts, **routed),
+                Weights(Part.VECTORS, self.expert_vectors * self.experts, **routed),
             ]
         return tuple(found)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from plinth.domain.quantities import ceil_div
+
 ANY_RANKS = 0
 """Tensor parallelism splits these weights as often as it likes."""
 WHOLE = 1
@@ -36,14 +38,19 @@ class Weights(NamedTuple):
     elements: int
     most_ranks: int = ANY_RANKS
     """Tensor parallelism splits them over at most so many ranks and replicates them beyond (K and V: the KV heads)."""
-    active: int | None = None
-    """How many of them one token passes through; None for all."""
+    experts: int = 0
+    """They are so many experts' weights; 0 for weights that every token passes through."""
+    chosen: int = 0
+    """How many of these experts a token passes through."""
 
     @property
     def active_elements(self) -> int:
         """How many elements one token passes through."""
-        return self.elements if self.active is None else self.active
+        return self.elements * self.chosen // self.experts if self.experts else self.elements
 
-    def ways(self, tensor: int) -> int:
-        """Into how many pieces `tensor` ranks split them."""
-        return tensor if self.most_ranks == ANY_RANKS else min(tensor, self.most_ranks)
+    def on_a_rank(self, *, tensor: int, expert: int) -> int:
+        """How many elements the fullest rank holds: experts lie whole on `expert` ranks where that is above 1."""
+        if self.experts and expert > 1:
+            return self.elements // self.experts * ceil_div(self.experts, expert)
+        ways = tensor if self.most_ranks == ANY_RANKS else min(tensor, self.most_ranks)
+        return ceil_div(self.elements, ways)
