@@ -29,6 +29,8 @@ READY_SECONDS = 200.0
 WARM_UP = Level(users=40, requests=40, input_tokens=512, output_tokens=8, seconds=4)
 _LEVEL_SLACK_SECONDS = 25.0
 _KEPT_LOG_BYTES = 400_000
+_FREE_SECONDS = 20.0
+_REMNANT_MIB = 2048
 ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -106,6 +108,7 @@ def measure_case(run: Run, case: Case, devices: Sequence[str]) -> None:
         _write(run, case, record)
         with contextlib.suppress(Exception):
             stack.stop()
+            wait_for_free(devices)
         run.busy.pop(case.name, None)
         run.say(f"{case.name}: {record['state']}, ended")
 
@@ -245,6 +248,16 @@ def read_metrics(url: str) -> dict[str, float]:
 def accelerators() -> list[dict[str, str]]:
     """Each accelerator's memory, clocks and power now; none on a CPU."""
     return _nvidia_smi("index", "memory.used", "memory.total", "clocks.sm", "power.draw", "temperature.gpu")
+
+
+def wait_for_free(devices: Sequence[str]) -> None:
+    """Return when the accelerators hold no more than a remnant: the next engine wants nearly all of their memory."""
+    until = time.monotonic() + _FREE_SECONDS
+    while time.monotonic() < until:
+        here = [each for each in accelerators() if each["index"] in devices]
+        if all(int(each["memory.used"]) < _REMNANT_MIB for each in here):
+            return
+        time.sleep(0.5)
 
 
 def machine() -> dict[str, object]:

@@ -25,6 +25,7 @@ from planner_engine import Run, accelerators, measure_case
 STAGGER_SECONDS = 15.0
 """Between two starts: engines that start at once collide where they pick their ports."""
 ATTEMPTS = 2
+BUDGET_SECONDS = 1100.0
 _POLL_SECONDS = 0.5
 _END_SECONDS = 60.0
 """How long a case may take to end after the end of the run."""
