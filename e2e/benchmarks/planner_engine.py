@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import records
+from accelerator_state import accelerators, machine, wait_for_free
 from engine_log import LOGGING, read_figures, read_lines
 from planner_case import Case, Level, vocabulary_of, write_model_folder
 from serving_stacks import BareVllm, Setup, StackFailedError, engine_arguments, wait_until_ready
@@ -29,8 +29,6 @@ READY_SECONDS = 200.0
 WARM_UP = Level(users=40, requests=40, input_tokens=512, output_tokens=8, seconds=4)
 _LEVEL_SLACK_SECONDS = 25.0
 _KEPT_LOG_BYTES = 400_000
-_FREE_SECONDS = 20.0
-_REMNANT_MIB = 2048
 ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -41,6 +39,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
     "NVSHMEM_DISABLE_NVLS": "1",
     "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    # It compiles at first use, with headers that a machine without a network may lack. No case here needs it.
+    "VLLM_USE_DEEP_GEMM": "0",
 }
 
 
@@ -243,38 +243,6 @@ def read_metrics(url: str) -> dict[str, float]:
         return {}
     found = re.findall(r"^(vllm:\S+?(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in found if "_created" not in name and float(value)}
-
-
-def accelerators() -> list[dict[str, str]]:
-    """Each accelerator's memory, clocks and power now; none on a CPU."""
-    return _nvidia_smi("index", "memory.used", "memory.total", "clocks.sm", "power.draw", "temperature.gpu")
-
-
-def wait_for_free(devices: Sequence[str]) -> None:
-    """Return when the accelerators hold no more than a remnant: the next engine wants nearly all of their memory."""
-    until = time.monotonic() + _FREE_SECONDS
-    while time.monotonic() < until:
-        here = [each for each in accelerators() if each["index"] in devices]
-        if all(int(each["memory.used"]) < _REMNANT_MIB for each in here):
-            return
-        time.sleep(0.5)
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on, and with which versions."""
-    return {
-        "accelerators": _nvidia_smi("name", "driver_version", "memory.total"),
-        **records.installed_versions("vllm", "torch", "transformers", "triton", "uvloop"),
-    }
-
-
-def _nvidia_smi(*fields: str) -> list[dict[str, str]]:
-    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [dict(zip(fields, line.split(", "), strict=False)) for line in answer.strip().splitlines()]
 
 
 def _keep_log(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> None:

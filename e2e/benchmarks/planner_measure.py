@@ -19,26 +19,27 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerator_state import accelerators
 from planner_case import FOLDER, Case, read_cases
-from planner_engine import Run, accelerators, measure_case
+from planner_engine import Run, measure_case
 
 STAGGER_SECONDS = 15.0
 """Between two starts: engines that start at once collide where they pick their ports."""
 ATTEMPTS = 2
-BUDGET_SECONDS = 1100.0
+BUDGET_SECONDS = 1050.0
 _POLL_SECONDS = 0.5
 _END_SECONDS = 60.0
 """How long a case may take to end after the end of the run."""
 
 
-def order(run: Run, cases: Sequence[Case], accelerators: int) -> list[Case]:
+def order(run: Run, cases: Sequence[Case], here: int) -> list[Case]:
     """What is left to measure: cases never tried in the file's order, then those that were cut, then those that failed."""
     ranked = []
     for case in cases:
         record = run.read_record(case)
         state, attempts = record.get("state", ""), int(str(record.get("attempts", 0)))
-        if case.tensor > accelerators:
-            run.say(f"{case.name}: left out, it takes {case.tensor} accelerators and {accelerators} are here")
+        if case.tensor > here:
+            run.say(f"{case.name}: left out, it takes {case.tensor} accelerators and {here} are here")
         elif state == "done" or (state == "failed" and attempts >= ATTEMPTS):
             continue
         else:

@@ -39,6 +39,40 @@ START_OF_TP2 = """\
 """
 
 
+ROOT = Path(__file__).parents[2]
+SENTENCES = {
+    "v1/worker/gpu_worker.py": [
+        "Initial free memory: %s GiB; Requested memory: %f (util), %s GiB",
+        "Free memory after profiling: %s GiB (total), %s GiB (within requested)",
+        "Available KV cache memory: %s GiB",
+        "CUDA graph pool memory: %s GiB (actual), %s GiB (estimated)",
+        "Free memory on device ",
+        "config with `--kv-cache-memory=",
+    ],
+    "v1/worker/gpu_model_runner.py": [
+        "Model loading took %s GiB memory and %.6f seconds",
+        "Graph capturing finished in %.0f secs, took %.2f GiB",
+    ],
+    "v1/worker/gpu/model_runner.py": [
+        "Model loading took %s GiB and %.6f seconds",
+        "Graph capturing finished in %.0f secs, took %.2f GiB",
+    ],
+    "utils/mem_utils.py": [
+        "Memory profiling takes {self.profile_time:.2f} seconds",
+        "Total non KV cache memory: ",
+        "torch peak memory increase: ",
+        "non-torch forward increase memory: ",
+    ],
+    "v1/core/kv_cache_utils.py": [
+        "GPU KV cache size: %s tokens",
+        "Maximum concurrency for %s tokens per request: %.2fx",
+    ],
+    "v1/engine/core.py": ["init engine (profile, create kv cache, warmup model) took %.2f s"],
+    "compilation/monitor.py": ["torch.compile took %.2f s in total"],
+    "config/scheduler.py": ["Chunked prefill is enabled with max_num_batched_tokens=%d."],
+}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(place=tmp_path, deadline=time.monotonic() + 1000)
@@ -85,6 +119,14 @@ def test_the_second_model_runner_says_the_weights_without_the_word_memory() -> N
     assert read_figures(log) == {"weights_gib": [14.27], "loading_seconds": [3.1]}
 
 
+@pytest.mark.vllm
+def test_the_installed_vllm_still_says_these_sentences() -> None:
+    package = next((ROOT / ".venv-vllm" / "lib").glob("python3*/site-packages/vllm"))
+    for file, sentences in SENTENCES.items():
+        source = (package / file).read_text()
+        assert [sentence for sentence in sentences if sentence not in source] == [], file
+
+
 def test_of_two_starts_in_one_log_the_last_one_counts() -> None:
     second = START_OF_TP2.replace("29.73", "30.00")
     assert read_figures(START_OF_TP2 + second)["weights_gib"] == [30.0, 30.0]
@@ -127,9 +169,9 @@ def test_neighbours_never_compile_the_same_thing_at_once() -> None:
     assert all(one.model != other.model for one, other in pairwise(alone))
 
 
-def test_the_expected_seconds_of_ten_cases_fit_the_default_budget() -> None:
+def test_the_first_nine_cases_which_the_planner_must_be_judged_by_fit_the_default_budget() -> None:
     busy = [0.0, 0.0]
-    for case in read_cases(FOLDER / "cases.yaml")[:10]:
+    for case in read_cases(FOLDER / "cases.yaml")[:9]:
         seconds = case.start_seconds + sum(level.seconds for level in case.loads) + 15
         if case.tensor == 2:
             busy = [max(busy) + seconds] * 2
