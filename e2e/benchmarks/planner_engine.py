@@ -99,8 +99,9 @@ def measure_case(run: Run, case: Case, devices: Sequence[str]) -> None:
         _load(run, case, stack, record)
         record["state"] = "done" if len(_loads(record)) == len(case.loads) else "cut"
     except Exception as error:  # noqa: BLE001 - the frame of a thread: one case must not end the others
-        record.update(state="failed", why=f"{type(error).__name__}: {error}"[-3000:])
-        run.say(f"{case.name}: FAILED: {record['why']}"[:600])
+        state = "failed" if run.remaining() > 0 else "cut"
+        record.update(state=state, why=f"{type(error).__name__}: {error}"[-3000:])
+        run.say(f"{case.name}: {state.upper()}: {record['why']}"[:600])
     finally:
         run.busy[case.name] = "ending"
         with contextlib.suppress(Exception):

@@ -15,11 +15,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import planner_engine
 import planner_measure
 from engine_log import read_figures, read_lines
 from planner_case import FOLDER, Case, Level, Use, read_cases, vocabulary_of, write_model_folder
 from planner_engine import Run, compact, make_setup
-from serving_stacks import engine_arguments
+from serving_stacks import BareVllm, StackFailedError, engine_arguments
 
 START_OF_TP2 = """\
 (EngineCore pid=321) INFO 11-22 07:00:01 [core.py:112] Initializing a V1 LLM engine (v0.25.1) with config: model='/m'
@@ -268,6 +269,23 @@ def test_a_case_for_which_no_time_is_left_is_not_started(
     monkeypatch.setattr(planner_measure, "_POLL_SECONDS", 0.001)
     planner_measure.measure(run, [make_case(start_seconds=40.0)], ["0"])
     assert "toy: skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(1000, "failed"), (-1, "cut")])
+def test_an_engine_that_fails_has_failed_but_at_the_run_s_end_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, state: str
+) -> None:
+    run = Run(place=tmp_path, deadline=time.monotonic() + seconds)
+
+    class Ended(BareVllm):
+        def start(self) -> None:
+            raise StackFailedError("ended with 1")
+
+    monkeypatch.setattr(planner_engine, "BareVllm", Ended)
+    planner_engine.measure_case(run, make_case(), [""])
+    record = run.read_record(make_case())
+    assert (record["state"], record["attempts"], record["loads"]) == (state, 1, [])
+    assert "ended with 1" in str(record["why"])
 
 
 def test_what_comes_back_is_few_files(tmp_path: Path) -> None:
