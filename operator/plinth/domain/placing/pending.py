@@ -1,0 +1,101 @@
+"""Why a replica has no place: what it needs, what is free of it, who holds the rest, and what would free it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+
+from plinth.domain.placing.clearing import Dearness, Rule, find_ways
+from plinth.domain.placing.demands import WHOLE, Demand, Option
+from plinth.domain.placing.hosts import Hold, Standing
+from plinth.domain.placing.packing import Wanted
+from plinth.domain.placing.room import Room
+from plinth.domain.quantities import format_bytes, plural
+
+HOLDERS = 5
+"""As many holders are named; of the rest, the number."""
+LOOKED_AT = 16
+"""The roomiest hosts, among which a remedy is looked for."""
+
+
+class Explainer:
+    """Sentences about one pass's room; equal shapes share one."""
+
+    def __init__(self, room: Room, demands: Mapping[str, Demand]) -> None:
+        self.room, self.demands = room, demands
+        self._holders: dict[str, str] = {}
+
+    def explain(self, wanted: Wanted) -> str:
+        """One clause for each pool that the replica may have."""
+        options = wanted.demand.options
+        return "; or ".join(self._clause(wanted, option) for option in options) or "no pool takes it"
+
+    def _clause(self, wanted: Wanted, option: Option) -> str:
+        pool, gang = option.pool, option.gang
+        needs = f"a replica needs {gang.describe()} of pool {pool}"
+        if not self.room.hosts_of(pool):
+            return f"{needs}, which has no hosts"
+        if pool not in self._holders:
+            self._holders[pool] = self._held(option)
+        held = f"; held by {self._holders[pool]}" if self._holders[pool] else ""
+        return f"{needs}, {self._free(option)}{held}; {self._remedy(wanted, option)}"
+
+    def _free(self, option: Option) -> str:
+        gang, stands = option.gang, [self.room.stands[name] for name in self.room.hosts_of(option.pool)]
+        if gang.is_whole:
+            return f"{max(max(stand.whole_free) for stand in stands)} free at most"
+        most = max(0, *(max(stand.free, default=0) for stand in stands))
+        return f"{format_bytes(most) if gang.spread else f'{most} thousandths'} free at most"
+
+    def _held(self, option: Option) -> str:
+        """Who holds most of the pool: accelerators, or memory where that is what counts."""
+        amounts = Counter[str]()
+        for name in self.room.hosts_of(option.pool):
+            for hold, accelerators in self.room.stands[name].holds.values():
+                amounts[hold.model] += len(accelerators) * hold.gang.share
+        largest = sorted(amounts.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{model} ({_amount(option, amount)})" for model, amount in largest[:HOLDERS]]
+        rest = len(largest) - HOLDERS
+        return ", ".join(named) + (f" and {rest} more" if rest > 0 else "")
+
+    def _remedy(self, wanted: Wanted, option: Option) -> str:
+        """The fewest who would have to go, and why they stay."""
+        gang = option.gang
+        stands = [self.room.stands[name] for name in self.room.hosts_of(option.pool)]
+        largest = max(len(domain) for stand in stands for domain in stand.domains)
+        if gang.accelerators > largest:
+            return f"its largest link domain has {plural(largest, 'accelerator')}: only a larger one would do"
+        ways = find_ways(self.room, option, Rule(_everyone), self._roomiest(option.pool))
+        if not ways:
+            return "it has not so much in all: only more hosts would do"
+        goers = ways[0].goers
+        who = ", ".join(hold.replica for hold in goers[:HOLDERS])
+        more = f" and {len(goers) - HOLDERS} more" if len(goers) > HOLDERS else ""
+        return (
+            f"one would fit without {who}{more} ({self._why_it_stays(wanted, goers[0])}), or on one more host"
+        )
+
+    def _roomiest(self, pool: str) -> Iterable[str]:
+        shelf = self.room.pools[pool].hosts
+        keys = chain.from_iterable(shelf.roomiest(standing) for standing in Standing)
+        return [key.host for key in islice(keys, LOOKED_AT)]
+
+    def _why_it_stays(self, wanted: Wanted, hold: Hold) -> str:
+        demand = self.demands.get(hold.model)
+        if demand is None:
+            return "nobody can say what may displace it"
+        if demand.priority >= wanted.demand.priority:
+            return f"its priority {demand.priority} is not below {wanted.demand.priority}"
+        return "the last of a model that must serve"
+
+
+def _amount(option: Option, amount: int) -> str:
+    if option.gang.spread:
+        return format_bytes(amount)
+    whole, rest = divmod(amount, WHOLE)
+    return plural(whole, "accelerator") if rest == 0 else f"{whole}.{rest:03} accelerators"
+
+
+def _everyone(holds: Iterable[Hold]) -> Iterable[tuple[Dearness, Hold]]:
+    return (((-hold.since,), hold) for hold in holds)
