@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from plinth.domain.placing.demands import Gang, Near, Option
-from plinth.domain.placing.hosts import Hold, Part, Place
+from plinth.domain.placing.hosts import Hold, Part, Place, Standing
 from plinth.domain.placing.room import Room
 from plinth.domain.placing.stands import Stand
 
@@ -24,6 +24,8 @@ class Rule(NamedTuple):
     """Of the holds of one link domain that are not leaving, those that may go, all at once if need be."""
     awaits_leaving: bool = True
     """Whether the place of those who leave anyway counts as free."""
+    few: bool = True
+    """Whether few large ones go rather than many less dear ones."""
 
 
 class Way(NamedTuple):
@@ -35,58 +37,54 @@ class Way(NamedTuple):
     goers: tuple[Hold, ...]
 
 
-def find_ways(room: Room, option: Option, rule: Rule, hosts: Iterable[str]) -> list[Way]:
-    """All ways for one replica on some hosts, the least costly first; of several parts, one way in each scope."""
-    names = sorted(hosts)
-    found: Iterable[Way]
-    if option.gang.parts == 1:
-        found = _domain_ways(room, names, option.gang, rule)
-    else:
-        scopes = _scopes(room, names, option.gang)
-        found = (way for scope in scopes if (way := _gang_way(room, scope, option.gang, rule)))
-    return sorted(found, key=lambda way: way.cost)
+Scope = tuple[str, ...]
+"""Hosts that may share the parts of one replica."""
 
 
-def _scopes(room: Room, names: list[str], gang: Gang) -> Iterable[list[str]]:
-    """The sets of hosts, each of which may hold all parts."""
-    if gang.within is Near.HOST:
-        return [[name] for name in names]
+def scopes_of(room: Room, option: Option) -> Iterator[Scope]:
+    """Every scope of a pool, those with most free first: each host, else each rack and then, where allowed, all."""
+    pool, gang = room.pools.get(option.pool), option.gang
+    if pool is None:
+        return
+    if gang.parts == 1 or gang.within is Near.HOST:
+        for standing in Standing:
+            for key in pool.hosts.roomiest(standing):
+                yield (key.host,)
+        return
+    for _, rack in sorted((-aisle.free, rack) for rack, aisle in pool.racks.items()):
+        yield tuple(sorted(pool.racks[rack].hosts))
     if gang.within is Near.POOL:
-        return [names]
-    racks: dict[str, list[str]] = {}
-    for name in names:
-        racks.setdefault(room.stands[name].host.rack, []).append(name)
-    return racks.values()
+        yield tuple(sorted(pool.all.hosts))
 
 
-def _gang_way(room: Room, hosts: Iterable[str], gang: Gang, rule: Rule) -> Way | None:
-    """The parts one after the other, each where least must go. What is tried is given back."""
-    mark, parts, goers = room.mark(), list[Part](), list[Hold]()
-    cost: list[Dearness] = []
+def find_way(room: Room, scope: Scope, gang: Gang, rule: Rule) -> Way | None:
+    """The way within a scope: the parts one after the other, each where least must go."""
+    mark, parts, goers, dear = room.mark(), list[Part](), list[Hold](), list[Dearness]()
     for _ in range(gang.parts):
-        ways = _domain_ways(room, hosts, gang, rule, without=parts)
+        ways = _domain_ways(room, scope, gang, rule, without=parts)
         way = min(ways, key=lambda each: each.cost, default=None)
         if way is None:
             break
         parts += way.place
         goers += way.goers
-        cost += way.cost[1]
-        for goer in way.goers:
-            room.put(goer._replace(leaving=True))
-        room.occupy(way.place[0], gang.share)
-    for part in parts:
+        dear += way.cost[1]
+        if len(parts) < gang.parts:
+            for goer in way.goers:
+                room.put(goer._replace(leaving=True))
+            room.occupy(way.place[0], gang.share)
+    for part in parts[: gang.parts - 1]:
         room.occupy(part, -gang.share)
     room.undo_to(mark)
     if len(parts) < gang.parts:
         return None
-    return Way((len(goers), tuple(sorted(cost, reverse=True))), tuple(parts), tuple(goers))
+    return Way((len(goers), tuple(sorted(dear, reverse=True))), tuple(parts), tuple(goers))
 
 
 def _domain_ways(
-    room: Room, hosts: Iterable[str], gang: Gang, rule: Rule, *, without: Iterable[Part] = ()
+    room: Room, scope: Scope, gang: Gang, rule: Rule, *, without: Iterable[Part]
 ) -> Iterator[Way]:
     """The way of each link domain, for one part; no accelerator is used twice."""
-    for name in hosts:
+    for name in scope:
         stand = room.stands[name]
         used = {each for part in without if part.host == name for each in part.accelerators}
         for domain in stand.domains:
@@ -119,7 +117,7 @@ class _Clearing:
             self._let(name, go=True)
         if not self._is_enough():
             return None
-        goers = self._exchanged(self._spared(dear), dear)
+        goers = self._exchanged(self._spared(dear, few=rule.few), dear)
         able = sorted(
             (-self.stand.free[each], each) for each in self.free if self.free[each] >= self.gang.share
         )
@@ -127,11 +125,11 @@ class _Clearing:
         cost = (len(goers), tuple(sorted((dear[name] for name in goers), reverse=True)))
         return Way(cost, (part,), tuple(self.here[name][0] for name in sorted(goers)))
 
-    def _spared(self, dear: Mapping[str, Dearness]) -> set[str]:
-        """Those who need go after all, where all who may do so: few large ones rather than many small ones."""
+    def _spared(self, dear: Mapping[str, Dearness], *, few: bool) -> set[str]:
+        """Those who need go after all, where all who may do so."""
         goers = set(dear)
         dearest_first = sorted(dear, key=lambda name: (dear[name], name), reverse=True)
-        for name in sorted(dearest_first, key=self._size):
+        for name in sorted(dearest_first, key=self._size) if few else dearest_first:
             self._let(name, go=False)
             if self._is_enough():
                 goers.remove(name)

@@ -47,7 +47,7 @@ class _Search:
     def _apart(self) -> Place | None:
         """On the host with the fewest of its siblings, then on the one with most to spare."""
         best: tuple[tuple[int, int, int, str], Stand] | None = None
-        for name in self.pool.names:
+        for name in self.pool.all.hosts:
             stand = self.room.stands[name]
             if name != self.avoid and stand.capacity(0, self.gang) >= self.gang.parts:
                 key = (int(stand.host.standing), stand.siblings(self.model), -max(stand.free), name)

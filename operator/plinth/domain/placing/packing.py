@@ -5,17 +5,20 @@ Only replicas that this pass placed are ever placed anew: they do not run yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
-from plinth.domain.placing.clearing import Dearness, Rule, find_ways
-from plinth.domain.placing.demands import Demand, Option
+from plinth.domain.placing.clearing import Dearness, Rule, find_way, scopes_of
+from plinth.domain.placing.demands import Demand, Gang, Option
 from plinth.domain.placing.finding import find_place
 from plinth.domain.placing.hosts import Hold, Place
 from plinth.domain.placing.room import Room
 
 ATTEMPTS = 12
 """How many ways or hosts are tried in vain before mending is given up: it bounds the work of a pass."""
+DEPTH = 2
+"""Who makes room may have others make room in turn: so often."""
 NO_CHOICE = 2**62
 """What is lost by a second choice where there is none."""
 
@@ -27,6 +30,11 @@ class Wanted(NamedTuple):
     ordinal: int
     """How many of its model there are before it."""
     demand: Demand
+
+    @property
+    def shapes(self) -> tuple[tuple[str, Gang], ...]:
+        """What would do, whatever it costs: where one finds nothing, nobody with the same does."""
+        return tuple(sorted((option.pool, option.gang) for option in self.demand.options))
 
     @property
     def by_right(self) -> tuple[int, bool, float, str, int]:
@@ -70,7 +78,7 @@ class Packing:
 
     def place(self, wanted: Wanted) -> bool:
         """Place one, others of this pass elsewhere if need be."""
-        return self._fit(wanted) or self._mend(wanted)
+        return self._fit(wanted) or self._mend(wanted, DEPTH)
 
     def tidy(self) -> None:
         """Empty hosts that only new replicas are on, where these find room on others: fewer hosts are begun."""
@@ -91,28 +99,35 @@ class Packing:
                 return True
         return False
 
-    def _mend(self, wanted: Wanted) -> bool:
+    def _mend(self, wanted: Wanted, depth: int) -> bool:
         """Place one where others of this pass are that fit elsewhere."""
         room, mark = self.room, self.room.mark()
-        rule = Rule(self._newcomers, awaits_leaving=False)
+        rule = Rule(self._newcomers, awaits_leaving=False, few=False)
         for option in wanted.demand.options:
-            ways = find_ways(room, option, rule, room.hosts_of(option.pool))
-            for way in ways[:ATTEMPTS]:
+            for scope in islice(scopes_of(room, option), ATTEMPTS):
+                way = find_way(room, scope, option.gang, rule)
+                if way is None:
+                    continue
                 for goer in way.goers:
                     room.lift(goer.replica)
                 room.put(wanted.at(option, way.place))
-                if self._fit_all(way.goers):
+                if self._fit_all(way.goers, depth=depth - 1):
                     return True
                 room.undo_to(mark)
         return False
 
-    def _newcomers(self, holds: Iterable[Hold]) -> Iterable[tuple[Dearness, Hold]]:
-        new = self.wanted.keys() - self.settled
-        return (((hold.gang.total,), hold) for hold in holds if hold.replica in new)
+    def _newcomers(self, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
+        """Those with a choice go more easily than those without, small ones more easily than large ones."""
+        for hold in holds:
+            if hold.replica in self.wanted and hold.replica not in self.settled:
+                yield (
+                    (len(self.wanted[hold.replica].demand.options) == 1, hold.gang.total * hold.gang.share),
+                    hold,
+                )
 
-    def _fit_all(self, holds: Iterable[Hold], avoid: str = "") -> bool:
+    def _fit_all(self, holds: Iterable[Hold], *, avoid: str = "", depth: int = 0) -> bool:
         again = sorted((self.wanted[hold.replica] for hold in holds), key=lambda each: each.by_size)
-        return all(self._fit(each, avoid) for each in again)
+        return all(self._fit(each, avoid) or (depth > 0 and self._mend(each, depth)) for each in again)
 
     def _is_begun(self, host: str) -> bool:
         """Whether there is something on it, and all of it new."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import chain, islice
+from itertools import islice
 
-from plinth.domain.placing.clearing import Dearness, Rule, find_ways
+from plinth.domain.placing.clearing import Dearness, Rule, find_way, scopes_of
 from plinth.domain.placing.demands import WHOLE, Demand, Option
-from plinth.domain.placing.hosts import Hold, Standing
+from plinth.domain.placing.hosts import Hold
 from plinth.domain.placing.packing import Wanted
 from plinth.domain.placing.room import Room
 from plinth.domain.quantities import format_bytes, plural
@@ -16,7 +16,7 @@ from plinth.domain.quantities import format_bytes, plural
 HOLDERS = 5
 """As many holders are named; of the rest, the number."""
 LOOKED_AT = 16
-"""The roomiest hosts, among which a remedy is looked for."""
+"""The hosts or racks with most free, among which a remedy is looked for."""
 
 
 class Explainer:
@@ -25,11 +25,15 @@ class Explainer:
     def __init__(self, room: Room, demands: Mapping[str, Demand]) -> None:
         self.room, self.demands = room, demands
         self._holders: dict[str, str] = {}
+        self._known: dict[object, str] = {}
 
     def explain(self, wanted: Wanted) -> str:
         """One clause for each pool that the replica may have."""
-        options = wanted.demand.options
-        return "; or ".join(self._clause(wanted, option) for option in options) or "no pool takes it"
+        key = (wanted.shapes, wanted.demand.priority)
+        if key not in self._known:
+            clauses = (self._clause(wanted, option) for option in wanted.demand.options)
+            self._known[key] = "; or ".join(clauses)
+        return self._known[key]
 
     def _clause(self, wanted: Wanted, option: Option) -> str:
         pool, gang = option.pool, option.gang
@@ -66,20 +70,16 @@ class Explainer:
         largest = max(len(domain) for stand in stands for domain in stand.domains)
         if gang.accelerators > largest:
             return f"its largest link domain has {plural(largest, 'accelerator')}: only a larger one would do"
-        ways = find_ways(self.room, option, Rule(_everyone), self._roomiest(option.pool))
+        scopes = islice(scopes_of(self.room, option), LOOKED_AT)
+        ways = [way for scope in scopes if (way := find_way(self.room, scope, gang, Rule(_everyone)))]
         if not ways:
             return "it has not so much in all: only more hosts would do"
-        goers = ways[0].goers
+        goers = min(ways, key=lambda way: way.cost).goers
         who = ", ".join(hold.replica for hold in goers[:HOLDERS])
         more = f" and {len(goers) - HOLDERS} more" if len(goers) > HOLDERS else ""
         return (
             f"one would fit without {who}{more} ({self._why_it_stays(wanted, goers[0])}), or on one more host"
         )
-
-    def _roomiest(self, pool: str) -> Iterable[str]:
-        shelf = self.room.pools[pool].hosts
-        keys = chain.from_iterable(shelf.roomiest(standing) for standing in Standing)
-        return [key.host for key in islice(keys, LOOKED_AT)]
 
     def _why_it_stays(self, wanted: Wanted, hold: Hold) -> str:
         demand = self.demands.get(hold.model)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from plinth.domain.placing.demands import Demand, Gang, Option
+from plinth.domain.placing.demands import Demand, Gang
 from plinth.domain.placing.hosts import Hold, Place
 from plinth.domain.placing.packing import Packing, Wanted
 from plinth.domain.placing.pending import Explainer
@@ -50,18 +50,18 @@ def plan_places(room: Room, demands: Mapping[str, Demand], *, moves: int) -> Pla
     """Places for all that is missing. At most so many moves are begun; what leaves already is in the room's holds."""
     packing = Packing(room, _wanted(room, demands))
     yielding = Yielding(room, demands, moves)
-    pending: dict[str, str] = {}
+    pending: list[Wanted] = []
     if not packing.pack(packing.wanted.values()):
-        explainer = Explainer(room, demands)
         in_turn = sorted(packing.wanted.values(), key=lambda each: each.by_right)
         for _, equals in groupby(in_turn, key=lambda each: each.demand.priority):
-            pending |= _place_class(tuple(equals), packing, yielding, explainer)
+            pending += _place_equals(tuple(equals), packing, yielding)
     packing.tidy()
+    explainer = Explainer(room, demands)
     return PlacementPlan(
         placed={name: _placed(room, room.holds[name]) for name in packing.wanted if name in room.holds},
         moved={replica: Move(place=place, reason=why) for replica, (place, why) in yielding.moved.items()},
         displaced=yielding.displaced,
-        pending=pending,
+        pending={wanted.replica: explainer.explain(wanted) for wanted in pending},
     )
 
 
@@ -72,24 +72,20 @@ def _wanted(room: Room, demands: Mapping[str, Demand]) -> Iterator[Wanted]:
             yield Wanted(replica, there + number, demand)
 
 
-def _place_class(
-    equals: tuple[Wanted, ...], packing: Packing, yielding: Yielding, explainer: Explainer
-) -> dict[str, str]:
-    """Replicas of one priority: all of them, else each by right. Returns those without a place, and why."""
-    pending: dict[str, str] = {}
+def _place_equals(equals: tuple[Wanted, ...], packing: Packing, yielding: Yielding) -> Iterator[Wanted]:
+    """Place replicas of one priority: all of them, else each in its turn. Yields those that stay without a place."""
     if packing.pack(equals):
-        return pending
-    hopeless: dict[tuple[Option, ...], str] = {}
+        return
+    hopeless = set[object]()
     for wanted in equals:
-        options = wanted.demand.options
-        if options in hopeless:
-            pending[wanted.replica] = hopeless[options]
+        if wanted.shapes in hopeless:
+            yield wanted
         elif not packing.place(wanted):
             if yielding.make_room(wanted):
                 packing.settled.add(wanted.replica)
             else:
-                pending[wanted.replica] = hopeless[options] = explainer.explain(wanted)
-    return pending
+                hopeless.add(wanted.shapes)
+                yield wanted
 
 
 def _placed(room: Room, hold: Hold) -> Placed:

@@ -58,7 +58,7 @@ class Room:
     def hosts_of(self, pool: str) -> frozenset[str]:
         """The names of a pool's hosts."""
         found = self.pools.get(pool)
-        return frozenset(found.names) if found else frozenset()
+        return frozenset(found.all.hosts) if found else frozenset()
 
     def mark(self) -> int:
         """The state as it is now, for `undo_to`."""
@@ -152,9 +152,9 @@ class Room:
         stand = self.stands[host.name] = Stand(host)
         for name in host.pools:
             pool = self.pools.setdefault(name, PoolShelves())
-            pool.names.add(host.name)
             pool.hosts.move([], [stand.host_key()])
             for aisle in pool.aisles(host.rack):
+                aisle.hosts.add(host.name)
                 aisle.free += stand.host_free
                 aisle.domains.move([], list(stand.domain_keys()))
 
@@ -163,9 +163,9 @@ class Room:
         del self.stands[stand.host.name]
         for name in stand.host.pools:
             pool = self.pools[name]
-            pool.names.remove(stand.host.name)
             pool.hosts.move([stand.host_key()], [])
             for aisle in pool.aisles(stand.host.rack):
+                aisle.hosts.remove(stand.host.name)
                 aisle.free -= stand.host_free
                 aisle.domains.move(list(stand.domain_keys()), [])
                 aisle.shared.move(list(stand.share_keys(range(len(stand.free)))), [])

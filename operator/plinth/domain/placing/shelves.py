@@ -80,6 +80,7 @@ class Aisle:
         self.shared = Shelf[ShareKey]()
         self.free = 0
         """Whole accelerators, of all standings."""
+        self.hosts = set[str]()
 
 
 class PoolShelves:
@@ -89,8 +90,6 @@ class PoolShelves:
         self.all = Aisle()
         self.racks: dict[str, Aisle] = {}
         self.hosts = Shelf[HostKey]()
-        self.names: set[str] = set()
-        """Its hosts."""
 
     def aisles(self, rack: str) -> tuple[Aisle, Aisle]:
         """Those that a host of the rack stands in."""

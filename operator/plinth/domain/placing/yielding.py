@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import heapify, heappop, heapreplace
+from itertools import islice
 
-from plinth.domain.placing.clearing import Dearness, Rule, Way, find_ways
+from plinth.domain.placing.clearing import Dearness, Rule, Scope, Way, find_way, scopes_of
 from plinth.domain.placing.demands import Demand, Option
 from plinth.domain.placing.finding import find_place
 from plinth.domain.placing.hosts import Hold, Place
@@ -27,6 +29,7 @@ class Yielding:
     def __init__(self, room: Room, demands: Mapping[str, Demand], moves: int) -> None:
         self.room, self.demands, self._moves_left = room, demands, moves
         self._running = frozenset(room.holds)
+        self._victims: dict[tuple[Option, int], _Victims] = {}
         self.moved: dict[str, tuple[Place, str]] = {}
         self.displaced: dict[str, str] = {}
 
@@ -35,20 +38,25 @@ class Yielding:
         return self._await_leaving(wanted) or self._move(wanted) or self._displace(wanted)
 
     def _await_leaving(self, wanted: Wanted) -> bool:
-        hosts = {part.host for hold in self.room.holds.values() if hold.leaving for part in hold.place}
-        for option in wanted.demand.options if hosts else ():
-            able = self.room.hosts_of(option.pool)
-            able = able & hosts if option.gang.parts == 1 else able
-            for way in find_ways(self.room, option, Rule(_nobody), able):
-                self.room.put(wanted.at(option, way.place))
-                return True
+        left = {part.host for hold in self.room.holds.values() if hold.leaving for part in hold.place}
+        for option in wanted.demand.options if left else ():
+            for scope in scopes_of(self.room, option):
+                way = (
+                    None if left.isdisjoint(scope) else find_way(self.room, scope, option.gang, Rule(_nobody))
+                )
+                if way is not None:
+                    self.room.put(wanted.at(option, way.place))
+                    return True
         return False
 
     def _move(self, wanted: Wanted) -> bool:
         rule = Rule(lambda holds: self._movable(wanted, holds))
         for option in wanted.demand.options if self._moves_left else ():
-            ways = find_ways(self.room, option, rule, self.room.hosts_of(option.pool))
-            for way in ways[:ATTEMPTS]:
+            found = (
+                find_way(self.room, scope, option.gang, rule)
+                for scope in islice(scopes_of(self.room, option), ATTEMPTS)
+            )
+            for way in sorted(filter(None, found), key=lambda each: each.cost):
                 if len(way.goers) <= self._moves_left and self._move_all(wanted, option, way):
                     return True
         return False
@@ -71,42 +79,77 @@ class Yielding:
                 return False
             places[hold.replica] = place
             room.put(hold._replace(replica=hold.replica + MOVED, place=place, leaving=False))
-        reason = f"moves, so that {wanted.demand.model} finds {option.gang.describe()} in one place"
+        reason = f"moves, so that {wanted.demand.model} finds {option.gang.describe()}"
         self.moved |= {replica: (place, reason) for replica, place in places.items()}
         self._moves_left -= len(places)
         return True
 
     def _displace(self, wanted: Wanted) -> bool:
-        rule = Rule(lambda holds: self._displaceable(wanted, holds))
-        best: tuple[Way, Option] | None = None
-        for option in wanted.demand.options:
-            hosts = self.room.hosts_of(option.pool)
-            way = next(iter(find_ways(self.room, option, rule, hosts)), None)
-            if way is not None and (best is None or way.cost < best[0].cost):
-                best = way, option
-        if best is None:
+        found: list[tuple[tuple[int, tuple[Dearness, ...]], int, Way, Option]] = []
+        for number, option in enumerate(wanted.demand.options):
+            way = self._victims_for(wanted, option).cheapest()
+            if way is not None:
+                found.append((way.cost, number, way, option))
+        if not found:
             return False
-        way, option = best
+        _, _, way, option = min(found, key=lambda each: each[:2])
         for hold in way.goers:
             self.room.put(hold._replace(leaving=True))
-            self.displaced[hold.replica] = self._why(wanted, hold)
+            ours = self.demands[hold.model].priority
+            self.displaced[hold.replica] = (
+                f"gives way to {wanted.demand.model}: its priority is {ours}, below {wanted.demand.priority}"
+            )
         self.room.put(wanted.at(option, way.place))
         return True
 
-    def _displaceable(self, wanted: Wanted, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
+    def _victims_for(self, wanted: Wanted, option: Option) -> _Victims:
+        priority = wanted.demand.priority
+        found = self._victims.get((option, priority))
+        if found is None:
+            rule = Rule(lambda holds: self._displaceable(priority, holds))
+            found = self._victims[option, priority] = _Victims(self.room, option, rule)
+        return found
+
+    def _displaceable(self, priority: int, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
         """Those of a lower priority, of each model no more than it can spare, the youngest."""
         taken = Counter[str]()
         for hold in sorted(holds, key=lambda each: (-each.since, each.replica)):
             demand = self.demands.get(hold.model)
-            if demand is None or demand.priority >= wanted.demand.priority:
+            if demand is None or demand.priority >= priority or hold.replica not in self._running:
                 continue
             if self.room.staying[hold.model] - taken[hold.model] > demand.kept:
                 taken[hold.model] += 1
                 yield (demand.priority, -hold.since), hold
 
-    def _why(self, wanted: Wanted, hold: Hold) -> str:
-        theirs, ours = wanted.demand.priority, self.demands[hold.model].priority
-        return f"gives way to {wanted.demand.model}: its priority is {theirs}, this one's {ours}"
+
+class _Victims:
+    """The least costly way of one shape to displace others, as they become fewer.
+
+    In one pass a scope never becomes cheaper, as places are only taken. So what was found first is looked at again only
+    once it seems the cheapest.
+    """
+
+    def __init__(self, room: Room, option: Option, rule: Rule) -> None:
+        self._room, self._gang, self._rule = room, option.gang, rule
+        ways = ((self._way(scope), scope) for scope in scopes_of(room, option))
+        self._heap = [(way.cost, scope) for way, scope in ways if way]
+        heapify(self._heap)
+
+    def cheapest(self) -> Way | None:
+        """The way that displaces the fewest, and of these the least dear."""
+        while self._heap:
+            cost, scope = self._heap[0]
+            way = self._way(scope)
+            if way is None:
+                heappop(self._heap)
+            elif way.cost == cost:
+                return way
+            else:
+                heapreplace(self._heap, (way.cost, scope))
+        return None
+
+    def _way(self, scope: Scope) -> Way | None:
+        return find_way(self._room, scope, self._gang, self._rule)
 
 
 def _nobody(_: Iterable[Hold]) -> Iterable[tuple[Dearness, Hold]]:
