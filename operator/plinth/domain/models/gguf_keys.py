@@ -56,9 +56,6 @@ FAMILY_NAMES = {
 }
 """Where the two formats name a family differently."""
 BLOCKS: Mapping[str, tuple[int, int]] = {
-    "F32": (1, 4),
-    "F16": (1, 2),
-    "BF16": (1, 2),
     "Q4_0": (32, 18),
     "Q4_1": (32, 20),
     "Q5_0": (32, 22),

@@ -30,10 +30,12 @@ class Keys:
         return max(self.numbers(name), default=0) or otherwise
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """The whole numbers, zeros included, of an entry that is one or a list of them."""
+        """The whole numbers from 0 on of an entry that is one or a list of them."""
         value = self._value(name)
         values = value if isinstance(value, list | tuple) else (value,)
-        return tuple(each for each in values if isinstance(each, int) and not isinstance(each, bool))
+        return tuple(
+            each for each in values if isinstance(each, int) and not isinstance(each, bool) and each >= 0
+        )
 
     def of_layer(self, name: str, index: int, otherwise: int = 0) -> int:
         """The number for one layer, where a list states one for each; 0 is a statement there."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from plinth.api.v1alpha1 import Reason, Task
 from plinth.domain.fleet import ArtifactRefusal, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
-from plinth.domain.models.families import find_family
+from plinth.domain.models.families import Family, find_family
 from plinth.domain.models.gguf_keys import gguf_key, read_gguf_quantization, translate_gguf
 from plinth.domain.models.keys import Keys
 from plinth.domain.models.layer_reading import read_layers
@@ -29,36 +29,39 @@ def read_model(
     tensors: Mapping[str, TensorInfo] | None = None,
 ) -> ModelArchitecture | ArtifactRefusal:
     """The architecture, or a refusal that names what is missing. `config` is config.json, or the GGUF metadata."""
-    if format is ModelFormat.GGUF:
-        stated = config.get("general.architecture")
-        if not isinstance(stated, str):
-            return _refuse("GGUF metadata lacks general.architecture")
-        found = _read(
-            translate_gguf(config, stated), quantization=read_gguf_quantization(config), name=stated
-        )
-    else:
-        entry = config.get("quantization_config")
-        count = Keys(_language_part(config), {}).number("num_hidden_layers")
-        quantization = read_quantization(entry if isinstance(entry, Mapping) else {}, count)
-        if isinstance(quantization, ArtifactRefusal):
-            return quantization
-        found = _read(config, quantization=quantization, name=str(config.get("model_type", "unknown")))
+    found = _read_gguf(config) if format is ModelFormat.GGUF else _read_config(config)
     return sharpen(found, tensors) if tensors and isinstance(found, ModelArchitecture) else found
 
 
-def _read(
-    config: Mapping[str, object], *, quantization: Quantization | None, name: str
-) -> ModelArchitecture | ArtifactRefusal:
-    language = _language_part(config)
-    family = find_family(str(language.get("model_type", "")))
-    keys = Keys(language, family.unsaid)
-    if keys.flag("is_encoder_decoder"):
-        return _refuse(
-            f"config.json describes an encoder and a decoder ({name}); only one of them can be planned"
-        )
+def _read_gguf(metadata: Mapping[str, object]) -> ModelArchitecture | ArtifactRefusal:
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str):
+        return _refuse("GGUF metadata lacks general.architecture")
+    config = translate_gguf(metadata, name)
+    absent = _keys_of(config).missing(*NEEDED)
+    if absent:
+        return _refuse(f"GGUF metadata lacks {', '.join(gguf_key(name, each) for each in absent)}")
+    return _build(config, quantization=read_gguf_quantization(metadata), name=name)
+
+
+def _read_config(config: Mapping[str, object]) -> ModelArchitecture | ArtifactRefusal:
+    name = str(config.get("model_type", "unknown"))
+    keys = _keys_of(config)
     absent = keys.missing(*NEEDED)
     if absent:
         return _refuse(f"config.json lacks {', '.join(absent)}")
+    if keys.flag("is_encoder_decoder"):
+        return _refuse(f"config.json is of an encoder with a decoder ({name}), which neither engine serves")
+    quantization = read_quantization(keys.section("quantization_config"), keys.number("num_hidden_layers"))
+    if isinstance(quantization, ArtifactRefusal):
+        return quantization
+    return _build(config, quantization=quantization, name=name)
+
+
+def _build(
+    config: Mapping[str, object], *, quantization: Quantization | None, name: str
+) -> ModelArchitecture:
+    keys, family = _keys_of(config), _family_of(config)
     layers, order = read_layers(keys, family)
     task = guess_task(keys, family)
     hidden = keys.number("hidden_size")
@@ -77,8 +80,16 @@ def _read(
     )
 
 
+def _family_of(config: Mapping[str, object]) -> Family:
+    return find_family(str(_language_part(config).get("model_type", "")))
+
+
+def _keys_of(config: Mapping[str, object]) -> Keys:
+    return Keys(_language_part(config), _family_of(config).unsaid)
+
+
 def _language_part(config: Mapping[str, object]) -> Mapping[str, object]:
-    """The config with its language part's entries on top; only its own layers count, not the towers'."""
+    """The config with its language part's entries on top."""
     inner = next((config[key] for key in LANGUAGE_PARTS if isinstance(config.get(key), Mapping)), None)
     return {**config, **inner} if isinstance(inner, Mapping) else config
 

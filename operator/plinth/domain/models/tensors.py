@@ -22,6 +22,7 @@ WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2,
 SCALES = re.compile(r"scale|absmax|zero|quant_map|nested")
 """Stay as they are stored."""
 NOT_LOADED = re.compile(r"mtp\.|position_ids|inv_freq|rotary_emb|^cls\.|masked_bias")
+GGUF_EMBEDDING = "token_embd.weight"
 LAYER = re.compile(r"(?:layers|blk|h|blocks)\.(\d+)\.")
 
 
@@ -35,15 +36,16 @@ class TensorInfo(NamedTuple):
 
 def sharpen(model: ModelArchitecture, tensors: Mapping[str, TensorInfo]) -> ModelArchitecture:
     """The model with what its parts really take, a head only where one is stored, and the towers counted."""
+    is_gguf = GGUF_EMBEDDING in tensors
     loaded = {name: each for name, each in tensors.items() if _is_loaded(model, name)}
     stored: Counter[Part] = Counter()
     vision = 0
     for name, each in loaded.items():
         part = part_of(name)
-        stored[part] += _loaded_bytes(name, each, model.dtype_bytes)
+        stored[part] += _loaded_bytes(name, each, None if is_gguf else model.dtype_bytes)
         vision += prod(each.shape) if part is Part.VISION else 0
     has_head = stored[Part.HEAD] > 0
-    if model.tied_embeddings and has_head and not _is_gguf(tensors):
+    if model.tied_embeddings and has_head and not is_gguf:
         # The config ties them, so engines take the embedding for both and leave the stored head alone.
         has_head = False
         del stored[Part.HEAD]
@@ -62,15 +64,13 @@ def _is_loaded(model: ModelArchitecture, name: str) -> bool:
     return not NOT_LOADED.search(name) and (not beyond or part_of(name) is Part.VISION)
 
 
-def _loaded_bytes(name: str, tensor: TensorInfo, dtype_bytes: int) -> int:
+def _loaded_bytes(name: str, tensor: TensorInfo, float_bytes: int | None) -> int:
+    """Floats take `float_bytes` each once loaded, or stay as they are stored where that is None."""
     elements = prod(tensor.shape)
-    if tensor.dtype in BLOCKS and tensor.dtype not in FLOATS:
+    if tensor.dtype in FLOATS:
+        stored = WIDTHS[tensor.dtype]
+        return elements * (stored if float_bytes is None or SCALES.search(name) else float_bytes)
+    if tensor.dtype in BLOCKS:
         block, size = BLOCKS[tensor.dtype]
         return ceil_div(elements, block) * size
-    if tensor.dtype in FLOATS and not SCALES.search(name):
-        return elements * dtype_bytes
     return elements * WIDTHS.get(tensor.dtype, 1)
-
-
-def _is_gguf(tensors: Mapping[str, TensorInfo]) -> bool:
-    return "token_embd.weight" in tensors
