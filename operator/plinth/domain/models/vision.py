@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plinth.domain.models.keys import Keys
 
@@ -177,9 +177,11 @@ TOWERS: Mapping[str, Tower] = {
         },
     ),
 }
+QWEN3_5 = replace(TOWERS["qwen3_vl"], unsaid={**TOWERS["qwen3_vl"].unsaid, "deepstack_visual_indexes": ()})
+"""As Qwen3-VL's, and nothing is fed in deeper."""
 TOWERS = {
     **TOWERS,
     "qwen3_vl_moe": TOWERS["qwen3_vl"],
-    "qwen3_5": TOWERS["qwen3_vl"],
-    "qwen3_5_moe": TOWERS["qwen3_vl"],
+    "qwen3_5": QWEN3_5,
+    "qwen3_5_moe": QWEN3_5,
 }
