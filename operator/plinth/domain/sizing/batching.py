@@ -1,8 +1,8 @@
 """A closed loop of users against the engine's scheduler, step by step: who waits how long for how many tokens.
 
 The scheduler is vLLM's (`v1/core/sched/scheduler.py`): every running request gets its token, what is left of
-`max-num-batched-tokens` goes to prompts in the order of their arrival, cut where it ends. The next step is scheduled
-while one runs (async scheduling), so a request that arrives in a step takes part in the second step after it.
+`max-num-batched-tokens` goes to prompts in the order of their arrival, cut where it ends. The next steps are
+scheduled while one runs (async scheduling), so a user who asks again takes part two steps later.
 Everybody asks again as soon as answered, all with prompts and answers of one length, which is what load tests do.
 
 No chance and no clock: the same load gives the same times. Requests in the same state are one group, and steps in
@@ -14,12 +14,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from plinth.domain.sizing.steps import Batch, StepClock
+from plinth.domain.sizing.steps import Batch
 
-_STEPS_AHEAD = 1
-"""How many steps are scheduled already when an answer ends."""
+_STEPS_AHEAD = 2
+"""How many steps are scheduled before a user who has just been answered can ask again: one runs while the answer is
+made, the next is put behind it before the answer is sent (v1/engine/core.py, `step_with_batch_queue`, two deep)."""
+
+
+class Clock(Protocol):
+    """Says how long steps take; `StepClock` is one."""
+
+    def step_microseconds(self, batch: Batch) -> float:
+        """The time of one step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ class _Group:
     first: float = 0.0
 
 
-def serve(clock: StepClock, loop: ClosedLoop, capacity: Capacity) -> Served:
+def serve(clock: Clock, loop: ClosedLoop, capacity: Capacity) -> Served:
     """The load from its first request to its last answer."""
     run = _Run(clock, loop, capacity)
     while run.waiting or run.reading or run.writing:
@@ -99,7 +107,7 @@ def serve(clock: StepClock, loop: ClosedLoop, capacity: Capacity) -> Served:
 class _Run:
     """One load under way."""
 
-    def __init__(self, clock: StepClock, loop: ClosedLoop, capacity: Capacity) -> None:
+    def __init__(self, clock: Clock, loop: ClosedLoop, capacity: Capacity) -> None:
         self.clock, self.loop, self.capacity = clock, loop, capacity
         self.now = 0.0
         self.step = 0
