@@ -7,7 +7,7 @@ Transformers 5.23 (https://github.com/huggingface/transformers/tree/main/src/tra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -76,17 +76,8 @@ GEMMA3 = Family(
 MISTRAL = Family(unsaid={"num_attention_heads": 32, "num_key_value_heads": 8})
 DEEPSEEK_V3 = Family(corrected_router=True)
 BIASED = Family(norm_bias=True, qkv_bias=True, output_bias=True, feed_forward_bias=True, gated=False)
-BERT = Family(
-    norm_bias=True,
-    qkv_bias=True,
-    output_bias=True,
-    feed_forward_bias=True,
-    gated=False,
-    last_norm=False,
-    learned_positions=True,
-    encoder=True,
-    unsaid=TIED,
-)
+"""With a bias in every matrix and norm, as transformers were at first."""
+BERT = replace(BIASED, last_norm=False, learned_positions=True, encoder=True, unsaid=TIED)
 """Its layer is normed after attention and after the feed-forward part, so none is left for the end."""
 
 LLAMA = Family()
@@ -127,28 +118,10 @@ FAMILIES: Mapping[str, Family] = {
     "granitemoehybrid": Family(unsaid={"mamba_conv_bias": True}),
     "jamba": Family(unsaid={"num_experts": 16, "num_experts_per_tok": 2}),
     "nemotron_h": Family(norms=1, gated=False, corrected_router=True),
-    "starcoder2": Family(
-        norm_bias=True, qkv_bias=True, output_bias=True, feed_forward_bias=True, gated=False, unsaid=TIED
-    ),
-    "phi": Family(
-        norms=1,
-        norm_bias=True,
-        qkv_bias=True,
-        output_bias=True,
-        feed_forward_bias=True,
-        gated=False,
-        head_bias=True,
-    ),
+    "starcoder2": replace(BIASED, unsaid=TIED),
+    "phi": replace(BIASED, norms=1, head_bias=True),
     "phimoe": Family(norm_bias=True, head_bias=True),
-    "gpt2": Family(
-        norm_bias=True,
-        qkv_bias=True,
-        output_bias=True,
-        feed_forward_bias=True,
-        gated=False,
-        learned_positions=True,
-        unsaid=TIED,
-    ),
+    "gpt2": replace(BIASED, learned_positions=True, unsaid=TIED),
     "gpt_neox": BIASED,
     "bert": BERT,
     "roberta": BERT,

@@ -64,11 +64,11 @@ def _mixing(keys: Keys, index: int) -> Mixing:
         return _unnamed_mixer(keys)
     if keys.states("full_attn_idxs"):
         return Mixing.FULL if index in keys.numbers("full_attn_idxs") else Mixing.CONVOLUTION
-    if keys.states("attn_layer_period"):
-        offset = keys.number("attn_layer_offset")
-        return Mixing.FULL if index % keys.number("attn_layer_period") == offset else Mixing.MAMBA
-    if keys.states("full_attention_interval"):
-        return Mixing.LINEAR if (index + 1) % keys.number("full_attention_interval") else Mixing.FULL
+    period, interval = keys.number("attn_layer_period"), keys.number("full_attention_interval")
+    if period:
+        return Mixing.FULL if index % period == keys.number("attn_layer_offset") else Mixing.MAMBA
+    if interval:
+        return Mixing.LINEAR if (index + 1) % interval else Mixing.FULL
     return Mixing.SLIDING if _slides(keys, index) else Mixing.FULL
 
 
@@ -85,14 +85,15 @@ def _slides(keys: Keys, index: int) -> bool:
     Every n-th is full by `sliding_window_pattern` (Gemma, Cohere, gpt-oss); Llama 4's chunked layers are those with
     rotary positions; Qwen 2 slides from `max_window_layers` on; others all do (Mistral 7B).
     """
-    if keys.states("attention_chunk_size"):
+    if keys.number("attention_chunk_size"):
         if len(keys.numbers("no_rope_layers")) > 1:
             return bool(keys.of_layer("no_rope_layers", index))
         return (index + 1) % keys.number("no_rope_layer_interval", 4) != 0
     if not keys.number("sliding_window") or keys.flag("use_sliding_window") is False:
         return False
-    if keys.states("sliding_window_pattern"):
-        return (index + 1) % keys.number("sliding_window_pattern") != 0
+    pattern = keys.number("sliding_window_pattern")
+    if pattern:
+        return (index + 1) % pattern != 0
     return index >= keys.number("max_window_layers")
 
 

@@ -43,6 +43,8 @@ def _attention(keys: Keys, family: Family, mixing: Mixing, index: int) -> Attent
         return NO_ATTENTION
     if mixing in {Mixing.LINEAR, Mixing.MAMBA, Mixing.CONVOLUTION}:
         return read_mixer(mixing, keys)
+    if not keys.of_layer("num_attention_heads", index):
+        return NO_ATTENTION  # A list states heads for other layers only.
     return _latent(keys) if keys.number("kv_lora_rank") else _softmax(keys, family, mixing, index)
 
 

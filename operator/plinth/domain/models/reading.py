@@ -18,6 +18,8 @@ from plinth.domain.models.tensors import TensorInfo, sharpen
 from plinth.domain.models.vision import count_vision
 
 NEEDED = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+MOST_LAYERS = 10_000
+"""Layers are told apart one by one: a config made to do harm must not keep the planner busy."""
 LANGUAGE_PARTS = ("text_config", "llm_config", "language_config")
 """Under which a model with towers keeps the config of its language part."""
 
@@ -38,9 +40,12 @@ def _read_gguf(metadata: Mapping[str, object]) -> ModelArchitecture | ArtifactRe
     if not isinstance(name, str):
         return _refuse("GGUF metadata lacks general.architecture")
     config = translate_gguf(metadata, name)
-    absent = _keys_of(config).missing(*NEEDED)
+    keys = _keys_of(config)
+    absent = keys.missing(*NEEDED)
     if absent:
         return _refuse(f"GGUF metadata lacks {', '.join(gguf_key(name, each) for each in absent)}")
+    if keys.number("num_hidden_layers") > MOST_LAYERS:
+        return _refuse("GGUF metadata states more layers than any model has")
     return _build(config, quantization=read_gguf_quantization(metadata), name=name)
 
 
@@ -50,6 +55,8 @@ def _read_config(config: Mapping[str, object]) -> ModelArchitecture | ArtifactRe
     absent = keys.missing(*NEEDED)
     if absent:
         return _refuse(f"config.json lacks {', '.join(absent)}")
+    if keys.number("num_hidden_layers") > MOST_LAYERS:
+        return _refuse("config.json states more layers than any model has")
     if keys.flag("is_encoder_decoder"):
         return _refuse(f"config.json is of an encoder with a decoder ({name}), which neither engine serves")
     quantization = read_quantization(keys.section("quantization_config"), keys.number("num_hidden_layers"))

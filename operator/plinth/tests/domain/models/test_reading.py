@@ -1,6 +1,10 @@
 """What is refused, and GGUF metadata in the place of a config.json."""
 
-from plinth.domain.fleet import ModelFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plinth.domain.fleet import ArtifactRefusal, ModelFormat
+from plinth.domain.models.reading import read_model
 from plinth.domain.models.weights import Part
 from plinth.tests.domain.builders import SMOL_METADATA
 from plinth.tests.domain.models.public_models import PUBLIC_MODELS, read, read_public, refusal_of
@@ -121,3 +125,45 @@ def test_a_language_part_counts_its_own_entries() -> None:
     assert (found.name, found.layer_count, found.hidden) == ("llava", 30, 576)
     # CLIP ViT-L/14 at 336: 303,507,456 (https://huggingface.co/openai/clip-vit-large-patch14-336).
     assert found.vision_parameters == 303_507_456 + (1024 + 1 + 576 + 1) * 576
+
+
+ODD: tuple[object, ...] = (
+    None,
+    0,
+    1,
+    -1,
+    10**12,
+    2.5,
+    True,
+    False,
+    "",
+    "text",
+    [],
+    [0],
+    [1, 2],
+    ["a"],
+    {},
+    {"a": 1},
+)
+
+
+@given(
+    name=st.sampled_from(sorted(PUBLIC_MODELS)),
+    data=st.data(),
+    values=st.lists(st.sampled_from(ODD), min_size=1, max_size=4),
+)
+def test_whatever_a_config_states_it_is_read_or_refused(
+    name: str, data: st.DataObject, values: list[object]
+) -> None:
+    config = dict(PUBLIC_MODELS[name].config)
+    for value in values:
+        config[data.draw(st.sampled_from(sorted(config)))] = value
+    found = read_model(config, format=ModelFormat.SAFETENSORS)
+    if not isinstance(found, ArtifactRefusal):
+        assert found.weights_bytes >= 0
+        assert found.flops_per_token(1000) >= 0
+        assert found.kv_bytes_per_request_per_rank(1000, tensor=2, pipeline=2, element_bytes=2) >= 0
+
+
+def test_a_config_with_endless_layers_is_refused() -> None:
+    assert "more layers than any model has" in refusal_of({**SMOL, "num_hidden_layers": 10**12})
