@@ -43,18 +43,30 @@ Scope = tuple[str, ...]
 
 def scopes_of(room: Room, option: Option) -> Iterator[Scope]:
     """Every scope of a pool, those with most free first: each host, else each rack and then, where allowed, all."""
-    pool, gang = room.pools.get(option.pool), option.gang
+    pool = room.pools.get(option.pool)
     if pool is None:
         return
-    if gang.parts == 1 or gang.within is Near.HOST:
+    if is_on_one_host(option.gang):
         for standing in Standing:
             for key in pool.hosts.roomiest(standing):
                 yield (key.host,)
         return
     for _, rack in sorted((-aisle.free, rack) for rack, aisle in pool.racks.items()):
         yield tuple(sorted(pool.racks[rack].hosts))
-    if gang.within is Near.POOL:
+    if option.gang.within is Near.POOL:
         yield tuple(sorted(pool.all.hosts))
+
+
+def scopes_with(room: Room, option: Option, hosts: frozenset[str]) -> Iterable[Scope]:
+    """The scopes of a pool that have one of these hosts."""
+    if is_on_one_host(option.gang):
+        return [(host,) for host in sorted(hosts & room.hosts_of(option.pool))]
+    return (scope for scope in scopes_of(room, option) if not hosts.isdisjoint(scope))
+
+
+def is_on_one_host(gang: Gang) -> bool:
+    """Whether all parts must be on one host."""
+    return gang.parts == 1 or gang.within is Near.HOST
 
 
 def find_way(room: Room, scope: Scope, gang: Gang, rule: Rule) -> Way | None:

@@ -15,9 +15,11 @@ from plinth.domain.placing.finding import find_place
 from plinth.domain.placing.hosts import Hold, Place
 from plinth.domain.placing.room import Room
 
-ATTEMPTS = 12
+ATTEMPTS = 8
 """How many ways or hosts are tried in vain before mending is given up: it bounds the work of a pass."""
-DEPTH = 2
+TRIALS = 48
+"""How many ways one mending tries in all, those of whom makes room in turn included."""
+DEPTH = 3
 """Who makes room may have others make room in turn: so often."""
 NO_CHOICE = 2**62
 """What is lost by a second choice where there is none."""
@@ -35,6 +37,11 @@ class Wanted(NamedTuple):
     def shapes(self) -> tuple[tuple[str, Gang], ...]:
         """What would do, whatever it costs: where one finds nothing, nobody with the same does."""
         return tuple(sorted((option.pool, option.gang) for option in self.demand.options))
+
+    @property
+    def least(self) -> int:
+        """Accelerators that it takes at least, those of shares not counted: nothing is mended where fewer are free."""
+        return min(gang.total if gang.is_whole else 0 for _, gang, _ in self.demand.options)
 
     @property
     def by_right(self) -> tuple[int, bool, float, str, int]:
@@ -66,6 +73,7 @@ class Packing:
         self.wanted: Mapping[str, Wanted] = {each.replica: each for each in wanted}
         self.settled: set[str] = set()
         """Those for whom others yielded: they are not placed anew."""
+        self._trials = 0
 
     def pack(self, wanted: Iterable[Wanted]) -> bool:
         """Place all of them, or none."""
@@ -78,6 +86,7 @@ class Packing:
 
     def place(self, wanted: Wanted) -> bool:
         """Place one, others of this pass elsewhere if need be."""
+        self._trials = TRIALS
         return self._fit(wanted) or self._mend(wanted, DEPTH)
 
     def tidy(self) -> None:
@@ -102,12 +111,15 @@ class Packing:
     def _mend(self, wanted: Wanted, depth: int) -> bool:
         """Place one where others of this pass are that fit elsewhere."""
         room, mark = self.room, self.room.mark()
+        if room.most_free < wanted.least:
+            return False
         rule = Rule(self._newcomers, awaits_leaving=False, few=False)
         for option in wanted.demand.options:
             for scope in islice(scopes_of(room, option), ATTEMPTS):
                 way = find_way(room, scope, option.gang, rule)
-                if way is None:
+                if way is None or self._trials == 0:
                     continue
+                self._trials -= 1
                 for goer in way.goers:
                     room.lift(goer.replica)
                 room.put(wanted.at(option, way.place))

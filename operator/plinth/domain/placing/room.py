@@ -23,6 +23,8 @@ class Room:
         self.holds: dict[str, Hold] = {}
         self.staying: Counter[str] = Counter()
         """Replicas of each model that are not leaving."""
+        self.leaving: set[str] = set()
+        """Replicas whose place will be free."""
         self._undo: list[tuple[str, Hold | None]] = []
         """Replicas with what they held before, oldest change first."""
 
@@ -54,6 +56,11 @@ class Room:
         known = self.holds[replica]
         self._undo.append((replica, known))
         self._replace(known, None)
+
+    @property
+    def most_free(self) -> int:
+        """Accelerators that could be free whole if shares were put together, or more: where hosts are in many pools."""
+        return sum(pool.all.free + len(pool.all.shared) for pool in self.pools.values())
 
     def hosts_of(self, pool: str) -> frozenset[str]:
         """The names of a pool's hosts."""
@@ -107,11 +114,14 @@ class Room:
         if before is not None:
             self.staying[before.model] -= not before.leaving
             self._let_go(before, before.place, only_forget=same)
+            self.leaving.discard(before.replica)
             del self.holds[before.replica]
         if after is not None:
             self.staying[after.model] += not after.leaving
             self._hand_over(after, after.place, only_note=same)
             self.holds[after.replica] = after
+            if after.leaving:
+                self.leaving.add(after.replica)
 
     def _let_go(self, hold: Hold, place: Iterable[Part], *, only_forget: bool) -> None:
         for part in place:

@@ -48,6 +48,9 @@ class Shelf(Generic[KeyT]):
     def __init__(self) -> None:
         self._keys: list[KeyT] = []
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
     def move(self, before: Iterable[KeyT], after: Iterable[KeyT]) -> None:
         """These keys are gone, and those have come."""
         for key in before:

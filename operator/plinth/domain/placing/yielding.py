@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from heapq import heapify, heappop, heapreplace
+from functools import cached_property
+from heapq import heappop, heappush, heapreplace
 from itertools import islice
 
-from plinth.domain.placing.clearing import Dearness, Rule, Scope, Way, find_way, scopes_of
-from plinth.domain.placing.demands import Demand, Option
+from plinth.domain.placing.clearing import Dearness, Rule, Scope, Way, find_way, scopes_of, scopes_with
+from plinth.domain.placing.demands import Demand, Gang, Option
 from plinth.domain.placing.finding import find_place
 from plinth.domain.placing.hosts import Hold, Place
 from plinth.domain.placing.packing import ATTEMPTS, Wanted
@@ -38,12 +39,10 @@ class Yielding:
         return self._await_leaving(wanted) or self._move(wanted) or self._displace(wanted)
 
     def _await_leaving(self, wanted: Wanted) -> bool:
-        left = {part.host for hold in self.room.holds.values() if hold.leaving for part in hold.place}
-        for option in wanted.demand.options if left else ():
-            for scope in scopes_of(self.room, option):
-                way = (
-                    None if left.isdisjoint(scope) else find_way(self.room, scope, option.gang, Rule(_nobody))
-                )
+        left = {part.host for name in self.room.leaving for part in self.room.holds[name].place}
+        for option in wanted.demand.options:
+            for scope in scopes_with(self.room, option, frozenset(left)):
+                way = find_way(self.room, scope, option.gang, Rule(_nobody))
                 if way is not None:
                     self.room.put(wanted.at(option, way.place))
                     return True
@@ -107,7 +106,23 @@ class Yielding:
         found = self._victims.get((option, priority))
         if found is None:
             rule = Rule(lambda holds: self._displaceable(priority, holds))
-            found = self._victims[option, priority] = _Victims(self.room, option, rule)
+            found = _Victims(self.room, option.gang, rule)
+            lower = frozenset(host for host, least in self._least.items() if least[0] < priority)
+            for scope in scopes_with(self.room, option, lower):
+                found.add(scope, min(self._least[host] for host in scope if host in lower))
+            self._victims[option, priority] = found
+        return found
+
+    @cached_property
+    def _least(self) -> Mapping[str, Dearness]:
+        """How dear the least dear replica on each host is, of those that run and that are known."""
+        found: dict[str, Dearness] = {}
+        for hold in self.room.holds.values():
+            demand = self.demands.get(hold.model)
+            if demand is not None and hold.replica in self._running:
+                dearness = (demand.priority, -hold.since)
+                for part in hold.place:
+                    found[part.host] = min(found.get(part.host, dearness), dearness)
         return found
 
     def _displaceable(self, priority: int, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
@@ -125,21 +140,23 @@ class Yielding:
 class _Victims:
     """The least costly way of one shape to displace others, as they become fewer.
 
-    In one pass a scope never becomes cheaper, as places are only taken. So what was found first is looked at again only
-    once it seems the cheapest.
+    In one pass a scope never becomes cheaper, as places are only taken. So a scope is looked at only once it seems the
+    cheapest, and again when it does so after others took of it.
     """
 
-    def __init__(self, room: Room, option: Option, rule: Rule) -> None:
-        self._room, self._gang, self._rule = room, option.gang, rule
-        ways = ((self._way(scope), scope) for scope in scopes_of(room, option))
-        self._heap = [(way.cost, scope) for way, scope in ways if way]
-        heapify(self._heap)
+    def __init__(self, room: Room, gang: Gang, rule: Rule) -> None:
+        self._room, self._gang, self._rule = room, gang, rule
+        self._heap: list[tuple[tuple[int, tuple[Dearness, ...]], Scope]] = []
+
+    def add(self, scope: Scope, least: Dearness) -> None:
+        """One more scope; nobody in it is less dear than that."""
+        heappush(self._heap, ((1, (least,)), scope))
 
     def cheapest(self) -> Way | None:
         """The way that displaces the fewest, and of these the least dear."""
         while self._heap:
             cost, scope = self._heap[0]
-            way = self._way(scope)
+            way = find_way(self._room, scope, self._gang, self._rule)
             if way is None:
                 heappop(self._heap)
             elif way.cost == cost:
@@ -147,9 +164,6 @@ class _Victims:
             else:
                 heapreplace(self._heap, (way.cost, scope))
         return None
-
-    def _way(self, scope: Scope) -> Way | None:
-        return find_way(self._room, scope, self._gang, self._rule)
 
 
 def _nobody(_: Iterable[Hold]) -> Iterable[tuple[Dearness, Hold]]:

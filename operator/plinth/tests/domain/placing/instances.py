@@ -26,7 +26,7 @@ def draw_instance(seed: int) -> Instance:
     hosts = {host.name: host for host in _draw_hosts(chance)}
     holds = {hold.replica: hold for hold in _draw_holds(chance, hosts)}
     total = sum(sum(host.domains) for host in hosts.values()) - sum(hold.gang.total for hold in holds.values())
-    fill = chance.choice((40, 60, 80, 95, 120))
+    fill = chance.choice((35, 50, 65, 80, 110))
     demands: dict[str, Demand] = {}
     asked = replicas = 0
     while asked * 100 < total * fill and replicas < 18:
