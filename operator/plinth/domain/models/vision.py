@@ -126,6 +126,21 @@ CLIP = Tower(
         "image_size": 336,
     },
 )
+QWEN3_VL = Tower(
+    patch_bias=True,
+    projector=_qwen3_mergers,
+    unsaid={
+        **QWEN_PATCHES,
+        "patch_size": 16,
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": (8, 16, 24),
+    },
+)
+QWEN3_5 = replace(QWEN3_VL, unsaid={**QWEN3_VL.unsaid, "deepstack_visual_indexes": ()})
+"""As Qwen3-VL's, and nothing is fed in deeper."""
 TOWERS: Mapping[str, Tower] = {
     "qwen2_vl": Tower(
         positions=False, projector=_qwen2_merger, unsaid={**QWEN_PATCHES, "depth": 32, "embed_dim": 1280}
@@ -137,19 +152,10 @@ TOWERS: Mapping[str, Tower] = {
         projector=_qwen2_5_merger,
         unsaid={**QWEN_PATCHES, "depth": 32, "hidden_size": 1280, "intermediate_size": 3420},
     ),
-    "qwen3_vl": Tower(
-        patch_bias=True,
-        projector=_qwen3_mergers,
-        unsaid={
-            **QWEN_PATCHES,
-            "patch_size": 16,
-            "depth": 27,
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": (8, 16, 24),
-        },
-    ),
+    "qwen3_vl": QWEN3_VL,
+    "qwen3_vl_moe": QWEN3_VL,
+    "qwen3_5": QWEN3_5,
+    "qwen3_5_moe": QWEN3_5,
     "siglip_vision_model": Tower(
         patch_bias=True, outer_norms=1, projector=_gemma3_projector, unsaid={"image_size": 224}
     ),
@@ -176,12 +182,4 @@ TOWERS: Mapping[str, Tower] = {
             "projector_output_dim": 4096,
         },
     ),
-}
-QWEN3_5 = replace(TOWERS["qwen3_vl"], unsaid={**TOWERS["qwen3_vl"].unsaid, "deepstack_visual_indexes": ()})
-"""As Qwen3-VL's, and nothing is fed in deeper."""
-TOWERS = {
-    **TOWERS,
-    "qwen3_vl_moe": TOWERS["qwen3_vl"],
-    "qwen3_5": QWEN3_5,
-    "qwen3_5_moe": QWEN3_5,
 }
