@@ -115,7 +115,6 @@ FAMILIES: Mapping[str, Family] = {
     "gpt_oss": Family(
         qkv_bias=True, output_bias=True, sinks=True, expert_bias=True, unsaid={"sliding_window_pattern": 2}
     ),
-    "granitemoehybrid": Family(unsaid={"mamba_conv_bias": True}),
     "jamba": Family(unsaid={"num_experts": 16, "num_experts_per_tok": 2}),
     "nemotron_h": Family(norms=1, gated=False, corrected_router=True),
     "starcoder2": replace(BIASED, unsaid=TIED),

@@ -32,7 +32,7 @@ def count_vision(config: Mapping[str, object], hidden: int) -> int:
     found = config.get("vision_config")
     if not isinstance(found, Mapping):
         return 0
-    outer = {key: config[key] for key in ("spatial_merge_size", "projector_hidden_act") if key in config}
+    outer = {key: config[key] for key in ("spatial_merge_size",) if key in config}
     name = str(found.get("model_type") or config.get("model_type"))
     tower = TOWERS.get(name, TOWERS.get(str(config.get("model_type")), CLIP))
     keys = Keys({**outer, **found}, tower.unsaid)
