@@ -10,7 +10,7 @@ from plinth.api.v1alpha1 import Task
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.blocks import Attention, AttentionKind, FeedForward
 from plinth.domain.models.weights import Part
-from plinth.domain.sizing.engine_defaults import BatchLimits, block_tokens, has_new_runner
+from plinth.domain.sizing.engine_defaults import LATENT_BLOCK_TOKENS, BatchLimits, has_new_runner
 from plinth.domain.sizing.shape import Shape
 
 _MOST_WORKSPACE_TOKENS = 64 * 1024
@@ -82,7 +82,7 @@ def _attention_bytes(
     if attention.kind is not AttentionKind.LATENT:
         kv = max(1, attention.kv_heads // shape.tensor) * (attention.head_dim + attention.value_dim)
         return limits.tokens * (widths + kv) * model.dtype_bytes
-    block = block_tokens(model)
+    block = LATENT_BLOCK_TOKENS
     workspace = min(max(8 * context_tokens, 4 * limits.sequences * block), _MOST_WORKSPACE_TOKENS)
     unfolded = heads * (attention.head_dim - attention.rope_width + attention.value_dim)
     kept = limits.tokens * (widths + heads * attention.value_dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plinth.api.v1alpha1 import Task
-from plinth.domain.accelerators.catalogue import Accelerator
+from plinth.domain.accelerators.catalogue import CPU, Accelerator
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.blocks import AttentionKind
 from plinth.domain.quantities import GIB
@@ -14,7 +14,9 @@ from plinth.domain.sizing.request import EngineOptions
 BLOCK_TOKENS = 16
 """KV cache is dealt out in blocks of so many tokens (`CacheConfig.DEFAULT_BLOCK_SIZE`)."""
 LATENT_BLOCK_TOKENS = 64
-"""The latent's kernels take blocks of this (v1/attention/backends/mla)."""
+"""Most kernels of the latent take blocks of this (v1/attention/backends/mla), some take 16."""
+CPU_BLOCK_TOKENS = 128
+"""platforms/cpu.py."""
 _LARGE_BYTES = 70 * GIB
 _MOST_GRAPH_TOKENS = 512
 _NEW_RUNNER_MODELS = frozenset({"deepseek_v2", "qwen2_moe", "granitemoe"})
@@ -32,14 +34,19 @@ class BatchLimits:
 
 def batch_limits(accelerator: Accelerator, total_bytes: int, options: EngineOptions) -> BatchLimits:
     """The limits of a server (`EngineArgs.get_batch_defaults`): by memory, and fewer on an A100 of any size."""
+    if accelerator.name == CPU:
+        tokens = options.batched_tokens or 2048
+        return BatchLimits(tokens=tokens, sequences=min(options.sequences or 128, tokens))
     large = total_bytes >= _LARGE_BYTES and not accelerator.name.startswith("A100")
     tokens = options.batched_tokens or (8192 if large else 2048)
     sequences = options.sequences or (1024 if large else 256)
     return BatchLimits(tokens=tokens, sequences=min(sequences, tokens))
 
 
-def block_tokens(model: ModelArchitecture) -> int:
+def block_tokens(model: ModelArchitecture, accelerator: Accelerator) -> int:
     """Tokens in one block of the KV cache."""
+    if accelerator.name == CPU:
+        return CPU_BLOCK_TOKENS
     latent = any(each.attention.kind is AttentionKind.LATENT for each in model.layers)
     return LATENT_BLOCK_TOKENS if latent else BLOCK_TOKENS
 

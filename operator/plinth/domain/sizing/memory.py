@@ -58,7 +58,7 @@ def plan_memory(request: SizingRequest, shape: Shape, calibration: Calibration =
         weights_bytes=weights,
         overhead_bytes=overhead,
         kv_bytes=left,
-        kv_tokens=_kv_tokens(model, max(0, left), load.context_tokens, shape, options),
+        kv_tokens=_kv_tokens(request, shape, max(0, left)),
         needed_kv_bytes=users * kept,
         full_requests=fitting * shape.data,
     )
@@ -89,20 +89,21 @@ def _kept_bytes(model: ModelArchitecture, tokens: int, shape: Shape, options: En
     )
 
 
-def _kv_tokens(
-    model: ModelArchitecture, left: int, context_tokens: int, shape: Shape, options: EngineOptions
-) -> int:
+def _kv_tokens(request: SizingRequest, shape: Shape, left: int) -> int:
     """Tokens in whole blocks. Where windows or states make tokens unequal: full contexts that fit, times their length.
 
     Both as vLLM counts them (`v1/core/kv_cache_utils.py`, `get_num_blocks` and `get_kv_cache_capacity`).
     """
+    model, context = request.model, request.load.context_tokens
     grown = model.kv_bytes_per_token_per_rank(
-        tensor=shape.tensor, pipeline=shape.pipeline, element_bytes=options.kv_element_bytes
+        tensor=shape.tensor,
+        pipeline=shape.pipeline,
+        element_bytes=request.options.kv_element_bytes,
     )
-    kept = _kept_bytes(model, context_tokens, shape, options)
+    kept = _kept_bytes(model, context, shape, request.options)
     if kept == 0:
         return 0
-    if grown * context_tokens == kept:
-        block = block_tokens(model)
+    if grown * context == kept:
+        block = block_tokens(model, request.place.accelerator)
         return left // (grown * block) * block * shape.data
-    return left * context_tokens // kept * shape.data
+    return left * context // kept * shape.data

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from plinth.domain.accelerators.catalogue import CPU, Accelerator
 from plinth.domain.sizing.calibration import SpeedConstants
 from plinth.domain.sizing.shape import Shape
-from plinth.domain.sizing.work import Product, StepWork
+from plinth.domain.sizing.work import Product, StepWork, Width
 
 _MICROSECONDS = 1_000_000
 
@@ -77,13 +77,14 @@ class StepClock:
         return max(reading, computing) * _MICROSECONDS / self._share
 
     def _rate(self, product: Product) -> float:
-        """Operations a second that products of this kind reach."""
+        """Operations a second that products of this kind reach. What the hardware cannot multiply is unpacked."""
         constants, flops = self.constants, self.accelerator.flops
         fraction = constants.expert_flops_fraction if product.experts else constants.flops_fraction
-        if product.eight_bits and (wide := max(flops.fp8, flops.int8)):
-            return wide * fraction
-        packed = product.unpacked or product.eight_bits
-        return flops.bf16 * fraction * (constants.unpacking_flops_fraction if packed else 1)
+        narrow = {Width.FP8: flops.fp8, Width.INT8: flops.int8}.get(product.width, 0)
+        if narrow:
+            return narrow * fraction
+        full = product.width is Width.FULL
+        return flops.bf16 * fraction * (1 if full else constants.unpacking_flops_fraction)
 
     def _attention(self, batch: Batch) -> float:
         """Reading the cache of requests that get a token, and the products of prompts with what stands before."""

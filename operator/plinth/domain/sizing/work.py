@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 
 from plinth.domain.models.architecture import BITS_HUNDREDTHS_PER_BYTE, ModelArchitecture
@@ -13,9 +14,20 @@ from plinth.domain.quantities import ceil_div
 from plinth.domain.sizing.allocation import bits_hundredths
 from plinth.domain.sizing.shape import Shape
 
-_EIGHT_BIT_METHODS = frozenset({"fp8", "int8", "modelopt", "fbgemm_fp8", "experts_int8"})
+_FP8_METHODS = frozenset({"fp8", "modelopt", "fbgemm_fp8", "compressed-tensors"})
+_INT8_METHODS = frozenset({"int8"})
 _EIGHT_BITS_FROM = 750
-"""Hundredths: `compressed-tensors` with fewer bits are unpacked, with more they are multiplied as they are."""
+"""Hundredths: weights of fewer bits are unpacked, whatever the method."""
+
+
+class Width(StrEnum):
+    """What weights are multiplied as."""
+
+    FULL = "full"
+    FP8 = "fp8"
+    INT8 = "int8"
+    UNPACKED = "unpacked"
+    """Stored in fewer bits, and made as wide as the inputs first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +40,7 @@ class Product:
     """Routed experts that share `weights_bytes` on this rank; 0 for weights that every token meets."""
     touched_share: float = 1.0
     """The share of all experts that one token passes through."""
-    unpacked: bool = False
-    """Weights of fewer bits than what they are multiplied with."""
-    eight_bits: bool = False
-    """Multiplied at eight bits."""
+    width: Width = Width.FULL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,20 +133,25 @@ def _multiplied(each: Weights, shape: Shape) -> int:
 
 def _product(model: ModelArchitecture, key: tuple[Part, int, float], size: int, flops: int) -> Product:
     part, experts, share = key
-    bits = bits_hundredths(model, part)
-    quantised = bits != model.dtype_bytes * BITS_HUNDREDTHS_PER_BYTE
-    method = model.quantization.method if model.quantization else ""
-    eight = quantised and (
-        method in _EIGHT_BIT_METHODS or (method == "compressed-tensors" and bits >= _EIGHT_BITS_FROM)
-    )
     return Product(
         weights_bytes=size,
         flops_per_token=flops,
         experts=experts,
         touched_share=share,
-        unpacked=quantised and not eight,
-        eight_bits=eight,
+        width=_width(model, part),
     )
+
+
+def _width(model: ModelArchitecture, part: Part) -> Width:
+    quantization = model.quantization
+    if quantization is None or part in quantization.kept_in_full:
+        return Width.FULL
+    if quantization.weight_bits_hundredths >= _EIGHT_BITS_FROM:
+        if quantization.method in _FP8_METHODS:
+            return Width.FP8
+        if quantization.method in _INT8_METHODS:
+            return Width.INT8
+    return Width.UNPACKED
 
 
 def _head(model: ModelArchitecture, shape: Shape) -> Product:

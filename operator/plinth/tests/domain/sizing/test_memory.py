@@ -105,6 +105,7 @@ def test_a_large_accelerator_captures_51_sizes_twice_and_a_small_one_the_same() 
         ("MI300X", BatchLimits(tokens=8192, sequences=1024)),
         ("A100-80GB", BatchLimits(tokens=2048, sequences=256)),
         ("L4", BatchLimits(tokens=2048, sequences=256)),
+        ("CPU", BatchLimits(tokens=2048, sequences=128)),
     ],
 )
 def test_batch_limits_follow_memory_but_an_a100_gets_the_small_ones(gpu: str, limits: BatchLimits) -> None:
@@ -120,7 +121,8 @@ def test_stated_limits_count_and_no_more_requests_than_tokens_are_batched() -> N
 def test_kv_tokens_come_in_whole_blocks() -> None:
     assert plan_memory(ask(), Shape()).kv_tokens % 16 == 0
     latent = one_layer(QWEN_32B, attention=LATENT)
-    assert block_tokens(latent) == 64
+    assert block_tokens(latent, known("H200")) == 64
+    assert block_tokens(latent, known("CPU")) == 128
     assert plan_memory(ask(latent), Shape()).kv_tokens % 64 == 0
 
 

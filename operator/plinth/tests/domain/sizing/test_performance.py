@@ -86,6 +86,12 @@ def test_eight_bits_quicken_both_where_the_hardware_has_them() -> None:
     assert narrow.tpot_microseconds < full.tpot_microseconds
 
 
+def test_eight_bits_are_unpacked_where_the_hardware_cannot_multiply_them() -> None:
+    eight = replace(QWEN_7B, quantization=Quantization(method="fp8", weight_bits_hundredths=800))
+    narrow, full = (predicted(ask(each, gpu="A100-80GB", users=40), Shape()) for each in (eight, QWEN_7B))
+    assert narrow.ttft_p99_milliseconds > full.ttft_p99_milliseconds
+
+
 def test_an_embedding_model_counts_the_tokens_it_reads() -> None:
     model = replace(QWEN_7B, task=Task.EMBED)
     found = predicted(ask(model, users=8), Shape())
