@@ -86,6 +86,7 @@ class FleetCycle:
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
         plan = compute_plan(snapshot, started, targets=self._targets)
+        self.gatherer.memory.take_corrections(plan.models)
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
         await deliver_credentials(snapshot.slots, self.gatherer.replicas, self.ports)
         statuses = make_statuses(snapshot, plan, resources, started)

@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
+from plinth.domain.corrections import SpeedStretch
+from plinth.domain.figures import Correction, EngineFigures, Prediction
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
@@ -151,6 +153,10 @@ class EngineReport:
     """The engine's last meaningful log lines, once it failed."""
     needs_credentials: bool = False
     """It waits for the token that its model's source asks for."""
+    figures: EngineFigures | None = None
+    """What the engine told once it was ready; None before, and where it does not tell."""
+    start_milliseconds: int | None = None
+    """From the model's files at hand to the first answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +186,9 @@ class Slot:
     bytes_total: int = 0
     eta_seconds: int | None = None
     message: str = ""
+    figures: EngineFigures | None = None
+    """See EngineReport, as are the start's milliseconds."""
+    start_milliseconds: int | None = None
 
 
 class ModelFormat(StrEnum):
@@ -246,6 +255,10 @@ class Model:
     failure: FailureRecord | None
     invalid_edit: str = ""
     """The error of a newer edit that was refused; the resource is the last good one."""
+    stretches: tuple[SpeedStretch, ...] = ()
+    """What its replicas delivered under steady load lately, the newest last."""
+    correction: Correction = field(default_factory=Correction)
+    """What the pass before made of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +356,8 @@ class ModelPlan:
     reasons: tuple[str, ...]
     """Sentences for people: shape, engine, replicas, rollout, what was refused."""
     verdicts: tuple[Verdict, ...]
+    prediction: Prediction | None = None
+    """What a replica of this revision should measure; None while there is no shape."""
     retry_at: float | None = None
     """When a backed-off start is due."""
 

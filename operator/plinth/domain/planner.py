@@ -11,11 +11,13 @@ While Ray is away nothing is created, moved or removed: every slot is kept as it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plinth.domain.conditions import Situation, model_verdicts, pool_verdicts
+from plinth.domain.corrections import correct, describe_correction
 from plinth.domain.deserted import plan_deserted
 from plinth.domain.draining import Departure, leave, timeout_at
+from plinth.domain.figures import Prediction
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
@@ -281,6 +283,7 @@ def _situation(
     return Situation(
         model=model,
         revision=target.revision if target else "",
+        prediction=_expectation(model, target),
         refusal=refusal,
         desired=wanted.replicas,
         scaling_reason=wanted.reason,
@@ -293,6 +296,15 @@ def _situation(
         stuck_since=min(starting, default=None),
         now=shared.now,
     )
+
+
+def _expectation(model: Model, target: Target | None) -> Prediction | None:
+    """What a replica should measure, by what was computed and what its like delivered."""
+    if target is None or target.prediction is None:
+        return None
+    lately = (each for each in model.stretches if each.revision == target.revision)
+    correction = correct(model.correction, lately, target.prediction.computed)
+    return replace(target.prediction, correction=correction)
 
 
 def _starting(slots: tuple[Slot, ...], target: Target | None) -> list[Slot]:
@@ -321,8 +333,9 @@ def _outcome(
         revision=target.revision if target and refusal is None else "",
         desired_replicas=wanted.replicas,
         slots=rolled.slots,
-        reasons=_sentences(refusal=refusal, target=target, wanted=wanted, rolled=rolled),
+        reasons=_sentences(situation, target=target, wanted=wanted, rolled=rolled),
         verdicts=verdicts,
+        prediction=situation.prediction,
         retry_at=due if due is not None and due > situation.now else None,
     )
     route = model_route(
@@ -342,11 +355,14 @@ def _outcome(
 
 
 def _sentences(
-    *, refusal: Refusal | None, target: Target | None, wanted: ScalingDecision, rolled: RolloutDecision
+    situation: Situation, *, target: Target | None, wanted: ScalingDecision, rolled: RolloutDecision
 ) -> tuple[str, ...]:
+    refusal, prediction = situation.refusal, situation.prediction
     sentences = [refusal.message] if refusal else []
     if target:
-        sentences += [*target.sentences, wanted.reason, *rolled.sentences]
+        sentences += [*target.sentences]
+        sentences += filter(None, [describe_correction(prediction)] if prediction else [])
+        sentences += [wanted.reason, *rolled.sentences]
     return tuple([*sentences, rolled.shortage] if rolled.shortage else sentences)
 
 

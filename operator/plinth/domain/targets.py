@@ -13,6 +13,7 @@ from typing import NamedTuple
 from plinth.api.v1alpha1 import ConditionType, ModelDeploymentSpec, Objectives, Reason
 from plinth.domain.architecture import Architecture, read_architecture
 from plinth.domain.engines import EngineDecision, EngineRefusal, choose_engine
+from plinth.domain.figures import Prediction
 from plinth.domain.fleet import (
     Artifact,
     ArtifactRefusal,
@@ -27,6 +28,7 @@ from plinth.domain.fleet import (
 from plinth.domain.naming import ServedNames
 from plinth.domain.permissions import refuse_on
 from plinth.domain.pools import Pool
+from plinth.domain.predictions import predict
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shapes import ShapeDecision, ShapeRefusal, ShapeRequest, choose_shape
 
@@ -48,6 +50,8 @@ class Target:
     pool: Pool
     sentences: tuple[str, ...]
     """Engine, shape and what was not chosen."""
+    prediction: Prediction | None = None
+    """What a replica should measure, as computed; None of what runs on without a plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,17 +209,16 @@ def _target_on(model: Model, names: ServedNames, pool: Pool) -> Target | Refusal
         return context
     # vLLM computes GGUF weights in 16 bits: what counts is their number, not the size of the file.
     dequantised = artifact.format is ModelFormat.GGUF and engine.engine == "VLLM"
-    shape = choose_shape(
-        ShapeRequest(
-            architecture=architecture,
-            weights_bytes=architecture.parameters * 2 if dequantised else artifact.weights_bytes,
-            engine=engine.engine,
-            pool=pool,
-            context_tokens=context,
-            concurrency=spec.objectives.concurrency,
-            tensor=spec.parallelism.tensor if spec.parallelism else None,
-        )
+    request = ShapeRequest(
+        architecture=architecture,
+        weights_bytes=architecture.parameters * 2 if dequantised else artifact.weights_bytes,
+        engine=engine.engine,
+        pool=pool,
+        context_tokens=context,
+        concurrency=spec.objectives.concurrency,
+        tensor=spec.parallelism.tensor if spec.parallelism else None,
     )
+    shape = choose_shape(request)
     if isinstance(shape, ShapeRefusal):
         return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=shape.message)
     engine_spec = make_engine_spec(
@@ -233,6 +236,7 @@ def _target_on(model: Model, names: ServedNames, pool: Pool) -> Target | Refusal
         needs=_needs(shape, pool),
         pool=pool,
         sentences=_sentences(engine.reason, shape, context, spec.objectives),
+        prediction=predict(request, shape),
     )
 
 

@@ -7,12 +7,11 @@ from argparse import Action
 from typing import Any, NoReturn
 
 from plinth.api.v1alpha1.modeldeployment import Task
-from plinth.domain.fleet import Engine, EngineSpec
-from plinth.domain.shapes import CPU_OVERHEAD_BYTES
+from plinth.domain.fleet import EngineSpec
+from plinth.domain.predictions import vllm_kv_bytes
 from plinth.engine.seam import EngineError, LocalModel
 
 _DEFAULT_SEQUENCES = 256
-_LEAST_KV_BYTES = 256 << 20
 _TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 _OURS = frozenset(
     (
@@ -50,8 +49,7 @@ def make_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
     if spec.task != Task.GENERATE:
         arguments.append("--runner=pooling")
     if spec.threads:
-        room = spec.memory_bytes - model.weights_bytes - CPU_OVERHEAD_BYTES[Engine.VLLM]
-        arguments.append(f"--kv-cache-memory-bytes={max(room, _LEAST_KV_BYTES)}")
+        arguments.append(f"--kv-cache-memory-bytes={vllm_kv_bytes(spec.memory_bytes, model.weights_bytes)}")
     else:
         arguments.append(f"--gpu-memory-utilization={spec.memory_utilization_percent / 100}")
     return arguments

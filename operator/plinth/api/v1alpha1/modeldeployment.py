@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, computed_field, model_validator
 
+from plinth.api.v1alpha1.figures import Measured, Predicted
 from plinth.api.v1alpha1.meta import (
     API_VERSION,
     Conditions,
@@ -247,6 +248,10 @@ class ModelDeploymentStatus(Observed):
         default_factory=list, max_length=32
     )
     """Why: the plan's sentences about this model."""
+    predicted: Predicted | None = None
+    """What the plan expects of one replica; absent while there is no shape."""
+    measured: Measured | None = None
+    """What the replicas of this revision measured; absent until one has."""
     progress: list[Progress] = Field(default_factory=list, max_length=16)
     """The replicas that are starting."""
     conditions: Conditions = Field(default_factory=list)
