@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from plinth.api.v1alpha1.figures import Measured, Predicted
 from plinth.domain.corrections import SpeedStretch
-from plinth.domain.figures import Prediction
+from plinth.domain.figures import EngineFigures, Prediction
 from plinth.domain.fleet import Slot, SlotPhase
 
 SIGNIFICANT_DIGITS = 2
+REMEMBERED = 8192
+"""Of a fleet's figures hardly any change from one pass to the next: they are not made of the same values again."""
 
 
+@lru_cache(REMEMBERED)
 def predicted_figures(prediction: Prediction | None) -> Predicted | None:
     """What the plan expects of one replica, throughput as it is planned by."""
     if prediction is None:
@@ -46,7 +50,22 @@ def measured_figures(
     fastest = max(delivered, key=lambda each: each.tokens_per_second, default=None)
     if newest is None and fastest is None:
         return None
-    figures = newest.figures if newest else None
+    return _measured(
+        newest.figures if newest else None,
+        newest.start_milliseconds if newest else None,
+        tokens_per_second=_rounded(fastest.tokens_per_second) if fastest else None,
+        concurrency=fastest.in_flight if fastest else None,
+    )
+
+
+@lru_cache(REMEMBERED)
+def _measured(
+    figures: EngineFigures | None,
+    start_milliseconds: int | None,
+    *,
+    tokens_per_second: int | None,
+    concurrency: int | None,
+) -> Measured:
     memory = figures.memory if figures else None
     return Measured(
         weights_bytes=memory.weights_bytes if memory else None,
@@ -54,9 +73,9 @@ def measured_figures(
         kv_tokens=memory.kv_tokens if memory else None,
         overhead_bytes=memory.overhead_bytes if memory else None,
         graph_bytes=figures.graph_bytes if figures else None,
-        start_milliseconds=newest.start_milliseconds if newest else None,
-        tokens_per_second=_rounded(fastest.tokens_per_second) if fastest else None,
-        concurrency=fastest.in_flight if fastest else None,
+        start_milliseconds=start_milliseconds,
+        tokens_per_second=tokens_per_second,
+        concurrency=concurrency,
     )
 
 

@@ -15,12 +15,14 @@ from plinth.controllers.gather import key_of
 from plinth.controllers.ports import DesiredModel, Ports, Resources, Statuses
 from plinth.controllers.replica_reports import STARTING_POLLS_A_PASS
 from plinth.desired.serve_config import ServeSettings
-from plinth.domain.figures import EngineFigures
+from plinth.domain import targets
+from plinth.domain.figures import EngineFigures, Prediction
 from plinth.domain.fleet import Artifact, ArtifactRefusal, EngineReport, ModelFormat
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState, RouteTable
 from plinth.tests.controllers import capacity_contract
 from plinth.tests.controllers.fake_ray import FakeRay, OneRay, make_node_row
 from plinth.tests.domain.builders import make_memory_figures
+from plinth.tests.domain.test_figures import COMPUTED
 
 SETTINGS = ServeSettings(
     secret_file="/s", secrets_dir="/d", cache_dir="/c", http_host="127.0.0.1", http_port=8123
@@ -233,6 +235,34 @@ async def test_the_throughput_under_load_shows_and_steady_load_writes_no_new_sta
     before = world.status()
     await world.pass_seconds(60)
     assert world.status() == before
+
+
+async def test_what_replicas_deliver_corrects_what_later_passes_plan_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(make_model())
+    computed = replace(COMPUTED, concurrency=3, tokens_per_second=200)
+    memory = make_memory_figures()
+    monkeypatch.setattr(targets, "predict", lambda *_: Prediction(memory=memory, computed=computed))
+    world.ray.tells = EngineFigures(memory=memory)
+    await world.pass_seconds(4)
+    world.gateway.loads["default/chat"], world.gateway.rates["default/chat"] = 3, 120
+    await world.pass_seconds(40)
+    assert planned_throughput(world) == (200, 100)
+    await world.pass_seconds(40)
+    assert planned_throughput(world) == (120, 60)
+    assert any("counted at 60%" in sentence for sentence in world.status().plan)
+    assert world.condition("AsPredicted") == ("False", "FiguresPart")
+    assert world.condition("Ready") == ("True", "Serving")
+    world.gateway.loads.clear()
+    await world.pass_seconds(40)
+    assert planned_throughput(world) == (120, 60)
+
+
+def planned_throughput(world: World) -> tuple[int | None, int]:
+    predicted = world.status().predicted
+    assert predicted is not None
+    return predicted.tokens_per_second, predicted.throughput_percent
 
 
 async def test_what_somebody_else_removed_is_put_back() -> None:
