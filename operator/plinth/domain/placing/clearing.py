@@ -17,6 +17,11 @@ Dearness = tuple[float, ...]
 """How much a hold is to be spared, compared in order: the least dear go first."""
 
 
+def dearness_of(hold: Hold, priority: float) -> Dearness:
+    """A lower priority goes first, of these the youngest, of these the smallest."""
+    return (priority, -hold.since, hold.gang.total)
+
+
 class Rule(NamedTuple):
     """Who may go."""
 

@@ -91,7 +91,9 @@ class Packing:
 
     def tidy(self) -> None:
         """Empty hosts that only new replicas are on, where these find room on others: fewer hosts are begun."""
-        begun = [stand for stand in self.room.stands.values() if self._is_begun(stand.host.name)]
+        new = (self.room.holds[name] for name in self.wanted if name in self.room.holds)
+        hosts = {host for hold in new for host in _hosts_of(hold)}
+        begun = [self.room.stands[name] for name in hosts if self._is_begun(name)]
         begun.sort(key=lambda each: (-each.host.standing, len(each.free) - each.host_free, each.host.name))
         vain = 0
         for stand in begun:
@@ -115,27 +117,25 @@ class Packing:
             return False
         rule = Rule(self._newcomers, awaits_leaving=False, few=False)
         for option in wanted.demand.options:
-            for scope in islice(scopes_of(room, option), ATTEMPTS):
-                way = find_way(room, scope, option.gang, rule)
-                if way is None or self._trials == 0:
-                    continue
-                self._trials -= 1
-                for goer in way.goers:
-                    room.lift(goer.replica)
-                room.put(wanted.at(option, way.place))
-                if self._fit_all(way.goers, depth=depth - 1):
-                    return True
-                room.undo_to(mark)
+            for scope in list(islice(scopes_of(room, option), ATTEMPTS)):
+                way = find_way(room, scope, option.gang, rule) if self._trials else None
+                if way is not None:
+                    self._trials -= 1
+                    for goer in way.goers:
+                        room.lift(goer.replica)
+                    room.put(wanted.at(option, way.place))
+                    if self._fit_all(way.goers, depth=depth - 1):
+                        return True
+                    room.undo_to(mark)
         return False
 
     def _newcomers(self, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
         """Those with a choice go more easily than those without, small ones more easily than large ones."""
         for hold in holds:
-            if hold.replica in self.wanted and hold.replica not in self.settled:
-                yield (
-                    (len(self.wanted[hold.replica].demand.options) == 1, hold.gang.total * hold.gang.share),
-                    hold,
-                )
+            wanted = self.wanted.get(hold.replica)
+            if wanted is not None and hold.replica not in self.settled:
+                has_no_choice = len(wanted.demand.options) == 1
+                yield (has_no_choice, hold.gang.total * hold.gang.share), hold
 
     def _fit_all(self, holds: Iterable[Hold], *, avoid: str = "", depth: int = 0) -> bool:
         again = sorted((self.wanted[hold.replica] for hold in holds), key=lambda each: each.by_size)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from math import inf
 
-from plinth.domain.placing.clearing import Dearness, Rule, find_way, scopes_of
+from plinth.domain.placing.clearing import Dearness, Rule, dearness_of, find_way, scopes_of
 from plinth.domain.placing.demands import WHOLE, Demand, Option
 from plinth.domain.placing.hosts import Hold
 from plinth.domain.placing.packing import Wanted
@@ -15,7 +16,7 @@ from plinth.domain.quantities import format_bytes, plural
 
 HOLDERS = 5
 """As many holders are named; of the rest, the number."""
-LOOKED_AT = 16
+LOOKED_AT = 8
 """The hosts or racks with most free, among which a remedy is looked for."""
 
 
@@ -71,15 +72,22 @@ class Explainer:
         if gang.accelerators > largest:
             return f"its largest link domain has {plural(largest, 'accelerator')}: only a larger one would do"
         scopes = islice(scopes_of(self.room, option), LOOKED_AT)
-        ways = [way for scope in scopes if (way := find_way(self.room, scope, gang, Rule(_everyone)))]
+        ways = [way for scope in scopes if (way := find_way(self.room, scope, gang, Rule(self._everyone)))]
         if not ways:
             return "it has not so much in all: only more hosts would do"
         goers = min(ways, key=lambda way: way.cost).goers
+        if not goers:
+            return "others have just made room for one, in the next pass"
         who = ", ".join(hold.replica for hold in goers[:HOLDERS])
         more = f" and {len(goers) - HOLDERS} more" if len(goers) > HOLDERS else ""
         return (
             f"one would fit without {who}{more} ({self._why_it_stays(wanted, goers[0])}), or on one more host"
         )
+
+    def _everyone(self, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
+        for hold in holds:
+            demand = self.demands.get(hold.model)
+            yield dearness_of(hold, demand.priority if demand else inf), hold
 
     def _why_it_stays(self, wanted: Wanted, hold: Hold) -> str:
         demand = self.demands.get(hold.model)
@@ -95,7 +103,3 @@ def _amount(option: Option, amount: int) -> str:
         return format_bytes(amount)
     whole, rest = divmod(amount, WHOLE)
     return plural(whole, "accelerator") if rest == 0 else f"{whole}.{rest:03} accelerators"
-
-
-def _everyone(holds: Iterable[Hold]) -> Iterable[tuple[Dearness, Hold]]:
-    return (((-hold.since,), hold) for hold in holds)

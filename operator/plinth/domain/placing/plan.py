@@ -48,7 +48,7 @@ class PlacementPlan:
 
 def plan_places(room: Room, demands: Mapping[str, Demand], *, moves: int) -> PlacementPlan:
     """Places for all that is missing. At most so many moves are begun; what leaves already is in the room's holds."""
-    packing = Packing(room, _wanted(room, demands))
+    packing = Packing(room, wanted_of(room, demands))
     yielding = Yielding(room, demands, moves)
     pending: list[Wanted] = []
     if not packing.pack(packing.wanted.values()):
@@ -65,7 +65,8 @@ def plan_places(room: Room, demands: Mapping[str, Demand], *, moves: int) -> Pla
     )
 
 
-def _wanted(room: Room, demands: Mapping[str, Demand]) -> Iterator[Wanted]:
+def wanted_of(room: Room, demands: Mapping[str, Demand]) -> Iterator[Wanted]:
+    """The replicas without a place."""
     for demand in demands.values():
         there = room.staying[demand.model] if demand.missing else 0
         for number, replica in enumerate(demand.missing):

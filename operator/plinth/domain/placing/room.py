@@ -30,19 +30,20 @@ class Room:
 
     def update(self, hosts: Mapping[str, Host], holds: Mapping[str, Hold]) -> None:
         """What there is now, hosts and holds by name. Places on hosts that are gone hold nothing."""
-        for name in [name for name in self.holds if name not in holds]:
-            self.lift(name)
-        for name in [name for name, stand in self.stands.items() if hosts.get(name) != stand.host]:
+        changed = {name for name, stand in self.stands.items() if hosts.get(name) != stand.host}
+        added = {name for name in hosts if name not in self.stands or name in changed}
+        anew = changed | added
+        for name, hold in list(self.holds.items()):
+            if name not in holds or (anew and any(part.host in anew for part in hold.place)):
+                self.lift(name)
+        for name in changed:
             self._remove(self.stands[name])
-        added = {name for name in hosts if name not in self.stands}
         for name in added:
             self._add(hosts[name])
         for name, hold in holds.items():
             known = self.holds.get(name)
             if known is not hold and known != hold:
                 self.put(hold)
-            elif added and any(part.host in added for part in hold.place):
-                self._restore(hold, added)
         self._undo.clear()
 
     def put(self, hold: Hold) -> None:
@@ -113,34 +114,31 @@ class Room:
         same = before is not None and after is not None and _amounts(before) == _amounts(after)
         if before is not None:
             self.staying[before.model] -= not before.leaving
-            self._let_go(before, before.place, only_forget=same)
+            self._let_go(before, only_forget=same)
             self.leaving.discard(before.replica)
             del self.holds[before.replica]
         if after is not None:
             self.staying[after.model] += not after.leaving
-            self._hand_over(after, after.place, only_note=same)
+            self._hand_over(after, only_note=same)
             self.holds[after.replica] = after
             if after.leaving:
                 self.leaving.add(after.replica)
 
-    def _let_go(self, hold: Hold, place: Iterable[Part], *, only_forget: bool) -> None:
-        for part in place:
+    def _let_go(self, hold: Hold, *, only_forget: bool) -> None:
+        for part in hold.place:
             if part.host in self.stands:
                 self.stands[part.host].holds.pop(hold.replica, None)
                 if not only_forget:
                     self.occupy(part, -hold.gang.share)
 
-    def _hand_over(self, hold: Hold, place: Iterable[Part], *, only_note: bool) -> None:
-        for part in place:
+    def _hand_over(self, hold: Hold, *, only_note: bool) -> None:
+        for part in hold.place:
             if part.host in self.stands:
                 holds = self.stands[part.host].holds
                 others = holds[hold.replica][1] if hold.replica in holds else ()
                 holds[hold.replica] = (hold, (*others, *part.accelerators))
                 if not only_note:
                     self.occupy(part, hold.gang.share)
-
-    def _restore(self, hold: Hold, added: set[str]) -> None:
-        self._hand_over(hold, [part for part in hold.place if part.host in added], only_note=False)
 
     def _shift(self, stand: Stand, accelerators: list[int], amount: int) -> None:
         """Change what is free, and put the host where it belongs from then on."""
@@ -169,7 +167,6 @@ class Room:
                 aisle.domains.move([], list(stand.domain_keys()))
 
     def _remove(self, stand: Stand) -> None:
-        """Its holds stay in the books: it may come back with other accelerators."""
         del self.stands[stand.host.name]
         for name in stand.host.pools:
             pool = self.pools[name]

@@ -13,7 +13,16 @@ from functools import cached_property
 from heapq import heappop, heappush, heapreplace
 from itertools import islice
 
-from plinth.domain.placing.clearing import Dearness, Rule, Scope, Way, find_way, scopes_of, scopes_with
+from plinth.domain.placing.clearing import (
+    Dearness,
+    Rule,
+    Scope,
+    Way,
+    dearness_of,
+    find_way,
+    scopes_of,
+    scopes_with,
+)
 from plinth.domain.placing.demands import Demand, Gang, Option
 from plinth.domain.placing.finding import find_place
 from plinth.domain.placing.hosts import Hold, Place
@@ -49,6 +58,8 @@ class Yielding:
         return False
 
     def _move(self, wanted: Wanted) -> bool:
+        if self.room.most_free < wanted.least:
+            return False
         rule = Rule(lambda holds: self._movable(wanted, holds))
         for option in wanted.demand.options if self._moves_left else ():
             found = (
@@ -64,7 +75,7 @@ class Yielding:
         for hold in holds:
             demand = self.demands.get(hold.model)
             if demand and demand.priority <= wanted.demand.priority and hold.replica in self._running:
-                yield (demand.priority, -hold.since), hold
+                yield dearness_of(hold, demand.priority), hold
 
     def _move_all(self, wanted: Wanted, option: Option, way: Way) -> bool:
         room, mark, places = self.room, self.room.mark(), dict[str, Place]()
@@ -120,7 +131,7 @@ class Yielding:
         for hold in self.room.holds.values():
             demand = self.demands.get(hold.model)
             if demand is not None and hold.replica in self._running:
-                dearness = (demand.priority, -hold.since)
+                dearness = dearness_of(hold, demand.priority)
                 for part in hold.place:
                     found[part.host] = min(found.get(part.host, dearness), dearness)
         return found
@@ -134,7 +145,7 @@ class Yielding:
                 continue
             if self.room.staying[hold.model] - taken[hold.model] > demand.kept:
                 taken[hold.model] += 1
-                yield (demand.priority, -hold.since), hold
+                yield dearness_of(hold, demand.priority), hold
 
 
 class _Victims:

@@ -4,31 +4,24 @@ fewest accelerators of hosts in use."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from ortools.sat.python import cp_model
+from ortools.sat.python import cp_model  # type: ignore[import-not-found, unused-ignore]  # where it is installed
 
 from plinth.domain.placing.demands import WHOLE, Gang, Near
 from plinth.domain.placing.packing import Wanted
-from plinth.tests.domain.placing.instances import Instance
+from plinth.domain.placing.plan import wanted_of
+from plinth.domain.placing.room import Room
+from plinth.tests.domain.placing.instances import Instance, Outcome
 
 SECONDS = 5.0
 """For each of the two steps. An instance that takes longer is no instance for this comparison."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a plan comes to."""
-
-    placed: frozenset[str]
-    price: int
-    accelerators_begun: int
-    """Of all hosts that anything is on."""
-
-
-def solve(instance: Instance, wanted: Iterable[Wanted]) -> Outcome | None:
+def solve(instance: Instance) -> Outcome | None:
     """The best outcome; None where the time was too short to prove it."""
-    return _Solver(instance, wanted).run()
+    room = Room()
+    room.update(instance.hosts, instance.holds)
+    return _Solver(instance, wanted_of(room, instance.demands)).run()
 
 
 class _Solver:
@@ -57,14 +50,12 @@ class _Solver:
             self.model.add(sum(self.whole[key]) + sum(shared) <= self.free[key])
         begun = sum(self._begun(name) * sum(host.domains) for name, host in self.instance.hosts.items())
         last = len(self.in_turn) - 1
-        right = sum(
-            self.placed[each.replica] * 2 ** (last - turn) for turn, each in enumerate(self.in_turn)
-        )
+        right = sum(self.placed[each.replica] * 2 ** (last - turn) for turn, each in enumerate(self.in_turn))
         self.model.maximize(right)
         solver = self._solved()
         if solver is None:
             return None
-        for replica, variable in self.placed.items():
+        for variable in self.placed.values():
             self.model.add(variable == solver.value(variable))
         price = sum(self.prices)
         self.model.minimize(price * 1000 + begun)
@@ -87,7 +78,13 @@ class _Solver:
         """Held accelerators are held whole here."""
         sizes = self.instance.hosts[host].domains
         numbers = range(sum(sizes[:number]), sum(sizes[: number + 1]))
-        held = {each for hold in self.instance.holds.values() for part in hold.place if part.host == host for each in part.accelerators}
+        held = {
+            each
+            for hold in self.instance.holds.values()
+            for part in hold.place
+            if part.host == host
+            for each in part.accelerators
+        }
         return sum(1 for each in numbers if each not in held)
 
     def _add(self, wanted: Wanted) -> None:

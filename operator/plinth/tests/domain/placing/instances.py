@@ -20,17 +20,31 @@ class Instance:
     demands: Mapping[str, Demand]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a plan comes to."""
+
+    placed: frozenset[str]
+    price: int
+    accelerators_begun: int
+    """Of all hosts that anything is on."""
+
+
 def draw_instance(seed: int) -> Instance:
     """4 to 8 hosts of 4 or 8 accelerators, some held; up to 18 replicas of all shapes, sometimes more than fit."""
-    chance = Random(seed)
+    chance = Random(seed)  # noqa: S311 - no secret
     hosts = {host.name: host for host in _draw_hosts(chance)}
     holds = {hold.replica: hold for hold in _draw_holds(chance, hosts)}
-    total = sum(sum(host.domains) for host in hosts.values()) - sum(hold.gang.total for hold in holds.values())
+    total = sum(sum(host.domains) for host in hosts.values()) - sum(
+        hold.gang.total for hold in holds.values()
+    )
     fill = chance.choice((35, 50, 65, 80, 110))
     demands: dict[str, Demand] = {}
     asked = replicas = 0
     while asked * 100 < total * fill and replicas < 18:
-        demand = _draw_demand(chance, f"m{len(demands)}", two_kinds=len({h.pools for h in hosts.values()}) > 1)
+        demand = _draw_demand(
+            chance, f"m{len(demands)}", two_kinds=len({h.pools for h in hosts.values()}) > 1
+        )
         demands[demand.model] = demand
         asked += sum(demand.options[0].gang.total for _ in demand.missing)
         replicas += len(demand.missing)
@@ -64,7 +78,7 @@ def _draw_holds(chance: Random, hosts: Mapping[str, Host]) -> list[Hold]:
 def _draw_demand(chance: Random, model: str, *, two_kinds: bool) -> Demand:
     gang = _draw_gang(chance)
     options = [Option(LARGE, gang, chance.randint(1, 9) * 10)]
-    if two_kinds and chance.random() < 0.6:  # noqa: PLR2004
+    if two_kinds and chance.random() < 0.6:
         wider = gang._replace(accelerators=min(4, gang.accelerators * chance.choice((1, 2))))
         options.append(Option(SMALL, wider, chance.randint(1, 9) * 10))
     return Demand(
@@ -77,8 +91,8 @@ def _draw_demand(chance: Random, model: str, *, two_kinds: bool) -> Demand:
 
 def _draw_gang(chance: Random) -> Gang:
     form = chance.random()
-    if form < 0.12:  # noqa: PLR2004
+    if form < 0.12:
         return Gang(2, chance.choice((2, 4)), within=chance.choice(list(Near)))
-    if form < 0.25:  # noqa: PLR2004
+    if form < 0.25:
         return Gang(1, 1, share=chance.choice((WHOLE // 4, WHOLE // 2, WHOLE * 3 // 10)))
     return Gang(1, chance.choice((1, 1, 1, 2, 2, 3, 4, 4, 6, 8)))
