@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -36,6 +37,8 @@ START_SECONDS = 1.0
 REPLICA_PORT = 30_000
 NETWORK = "10.77.0"
 """Whose addresses this machine has, see `operator_scale.py`; an EndpointSlice takes none of loopback."""
+WORKERS = "10.128.0.0/12"
+"""Where the workers' addresses are from; nobody listens there."""
 JOURNAL = (f"{NETWORK}.254", 8264)
 CONFIG = {
     "model_type": "qwen2",
@@ -74,6 +77,7 @@ class RayFleet:
         self._clusters = Reflector(client, RAY_CLUSTER, on_change=self._changed.set)
         self._pods = Reflector(client, POD, labels=ray_names.POOL_LABEL, on_change=self._changed.set)
         self._free: dict[str, list[str]] = {}
+        self._addresses = ip_network(WORKERS).hosts()
         self._journal: dict[str, float] = {}
         self._runners: list[web.AppRunner] = []
 
@@ -117,9 +121,7 @@ class RayFleet:
         with contextlib.suppress(KubeRefused):
             await self.client.create(SECRET, {"metadata": metadata, "data": {ray_names.TOKEN_KEY: token}})
         labels = self._labels(cluster, ray_names.HEAD, "headgroup")
-        await self._make_pod(f"{name}-head", namespace, labels, host="head-host")
-        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-        await self.client.patch(POD, namespace, f"{name}-head", {"status": status}, subresource="status")
+        await self._run_pod(f"{name}-head", namespace, labels, host="head-host", address=address)
         return pool
 
     @staticmethod
@@ -132,13 +134,18 @@ class RayFleet:
             ray_names.GROUP_LABEL: group,
         }
 
-    async def _make_pod(self, name: str, namespace: str, labels: Mapping[str, str], *, host: str) -> None:
+    async def _run_pod(
+        self, name: str, namespace: str, labels: Mapping[str, str], *, host: str, address: str
+    ) -> None:
+        """Make a pod and say that it runs. KWOK would, yet at times leaves a hundred of them pending for half a minute."""
         body = {
             "metadata": {"name": name, "namespace": namespace, "labels": dict(labels)},
             "spec": {"nodeName": host, "containers": [{"name": "ray", "image": "none"}]},
         }
         with contextlib.suppress(KubeRefused):
             await self.client.create(POD, body)
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+        await self.client.patch(POD, namespace, name, {"status": status}, subresource="status")
 
     async def _resize(self, pool: Pool, group: Mapping[str, Any], cluster: Mapping[str, Any]) -> None:
         """As many pods as asked, as KubeRay does it: first those that are named go, then what is missing comes."""
@@ -153,7 +160,8 @@ class RayFleet:
             name = f"{pool.name}-worker-{pool.made}"
             pool.made += 1
             pool.pods[name] = dict(group)
-            made.append(self._make_pod(name, pool.namespace, labels, host=self._free[rack].pop()))
+            host, address = self._free[rack].pop(), str(next(self._addresses))
+            made.append(self._run_pod(name, pool.namespace, labels, host=host, address=address))
         for start in range(0, len(made), 16):
             await asyncio.gather(*made[start : start + 16])
 

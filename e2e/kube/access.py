@@ -14,7 +14,8 @@ import yaml
 from kube.binaries import find_program
 from kube.processes import wait_until
 
-KUBECTL_SECONDS = 60.0
+KUBECTL_SECONDS = 300.0
+"""Only against a hung one: what waits for something says itself for how long (`--timeout`)."""
 CRD_SECONDS = 30.0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from plinth.cluster.kube.errors import NotLeaderError
@@ -25,7 +25,7 @@ IDLE_SECONDS = 2.0
 SETTLE_SECONDS = 0.02
 LONGEST_SETTLE_SECONDS = 1.0
 """How long what may still come is waited for after a wake-up: half of what the last pass took, between these two."""
-IDLE_SHARE = 0.01
+IDLE_SHARE = 0.005
 """While nothing moves, passes take no more of the time than this: a large fleet is looked at less often."""
 LONGEST_IDLE_SECONDS = 30.0
 
@@ -41,6 +41,8 @@ class Pass:
     statuses: Statuses
     put: bool
     took_seconds: float
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each step took of it."""
 
 
 @dataclass
@@ -85,14 +87,29 @@ class FleetCycle:
         """One pass."""
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
+        gathered = self.clock()
         plan = compute_plan(snapshot, started, targets=self._targets)
         self.gatherer.memory.take_corrections(plan.models)
+        planned = self.clock()
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
         await deliver_credentials(snapshot.slots, self.gatherer.replicas, self.ports)
+        executed = self.clock()
         statuses = make_statuses(snapshot, plan, resources, started)
         self.ports.store.write(statuses)
-        took = self.clock() - started
-        done = Pass(snapshot=snapshot, plan=plan, statuses=statuses, put=put, took_seconds=took)
+        ended = self.clock()
+        done = Pass(
+            snapshot=snapshot,
+            plan=plan,
+            statuses=statuses,
+            put=put,
+            took_seconds=ended - started,
+            step_seconds={
+                "gather": gathered - started,
+                "plan": planned - gathered,
+                "execute": executed - planned,
+                "status": ended - executed,
+            },
+        )
         self.on_pass(done)
         return done
 

@@ -15,8 +15,10 @@ from plinth.engine.logs import select_lines
 
 READY_POLL_SECONDS = 5.0
 READY_POLLS_A_PASS = 32
-STARTING_POLLS_A_PASS = 256
+STARTING_POLLS_A_PASS = 128
 """Replicas asked in one pass, the longest unasked first: a large fleet is not asked all at once."""
+PATIENCE_SECONDS = 0.25
+"""How long one pass waits for the answers: a lost node's replicas would hold up all others."""
 LOG_LINES_READ = 200
 
 
@@ -32,12 +34,12 @@ class ReplicaReports:
     _reports: dict[SlotName, tuple[float, EngineReport]] = field(default_factory=dict)
     _completed: dict[SlotName, tuple[Slot, EngineReport, str, Slot]] = field(default_factory=dict)
     """What was made of which slot, report and trouble: the same object again while these are the same."""
+    _asking: dict[SlotName, asyncio.Task[None]] = field(default_factory=dict)
     _death_notes: dict[SlotName, str] = field(default_factory=dict)
 
     async def complete(self, found: Sequence[FoundSlot], now: float) -> list[Slot]:
         """The slots with what their replicas say, or why they died."""
-        asked = self._to_ask(found, now)
-        await asyncio.gather(*(self._ask(each.slot, now) for each in found if each.slot.name in asked))
+        await self._ask_some(found, now)
         dead = [each for each in found if each.slot.phase is SlotPhase.FAILED]
         await asyncio.gather(*(self._note_death(each) for each in dead))
         completed = [self._complete(each.slot) for each in found]
@@ -63,7 +65,9 @@ class ReplicaReports:
         for each in found:
             name = each.slot.name
             at, known = self._reports.get(name, (0.0, None))
-            if each.slot.port is None or each.slot.phase in {SlotPhase.FAILED, SlotPhase.STOPPING}:
+            if name in self._asking or each.slot.port is None:
+                continue
+            if each.slot.phase in {SlotPhase.FAILED, SlotPhase.STOPPING}:
                 continue
             if known is None or known.phase is not SlotPhase.READY:
                 starting.append((at, name))
@@ -71,6 +75,17 @@ class ReplicaReports:
                 due.append((at, name))
         turns = sorted(starting)[:STARTING_POLLS_A_PASS] + sorted(due)[:READY_POLLS_A_PASS]
         return {name for _, name in turns}
+
+    async def _ask_some(self, found: Sequence[FoundSlot], now: float) -> None:
+        """Ask those whose turn it is. An answer that is slow to come is read by the pass after it has come."""
+        asked = self._to_ask(found, now)
+        for each in found:
+            if each.slot.name in asked:
+                self._asking[each.slot.name] = asyncio.create_task(self._ask(each.slot, now))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=PATIENCE_SECONDS)
+        for name in [name for name, asking in self._asking.items() if asking.done()]:
+            self._asking.pop(name).result()
 
     async def _ask(self, slot: Slot, now: float) -> None:
         """Silence is no verdict: a busy engine may be slow. The gateway's connection tells when it died."""

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from plinth.controllers.cycle import Pass
 from plinth.domain.fleet import NodeState
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
 
 
 class OperatorMetrics:
@@ -32,6 +32,13 @@ class OperatorMetrics:
         self._cycle = Histogram(
             "plinth_cycle_seconds",
             "How long a pass of the fleet cycle took.",
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._steps = Histogram(
+            "plinth_cycle_step_seconds",
+            "How long each step of a pass took: gather, plan, execute, status.",
+            ["step"],
             buckets=SECONDS,
             registry=self._registry,
         )
@@ -60,6 +67,8 @@ class OperatorMetrics:
     def take_pass(self, done: Pass) -> None:
         """A pass has ended well."""
         self._cycle.observe(done.took_seconds)
+        for step, seconds in done.step_seconds.items():
+            self._steps.labels(step).observe(seconds)
         self._view.take(done)
 
     def take_failure(self, error: Exception) -> None:

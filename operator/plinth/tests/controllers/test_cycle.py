@@ -461,3 +461,22 @@ async def test_a_thousand_starting_replicas_are_asked_in_turns_and_none_is_forgo
     assert len(asked) == STARTING_POLLS_A_PASS
     await world.pass_seconds(4)
     assert {world.condition("Ready", name)[0] for name in names} == {"True"}
+
+
+async def test_a_replica_that_is_slow_to_answer_holds_up_no_other_and_is_heard_in_the_end() -> None:
+    world = World(make_model("quick"), make_model("slow"))
+    answers, report = asyncio.Event(), world.ray.report
+
+    async def slow(host: str, port: int, slot: str) -> EngineReport | None:
+        if ".slow." in slot:
+            await answers.wait()
+        return await report(host, port, slot)
+
+    world.ray.report = slow  # type: ignore[method-assign] # a busy engine
+    await world.pass_seconds(6)
+    assert world.condition("Ready", "quick")[0] == "True"
+    assert world.condition("Ready", "slow")[0] == "False"
+    answers.set()
+    await asyncio.sleep(0)
+    await world.pass_seconds(2)
+    assert world.condition("Ready", "slow")[0] == "True"
