@@ -16,7 +16,7 @@ from plinth.domain.sizing.calibration import CALIBRATION, Calibration
 from plinth.domain.sizing.candidates import find_candidates
 from plinth.domain.sizing.memory import MemoryPlan, plan_memory
 from plinth.domain.sizing.performance import Prediction, predict
-from plinth.domain.sizing.refusals import refuse_asked, refuse_asked_on
+from plinth.domain.sizing.refusals import FIELD, refuse_asked, refuse_asked_on
 from plinth.domain.sizing.request import Goals, SizingRequest
 from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
@@ -223,5 +223,8 @@ def _reasons(request: SizingRequest, chosen: _Option) -> Iterator[str]:
 def _refuse(request: SizingRequest, rejected: list[Rejected]) -> SizingRefusal:
     place = request.place
     tried = "; ".join(f"{each.shape}: {each.reason}" for each in rejected[:_MOST_REJECTED])
-    where = f"{plural(place.nodes, 'node')} of {place.accelerators_per_node} x {place.accelerator.name}"
-    return SizingRefusal(message=f"no shape fits {where}: {tried or 'there is none'}; {SMALLER}")
+    where = place.words or (
+        f"{plural(place.nodes, 'node')} of {place.accelerators_per_node} x {place.accelerator.name}"
+    )
+    blamed = f"{FIELD}: " if request.asked.is_anything else ""
+    return SizingRefusal(message=f"{blamed}no shape fits {where}: {tried or 'there is none'}; {SMALLER}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from plinth.domain.accelerators.catalogue import CPU
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.quantities import plural
@@ -17,39 +19,55 @@ _SUGGESTED_MOST = 8
 
 def refuse_asked(model: ModelArchitecture, asked: Asked) -> str | None:
     """Why the engine would not take these degrees on whatever pool, with tensor degrees that it would; or None."""
-    tensor = asked.tensor or 1
-    obstacle = find_obstacle(model, Shape(tensor=tensor))
+    obstacle = find_obstacle(model, Shape(tensor=asked.tensor or 1))
     if obstacle is not None:
         able = [
             str(degree)
-            for degree in range(1, max(tensor, _SUGGESTED_MOST) + 1)
+            for degree in range(1, max(asked.tensor or 1, _SUGGESTED_MOST) + 1)
             if find_obstacle(model, Shape(tensor=degree)) is None
         ]
         return f"{FIELD}.tensor: {obstacle}; {_join(able)} would"
-    shape = Shape(
-        tensor=tensor, pipeline=asked.pipeline or 1, data=asked.data or 1, expert=_experts(asked, tensor)
-    )
-    obstacle = find_obstacle(model, shape)
-    return None if obstacle is None else f"{FIELD}: {shape}: {obstacle}"
+    obstacles = {shape: find_obstacle(model, shape) for shape in _completed(asked)}
+    if None in obstacles.values():
+        return None
+    plainest, obstacle = next(iter(obstacles.items()))
+    return f"{FIELD}: {plainest}: {obstacle}"
+
+
+def _completed(asked: Asked) -> Iterator[Shape]:
+    """The shapes that these degrees could be meant for: experts are spread over tensor ranks, copies, or both."""
+    ranks = asked.expert or 1
+    for tensor in [asked.tensor] if asked.tensor else range(1, ranks + 1):
+        for data in [asked.data] if asked.data else dict.fromkeys((1, max(1, ranks // tensor))):
+            yield Shape(
+                tensor=tensor,
+                pipeline=asked.pipeline or 1,
+                data=data,
+                expert=asked.expert or (tensor * data if data > 1 else 1),
+            )
 
 
 def refuse_asked_on(place: Place, asked: Asked) -> str | None:
     """Why the place has not the accelerators for these degrees, whatever the model; or None."""
-    in_one_node = (asked.tensor or 1) * (asked.data or 1)
     if place.accelerator.name == CPU:
         return _refuse_on_cpu(asked)
+    in_one_node = (asked.tensor or 1) * (asked.data or 1)
     most = largest_tensor(place)
     if in_one_node > most:
-        have = plural(most, "accelerator")
+        field = "tensor" if asked.tensor is not None else "data"
+        have = plural(place.accelerators_per_node, "accelerator")
+        if most < place.accelerators_per_node:
+            have += f", {most} of them linked"
         return (
-            f"{FIELD}.tensor: {in_one_node} is more than a node of the pool has ({have}); use fewer, or another"
+            f"{FIELD}.{field}: {in_one_node} is more than a node of the pool has ({have}); use fewer, or another"
             " spec.pool"
         )
-    stages = (asked.pipeline or 1) * in_one_node
-    if stages > place.accelerators_per_node * place.nodes:
-        have = plural(place.accelerators_per_node * place.nodes, "accelerator")
-        return f"{FIELD}.pipeline: {plural(stages, 'accelerator')} are more than the pool has ({have})"
-    return None
+    wanted, there = (asked.pipeline or 1) * in_one_node, place.accelerators_per_node * place.nodes
+    if wanted <= there:
+        return None
+    where = "a node of the pool" if place.nodes == 1 else "the pool"
+    why = "; a replica stays on one node" if place.nodes == 1 else ""
+    return f"{FIELD}.pipeline: {wanted} accelerators are more than {where} has ({there}){why}"
 
 
 def _refuse_on_cpu(asked: Asked) -> str | None:
@@ -61,13 +79,6 @@ def _refuse_on_cpu(asked: Asked) -> str | None:
     }
     more = [f"{FIELD}.{name}: {degree}" for name, degree in degrees.items() if degree not in {None, 1}]
     return f"{more[0]} needs accelerators; on CPU nodes 1 would do" if more else None
-
-
-def _experts(asked: Asked, tensor: int) -> int:
-    """Copies that nothing was said of spread their experts: unspread they would gain nothing."""
-    if asked.expert is not None:
-        return asked.expert
-    return tensor * asked.data if asked.data is not None and asked.data > 1 else 1
 
 
 def _join(degrees: list[str]) -> str:
