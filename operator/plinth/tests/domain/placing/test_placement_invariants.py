@@ -13,7 +13,7 @@ from plinth.domain.placing.demands import Demand
 from plinth.domain.placing.hosts import Hold
 from plinth.domain.placing.plan import PlacementPlan, plan_places
 from plinth.domain.placing.room import Room
-from plinth.tests.domain.placing.fleets import fleets
+from plinth.tests.domain.placing.fleets import fleets, fragmented_fleets
 from plinth.tests.domain.placing.instances import Instance
 from plinth.tests.domain.placing.placing_builders import (
     faults_of,
@@ -64,6 +64,20 @@ def test_moves_stay_within_the_budget_and_serve_somebody(fleet: Instance) -> Non
     assert awaited <= plan.moved.keys() | plan.displaced.keys() | {
         hold.replica for hold in fleet.holds.values() if hold.leaving
     }
+
+
+@given(fragmented_fleets())
+@settings(max_examples=150, deadline=None)
+def test_moves_gather_what_is_free_and_nothing_else_is_disturbed(fleet: Instance) -> None:
+    plan = planned(fleet)
+    assert faults_of(plan, fleet.hosts, fleet.holds, fleet.demands) == []
+    assert not plan.displaced
+    size = fleet.demands["wide"].options[0].gang.accelerators
+    held = Counter(part.host for hold in fleet.holds.values() for part in hold.place)
+    short = min(max(0, size - (4 - held[host])) for host in fleet.hosts)
+    elsewhere = 4 * len(fleet.hosts) - held.total() - size
+    assert len(plan.moved) == (short if short <= MOVES and elsewhere >= 0 else 0)
+    assert ("wide.0" in plan.placed) == (short <= MOVES and elsewhere >= 0)
 
 
 @given(fleets())

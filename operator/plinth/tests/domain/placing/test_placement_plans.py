@@ -112,6 +112,14 @@ def test_nothing_moves_for_a_lower_priority_nor_beyond_the_budget() -> None:
     assert len(plan_of(hosts, [make_demand(accelerators=4, priority=5), *known], holds, moves=1).moved) == 1
 
 
+def test_what_takes_more_moves_than_are_left_is_not_begun() -> None:
+    hosts = [make_host("a", 2), make_host("b", 1), make_host("c", 1)]
+    holds = [make_hold("x.0", "a", 0), make_hold("y.0", "a", 1)]
+    demands = [make_demand(accelerators=2), make_demand("x", 0), make_demand("y", 0)]
+    assert not plan_of(hosts, demands, holds, moves=1).moved
+    assert sorted(plan_of(hosts, demands, holds, moves=2).moved) == ["x.0", "y.0"]
+
+
 def test_what_runs_stays_where_nothing_waits() -> None:
     holds = [make_hold("x.0", "a", 0), make_hold("y.0", "b", 0)]
     plan = plan_of(
@@ -154,6 +162,16 @@ def test_an_equal_priority_is_never_displaced() -> None:
         [make_hold("x.0", "a", 0)],
     )
     assert list(plan.pending) == ["m.0"]
+
+
+def test_an_equal_priority_is_not_displaced_beside_a_lower_one_either() -> None:
+    holds = [make_hold("x.0", "a", 0), make_hold("y.0", "a", 1)]
+    demands = [
+        make_demand(accelerators=2, priority=5),
+        make_demand("x", 0, priority=5, kept=0),
+        make_demand("y", 0, kept=0),
+    ]
+    assert list(plan_of([make_host("a", 2)], demands, holds).pending) == ["m.0"]
 
 
 @pytest.mark.parametrize(("kept", "displaced"), [(0, 2), (1, 1), (2, 0)])
