@@ -60,6 +60,8 @@ class Accelerator(_Facts, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...] = ()
     """Other names that nodes call it by; case, maker and GeForce left out."""
+    compute_capability: int = 0
+    """CUDA's, times ten: 75 is 7.5, the first with tensor cores for fewer bits, 80 the first with bfloat16. 0: not CUDA."""
     memory_bytes: int
     """As the driver tells (`nvidia-smi`); 0 where it is the node's own memory."""
     usable_memory_bytes: int

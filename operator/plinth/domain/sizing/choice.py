@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from plinth.domain.fleet import Engine
 from plinth.domain.quantities import ceil_div, format_bytes, format_count, plural
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration
 from plinth.domain.sizing.candidates import find_candidates
+from plinth.domain.sizing.kernels import refuse_on_kind
 from plinth.domain.sizing.memory import MemoryPlan, plan_memory
 from plinth.domain.sizing.performance import Prediction, predict
 from plinth.domain.sizing.refusals import FIELD, refuse_asked, refuse_asked_on
@@ -74,7 +76,15 @@ class _Option:
 
 def choose(request: SizingRequest, calibration: Calibration = CALIBRATION) -> ShapeChoice | SizingRefusal:
     """The best shape for the request, or why there is none."""
-    refusal = refuse_asked(request.model, request.asked) or refuse_asked_on(request.place, request.asked)
+    refusal = (
+        refuse_asked(request.model, request.asked)
+        or refuse_asked_on(request.place, request.asked)
+        or (
+            refuse_on_kind(request.model, request.place.accelerator)
+            if request.engine is Engine.VLLM
+            else None
+        )
+    )
     if refusal is not None:
         return SizingRefusal(message=refusal)
     rejected: list[Rejected] = []
