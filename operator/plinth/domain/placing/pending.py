@@ -16,7 +16,7 @@ from plinth.domain.quantities import format_bytes, plural
 
 HOLDERS = 5
 """As many holders are named; of the rest, the number."""
-LOOKED_AT = 8
+LOOKED_AT = 4
 """The hosts or racks with most free, among which a remedy is looked for."""
 
 

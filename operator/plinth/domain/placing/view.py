@@ -86,20 +86,33 @@ class Holdings:
     """
 
     def __init__(self) -> None:
+        self._seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
         self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]] = {}
+        """By host, its holds without and with their accelerators."""
 
     def of(
         self, slots: Iterable[Slot], hosts: Mapping[str, Host], *, leaving: Collection[SlotName]
     ) -> dict[str, Hold]:
         """Who holds what. `leaving`: slots that drain or are being moved; those that stop are known to leave."""
         on: dict[str, list[Hold]] = {}
+        seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
         for slot in slots:
-            gang = _gang(slot.needs)
-            host = hosts.get((slot.running_on or slot.node_id) + (MEMORY if gang.spread else ""))
+            at = slot.running_on or slot.node_id
+            host = hosts.get(at if slot.needs.accelerators > 0 else at + MEMORY)
             if host is not None:
-                on.setdefault(host.name, []).append(_hold(slot, gang, host, leaving))
+                seen[slot.name] = self._seen_as(slot, host, leaving=slot.name in leaving)
+                on.setdefault(host.name, []).append(seen[slot.name][2])
+        self._seen = seen
         self._known = {name: self._laid_out(hosts[name], tuple(sorted(holds))) for name, holds in on.items()}
         return {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
+
+    def _seen_as(self, slot: Slot, host: Host, *, leaving: bool) -> tuple[Slot, Host, Hold]:
+        """The slot's hold, its accelerators still to be told."""
+        leaving = leaving or slot.phase is SlotPhase.STOPPING
+        known = self._seen.get(slot.name)
+        if known is not None and known[0] is slot and known[1] == host and known[2].leaving == leaving:
+            return known
+        return slot, host, _hold(slot, host, leaving=leaving)
 
     def _laid_out(
         self, host: Host, holds: tuple[Hold, ...]
@@ -116,17 +129,17 @@ def _gang(needs: Needs) -> Gang:
     return Gang(1, 1, share=needs.memory_bytes, spread=True)
 
 
-def _hold(slot: Slot, gang: Gang, host: Host, leaving: Collection[SlotName]) -> Hold:
-    """The slot's hold, accelerators still to be told. Of an unreadable one nobody knows what pool would do."""
+def _hold(slot: Slot, host: Host, *, leaving: bool) -> Hold:
+    """Of an unreadable slot nobody knows what pool would do."""
     keys = [key for key in host.pools if slot.spec is not None and key.endswith(f"/{slot.spec.engine}")]
     return Hold(
         replica=str(slot.name),
         model=str(slot.name.model),
         pool=keys[0] if keys else "",
-        gang=gang,
+        gang=_gang(slot.needs),
         place=(),
         since=slot.since,
-        leaving=slot.phase is SlotPhase.STOPPING or slot.name in leaving,
+        leaving=leaving,
     )
 
 
