@@ -8,7 +8,7 @@ says most of it at the level DEBUG, which `LOGGING` asks for there alone: elsewh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 LOGGING: Mapping[str, object] = {
     "version": 1,
@@ -81,13 +81,32 @@ def _number(match: re.Match[str]) -> float:
     return float(match[match.re.groups].replace(",", "").rstrip("."))
 
 
+_LOCAL: Sequence[tuple[re.Pattern[str], str]] = (
+    (re.compile(r"\b(\w+)://[\w.\[\]:-]+"), r"\1://HOST"),
+    (re.compile(r" pid=\d+\)"), ")"),
+    # From the root on, of several parts: `KV/token`, `1.5/139.8 GiB` and a request's `/health` are none.
+    (re.compile(r"(?<![\w.:/])/(?:[\w.@+=,~-]+/)+(?=[\w.])"), ""),
+)
+
+
+def without_machine(text: str) -> str:
+    """Text of a log without what belongs to the machine and not to the engine: folders, addresses, process ids.
+
+    >>> without_machine("(Worker pid=7) model='/home/me/models/toy', tcp://10.0.0.2:51087, 1.5/139.8 GiB")
+    "(Worker) model='toy', tcp://HOST, 1.5/139.8 GiB"
+    """
+    for pattern, shown in _LOCAL:
+        text = pattern.sub(shown, text)
+    return text
+
+
 def read_lines(log: str) -> list[str]:
     """The lines that the figures come from and those that name what was chosen: kernels, backends, the configuration."""
     telling = re.compile(
         r"backend|kernel|Initializing a V1|Model Runner|capture|quantiz|attention|MoE", re.IGNORECASE
     )
     return [
-        line
+        without_machine(line)
         for line in log.splitlines()
         if telling.search(line) or any(pattern.search(line) for pattern in _FIGURES.values())
     ]

@@ -15,7 +15,11 @@ from pathlib import Path
 import yaml
 from synthetic_model import CHAT_TEMPLATE, END_OF_TEXT, make_tokenizer
 
+from plinth.domain.fleet import ArtifactRefusal, ModelFormat
+from plinth.domain.models.reading import read_model
+
 FOLDER = Path(__file__).with_name("planner_cases")
+_QUANTISED_SHARE = 0.8
 _USERS_A_PROCESS = 64
 """How many users one process of the load client serves without becoming what is measured."""
 
@@ -130,3 +134,17 @@ def write_model_folder(folder: Path, case: Case) -> Path:
 def vocabulary_of(case: Case) -> int:
     """How many token ids there are; prompts are made of them."""
     return int(str(case.config["vocab_size"]))
+
+
+def is_unpacked(case: Case, weights_bytes: float) -> bool:
+    """Whether a quantised case's weights take, on all accelerators together, about what they would at full width.
+
+    vLLM does not say so when it finds no quantised layer: it loads every one in 16 bits, and measures another model.
+    """
+    if "quantization_config" not in case.config:
+        return False
+    config = {key: value for key, value in case.config.items() if key != "quantization_config"}
+    full = read_model(config, format=ModelFormat.SAFETENSORS)
+    if isinstance(full, ArtifactRefusal):
+        return False
+    return weights_bytes > _QUANTISED_SHARE * full.weights_bytes

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from accelerator_state import accelerators, machine, wait_for_free
-from engine_log import LOGGING, read_figures, read_lines
-from planner_case import Case, Level, vocabulary_of, write_model_folder
+from engine_log import LOGGING, read_figures, read_lines, without_machine
+from planner_case import Case, Level, is_unpacked, vocabulary_of, write_model_folder
 from serving_stacks import BareVllm, Setup, StackFailedError, engine_arguments, wait_until_ready
 
 SERVED_NAME = "bench"
@@ -100,7 +100,7 @@ def measure_case(run: Run, case: Case, devices: Sequence[str]) -> None:
         record["state"] = "done" if len(_loads(record)) == len(case.loads) else "cut"
     except Exception as error:  # noqa: BLE001 - the frame of a thread: one case must not end the others
         state = "failed" if run.remaining() > 0 else "cut"
-        record.update(state=state, why=f"{type(error).__name__}: {error}"[-3000:])
+        record.update(state=state, why=without_machine(f"{type(error).__name__}: {error}")[-3000:])
         run.say(f"{case.name}: {state.upper()}: {record['why']}"[:600])
     finally:
         run.busy[case.name] = "ending"
@@ -145,13 +145,16 @@ def _start(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> 
     wait_until_ready(stack, began + min(READY_SECONDS, run.remaining()))
     record["start_seconds"] = round(time.monotonic() - began, 2)
     log = stack.read_logs()
-    record["engine"] = read_figures(log)
+    figures = read_figures(log)
+    record["engine"] = figures
     record["engine_lines"] = read_lines(log)
     record["accelerators_ready"] = accelerators()
     record["metrics_ready"] = read_metrics(stack.url)
     run.busy[case.name] = "ready"
     _write(run, case, record)
-    run.say(f"{case.name}: ready after {record['start_seconds']} s: {record['engine']}")
+    run.say(f"{case.name}: ready after {record['start_seconds']} s: {figures}")
+    if is_unpacked(case, sum(figures.get("weights_gib", ())) * 2**30):
+        raise StackFailedError("the model is quantised and its weights were loaded at full width")
 
 
 def _load(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> None:
@@ -236,14 +239,21 @@ def compact(outcomes: Sequence[Mapping[str, float]]) -> list[list[float]]:
 
 
 def read_metrics(url: str) -> dict[str, float]:
-    """The engine's own counters, as `/metrics` has them, without those that are zero; empty where it does not answer."""
+    """The engine's own counters, as `/metrics` has them; empty where it does not answer.
+
+    Without those that are zero, and of histograms without the buckets: each request's own times are kept anyway.
+    """
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:  # noqa: S310 - our own http:// address
             text = response.read().decode()
     except (OSError, ValueError):
         return {}
     found = re.findall(r"^(vllm:\S+?(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found if "_created" not in name and float(value)}
+    return {
+        name: float(value)
+        for name, value in found
+        if not re.search(r"_(created|bucket)\b", name) and float(value)
+    }
 
 
 def _keep_log(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> None:
@@ -261,7 +271,7 @@ def _write(run: Run, case: Case, record: dict[str, object]) -> None:
     path = run.record_path(case)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(record))
+    fresh.write_text(json.dumps(record, separators=(",", ":")))
     fresh.replace(path)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import planner_engine
 import planner_measure
-from engine_log import read_figures, read_lines
-from planner_case import FOLDER, Case, Level, Use, read_cases, vocabulary_of, write_model_folder
+from engine_log import read_figures, read_lines, without_machine
+from planner_case import FOLDER, Case, Level, Use, is_unpacked, read_cases, vocabulary_of, write_model_folder
 from planner_engine import Run, compact, make_setup
+from planner_prediction import MEASURED
 from serving_stacks import BareVllm, StackFailedError, engine_arguments
 
 START_OF_TP2 = """\
@@ -319,3 +321,51 @@ def test_a_driver_that_has_ended_is_not_taken_for_one_that_goes_on(tmp_path: Pat
 def test_users_are_spread_over_load_processes() -> None:
     level = Level(users=128, requests=256, input_tokens=1, output_tokens=1, seconds=1)
     assert level.processes == 2
+
+
+def test_lines_are_kept_without_what_belongs_to_the_machine() -> None:
+    said = (
+        "(Worker_TP0 pid=41) INFO [fused_moe.py:1] Using configuration from /opt/a-b/x_1/E=128,N=768.json for MoE",
+        "INFO backend model='/home/me/models/qwen', HOME=/srv/k, tcp://10.1.2.3:51087 backend=nccl, 1.5/139.8 GiB",
+    )
+    assert read_lines("\n".join(said)) == [
+        "(Worker_TP0) INFO [fused_moe.py:1] Using configuration from E=128,N=768.json for MoE",
+        "INFO backend model='qwen', HOME=k, tcp://HOST backend=nccl, 1.5/139.8 GiB",
+    ]
+
+
+def test_kept_records_hold_nothing_of_the_machine_they_were_made_on() -> None:
+    for path in sorted(MEASURED.glob("*.json")):
+        record = json.loads(path.read_text())
+        for text in (record["why"], *record["engine_lines"]):
+            assert without_machine(text) == text, path.name
+        assert not any("_bucket" in name for load in record["loads"] for name in load["metrics"])
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-32b-fp8-tp1", "qwen2.5-32b-gptq-tp1", "qwen2.5-7b-awq-tp1"])
+def test_a_quantised_case_that_loads_at_full_width_is_refused(name: str) -> None:
+    case = next(each for each in read_cases(FOLDER / "cases.yaml") if each.name == name)
+    full = 15.2e9 if "7b" in name else 65.5e9
+    assert is_unpacked(case, full)
+    assert not is_unpacked(case, 0.55 * full)
+    plain = {key: value for key, value in case.config.items() if key != "quantization_config"}
+    assert not is_unpacked(replace(case, config=plain), full)
+
+
+def test_a_refused_case_has_failed_and_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(each for each in read_cases(FOLDER / "cases.yaml") if "gptq" in each.name)
+    monkeypatch.setattr(BareVllm, "start", lambda _self: None)
+    monkeypatch.setattr(BareVllm, "read_logs", lambda _self: START_OF_TP2)
+    monkeypatch.setattr(planner_engine, "wait_until_ready", lambda *_: None)
+    monkeypatch.setattr(planner_engine, "read_metrics", lambda _url: {})
+    planner_engine.measure_case(run, case, ["0"])
+    record = run.read_record(case)
+    assert (record["state"], record["loads"]) == ("failed", [])
+    assert "full width" in str(record["why"])
+
+
+def test_gptq_s_layers_are_named_for_an_engine_that_has_no_checkpoint_to_ask() -> None:
+    for case in read_cases(FOLDER / "cases.yaml"):
+        quantization = case.config.get("quantization_config")
+        if isinstance(quantization, dict) and quantization["quant_method"] == "gptq":
+            assert "mlp.down_proj" in quantization["modules_in_block_to_quantize"]
