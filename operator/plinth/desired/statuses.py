@@ -186,7 +186,7 @@ def _engine(plan: ModelPlan) -> str:
 
 def _shape(plan: ModelPlan) -> str:
     specs = [plan.spec, *(slot.spec for slot in plan.slots)]
-    return next((names.shape_name(plan.desired_replicas, spec.tensor_parallel) for spec in specs if spec), "")
+    return next((names.shape_name(plan.desired_replicas, spec.shape) for spec in specs if spec), "")
 
 
 def _cost_per_hour(slots: list[SlotPlan], seen: Seen) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.domain.corrections import SpeedStretch
 from plinth.domain.figures import Correction, EngineFigures, Prediction
+from plinth.domain.sizing.shape import Shape
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
@@ -76,6 +77,19 @@ class EngineSpec:
     kv_bytes: int = 0
     """How much of `memory_bytes` is meant for the KV cache; 0 leaves it to the engine."""
     args: dict[str, str] = field(default_factory=dict)
+    pipeline_parallel: int = 1
+    expert_parallel: int = 1
+    data_parallel: int = 1
+
+    @property
+    def shape(self) -> Shape:
+        """All its degrees."""
+        return Shape(
+            data=self.data_parallel,
+            pipeline=self.pipeline_parallel,
+            expert=self.expert_parallel,
+            tensor=self.tensor_parallel,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ from decimal import Decimal
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
+GIGA = 10**9
+TERA = 10**12
 
 _BYTE_UNITS = (("TiB", 2**40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _SECONDS_A_MINUTE = 60

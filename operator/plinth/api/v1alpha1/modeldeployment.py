@@ -85,10 +85,16 @@ class EngineSpec(Resource):
 
 
 class Parallelism(Resource):
-    """Degrees set by hand; absent, the planner computes them."""
+    """Degrees set by hand; the planner computes those that are absent."""
 
-    tensor: Int = Field(ge=1, le=64)
+    tensor: Int | None = Field(default=None, ge=1, le=64)
     """Tensor parallel degree: over how many accelerators each layer is split."""
+    pipeline: Int | None = Field(default=None, ge=1, le=64)
+    """Pipeline parallel degree: into how many stages the layers are parted, each on accelerators of its own."""
+    expert: Int | None = Field(default=None, ge=1, le=512)
+    """Expert parallel degree: over how many accelerators whole experts are spread; tensor times data, or 1."""
+    data: Int | None = Field(default=None, ge=1, le=64)
+    """Data parallel degree: copies in one replica that share their experts; other models take more replicas."""
 
 
 DEFAULT_INPUT_TOKENS = 512
@@ -187,7 +193,7 @@ class ModelDeploymentSpec(Resource):
     engine: EngineSpec = Field(default_factory=EngineSpec)
     """Which engine, and what to pass on to it."""
     parallelism: Parallelism | None = None
-    """Degrees set by hand; absent, the planner computes them."""
+    """Degrees set by hand; the planner computes those that are absent."""
     objectives: Objectives = Field(default_factory=Objectives)
     """How good the model must be, and the workload for which that holds."""
     scaling: Scaling = Field(default_factory=Scaling)
@@ -235,7 +241,7 @@ class ModelDeploymentStatus(Observed):
     engine: str = Field(default="", max_length=64)
     """The engine that was chosen."""
     shape: str = Field(default="", max_length=64)
-    """Replicas times parallelism, as in `2xTP4`."""
+    """Replicas times parallelism, as in `2xTP4`; stages, copies and spread experts follow, as in `1xTP4xPP2`."""
     accelerators: Int = 0
     """Accelerators that the replicas hold."""
     queued: Int = 0

@@ -17,6 +17,8 @@ LATENT_BLOCK_TOKENS = 64
 """Most kernels of the latent take blocks of this (v1/attention/backends/mla), some take 16."""
 CPU_BLOCK_TOKENS = 128
 """platforms/cpu.py."""
+_LEAST_SEQUENCES = 256
+"""The default of a small accelerator."""
 _LARGE_BYTES = 70 * GIB
 _MOST_GRAPH_TOKENS = 512
 _NEW_RUNNER_MODELS = frozenset({"deepseek_v2", "qwen2_moe", "granitemoe"})
@@ -41,6 +43,14 @@ def batch_limits(accelerator: Accelerator, total_bytes: int, options: EngineOpti
     tokens = options.batched_tokens or (8192 if large else 2048)
     sequences = options.sequences or (1024 if large else 256)
     return BatchLimits(tokens=tokens, sequences=min(sequences, tokens))
+
+
+def asked_sequences(concurrency: int) -> int | None:
+    """What vLLM is told of requests in a step; None leaves it at its default.
+
+    Never fewer than that: more than was planned for may come, and waiting is worse.
+    """
+    return concurrency if concurrency > _LEAST_SEQUENCES else None
 
 
 def block_tokens(model: ModelArchitecture, accelerator: Accelerator) -> int:
