@@ -17,7 +17,7 @@ from plinth.domain.sizing.memory import MemoryPlan, plan_memory
 from plinth.domain.sizing.performance import predict
 from plinth.domain.sizing.refusals import refuse_asked_on
 from plinth.domain.sizing.request import FULL_SPEED_PERMILLE, SizingRequest
-from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.shape import Rejected, Shape
 
 CPU_MEMORY_STEP_BYTES = 64 * MIB
 """Memory on CPU nodes is asked for in steps, so that a few bytes more or less are no new revision."""
@@ -48,6 +48,7 @@ class Fit:
     threads: int
     sentences: tuple[str, ...]
     prediction: Prediction
+    rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
         threads=0,
         sentences=_sentences(found),
         prediction=_predict(request, found.shape, found.memory),
+        rejected=found.rejected,
     )
 
 
@@ -105,7 +107,8 @@ def _on_cpu(request: FitRequest) -> Fit | FitRefusal:
     total = weights + needed.needed_kv_bytes + needed.overhead_bytes
     total = ceil_div(total, CPU_MEMORY_STEP_BYTES) * CPU_MEMORY_STEP_BYTES
     if total > sizing.place.engine_bytes:
-        have = f"{sizing.place.words} has no more than {format_bytes(sizing.place.engine_bytes)} to use"
+        most = format_bytes(sizing.place.engine_bytes)
+        have = f"no node of pool {sizing.place.pool} has more than {most} to use"
         return FitRefusal(message=f"one replica needs {format_bytes(total)}: {parts}; {have}; {SMALLER}")
     memory = _allocated(sizing, needed, weights, total)
     threads = plural(request.threads, "thread")

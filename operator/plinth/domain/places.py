@@ -97,7 +97,7 @@ def _make_place(pool: Pool, accelerator: Accelerator, *, per_node: int, memory_b
         memory_bytes=memory_bytes,
         utilization_percent=pool.utilization_percent,
         cost_per_accelerator_hour=pool.cost_per_accelerator_hour,
-        words=f"one node of pool {pool.name}",
+        pool=pool.name,
     )
 
 

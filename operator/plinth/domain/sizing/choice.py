@@ -21,7 +21,7 @@ from plinth.domain.sizing.performance import Prediction, predict
 from plinth.domain.sizing.refusals import FIELD, refuse_asked, refuse_asked_on
 from plinth.domain.sizing.request import Goals, SizingRequest
 from plinth.domain.sizing.rules import find_obstacle
-from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.shape import Rejected, Shape
 
 SMALLER = "lower spec.objectives.concurrency or contextTokens, take a quantised model, or a spec.pool with more memory"
 """What a model that does not fit can do."""
@@ -29,14 +29,6 @@ _WORTH_PERCENT = 110
 """A less plain shape of as many accelerators must give so much of the plain one's tokens a second."""
 _MOST_REJECTED = 16
 _WHOLE = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A shape that was not chosen."""
-
-    shape: Shape
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +225,8 @@ def _reasons(request: SizingRequest, chosen: _Option) -> Iterator[str]:
 def _refuse(request: SizingRequest, rejected: list[Rejected]) -> SizingRefusal:
     place = request.place
     tried = "; ".join(f"{each.shape}: {each.reason}" for each in rejected[:_MOST_REJECTED])
-    where = place.words or (
-        f"{plural(place.nodes, 'node')} of {place.accelerators_per_node} x {place.accelerator.name}"
-    )
+    where = f"one node of pool {place.pool}"
+    if not place.pool:
+        where = f"{plural(place.nodes, 'node')} of {place.accelerators_per_node} x {place.accelerator.name}"
     blamed = f"{FIELD}: " if request.asked.is_anything else ""
     return SizingRefusal(message=f"{blamed}no shape fits {where}: {tried or 'there is none'}; {SMALLER}")

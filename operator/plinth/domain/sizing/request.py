@@ -23,8 +23,8 @@ class Place:
     """Of one accelerator (of a CPU node: in all) as the node says; 0: what the catalogue says."""
     utilization_percent: int = 90
     cost_per_accelerator_hour: str = "0"
-    words: str = ""
-    """What refusals call it, as in `one node of pool h200`; empty: by what it has."""
+    pool: str = ""
+    """Whose nodes they are, for refusals; empty: they say what the place has."""
 
     @property
     def total_bytes(self) -> int:

@@ -15,7 +15,7 @@ from plinth.controllers.gather import key_of
 from plinth.controllers.ports import DesiredModel, Ports, Resources, Statuses
 from plinth.controllers.replica_reports import STARTING_POLLS_A_PASS
 from plinth.desired.serve_config import ServeSettings
-from plinth.domain import targets
+from plinth.domain import fitting
 from plinth.domain.figures import EngineFigures, Prediction
 from plinth.domain.fleet import Artifact, ArtifactRefusal, EngineReport, ModelFormat
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState, RouteTable
@@ -243,7 +243,7 @@ async def test_what_replicas_deliver_corrects_what_later_passes_plan_by(
     world = World(make_model())
     computed = replace(COMPUTED, concurrency=3, tokens_per_second=200)
     memory = make_memory_figures()
-    monkeypatch.setattr(targets, "predict", lambda *_: Prediction(memory=memory, computed=computed))
+    monkeypatch.setattr(fitting, "make_prediction", lambda *_: Prediction(memory=memory, computed=computed))
     world.ray.tells = EngineFigures(memory=memory)
     await world.pass_seconds(4)
     world.gateway.loads["default/chat"], world.gateway.rates["default/chat"] = 3, 120

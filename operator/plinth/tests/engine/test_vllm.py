@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from plinth.domain.fleet import Engine
-from plinth.domain.shapes import CPU_OVERHEAD_BYTES
+from plinth.domain.sizing.calibration import CALIBRATION
 from plinth.tests.engine.serving import LOOPBACK, SECRET, Served, listening_hosts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
@@ -125,7 +125,7 @@ async def test_a_ready_replica_tells_what_vllm_holds(vllm: Vllm) -> None:
     state = await vllm.state()
     memory = state["figures"]["memory"]
     assert memory["weights_bytes"] == SMOLLM2_PARAMETERS * 2  # bf16
-    room = SPEC["memory_bytes"] - memory["weights_bytes"] - CPU_OVERHEAD_BYTES[Engine.VLLM]
+    room = SPEC["memory_bytes"] - memory["weights_bytes"] - CALIBRATION.memory.cpu_bytes[Engine.VLLM]
     assert 0.97 * room < memory["kv_bytes"] <= room
     assert abs(memory["kv_tokens"] * SMOLLM2_KV_BYTES - memory["kv_bytes"]) < 1024 * SMOLLM2_KV_BYTES
     assert 0 < state["start_milliseconds"] < START_SECONDS * 1000
