@@ -14,7 +14,7 @@ from typing import NamedTuple
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.domain.corrections import SpeedStretch
 from plinth.domain.figures import Correction, EngineFigures, Prediction
-from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.shape import Rejected, Shape
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
@@ -372,6 +372,8 @@ class ModelPlan:
     verdicts: tuple[Verdict, ...]
     prediction: Prediction | None = None
     """What a replica of this revision should measure; None while there is no shape."""
+    rejected: tuple[Rejected, ...] = ()
+    """Shapes that were not chosen for it, each with its reason."""
     retry_at: float | None = None
     """When a backed-off start is due."""
 

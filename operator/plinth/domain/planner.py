@@ -336,6 +336,7 @@ def _outcome(
         reasons=_sentences(situation, target=target, wanted=wanted, rolled=rolled),
         verdicts=verdicts,
         prediction=situation.prediction,
+        rejected=target.rejected if target and refusal is None else (),
         retry_at=due if due is not None and due > situation.now else None,
     )
     route = model_route(

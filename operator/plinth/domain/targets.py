@@ -32,6 +32,7 @@ from plinth.domain.places import PlaceRefusal, find_place_in
 from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shared_work import SharedWork
+from plinth.domain.sizing.shape import Rejected
 from plinth.domain.workload import as_loaded, file_bytes_of, make_sizing_request
 
 DEFAULT_CONTEXT_TOKENS: int = Objectives().context_tokens
@@ -54,6 +55,8 @@ class Target:
     """Engine, shape and what was not chosen."""
     prediction: Prediction | None = None
     """What a replica should measure, as computed; None of what runs on without a plan."""
+    rejected: tuple[Rejected, ...] = ()
+    """Shapes that were not chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +237,7 @@ def _target_on(model: Model, names: ServedNames, pool: Pool, shared: SharedWork)
         pool=pool,
         sentences=_sentences(engine.reason, fit, context, spec.objectives),
         prediction=fit.prediction,
+        rejected=fit.rejected,
     )
 
 

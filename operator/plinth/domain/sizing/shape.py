@@ -36,3 +36,11 @@ class Shape:
             if degree > 1
         ]
         return " x ".join([f"TP{self.tensor}", *more])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A shape that was not chosen."""
+
+    shape: Shape
+    reason: str
