@@ -1,6 +1,7 @@
 import pytest
 
 from plinth.domain import shared_work
+from plinth.domain.fitting import Fit, FitRefusal, FitRequest, fit_replica
 from plinth.domain.fleet import Artifact, ModelFormat
 from plinth.domain.naming import ServedNames
 from plinth.domain.pools import resolve_pools
@@ -14,11 +15,10 @@ NAMES = ServedNames(names=("chat",))
 def test_models_that_are_alike_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def counted(request: shared_work.FitRequest) -> object:
+    def counted(request: FitRequest) -> Fit | FitRefusal:
         calls.append(request)
-        return fit(request)
+        return fit_replica(request)
 
-    fit = shared_work.fit_replica
     monkeypatch.setattr(shared_work, "fit_replica", counted)
     memory = TargetMemory()
     (pool,) = resolve_pools((make_pool("h200"),), (make_node(accelerators=8),))
