@@ -61,7 +61,7 @@ def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> di
         "gpus": accelerators,
         "memory": _memory(prediction.memory) if prediction else None,
         "predicted": _speed(prediction.speed) if prediction and prediction.speed else None,
-        "costPerHour": multiply_money(price, accelerators),
+        "costPerHour": multiply_money(price, accelerators or len({slot.node_id for slot in model.slots})),
         "reasons": list(model.reasons),
         "rejected": [{"shape": str(each.shape), "reason": each.reason} for each in model.rejected],
     }

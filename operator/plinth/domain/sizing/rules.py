@@ -85,7 +85,10 @@ def _projected_widths(attention: Attention, tensor: int) -> Iterator[tuple[Part,
 def _pipeline_obstacles(model: ModelArchitecture, pipeline: int) -> Iterator[str]:
     if pipeline > model.layer_count:
         yield f"{pipeline} stages are more than the model's {model.layer_count} layers"
-    if pipeline > 1 and any(each.attention.kind is AttentionKind.ENCODER for each in model.layers):
+    # A layer without heads is one without attention, of whatever kind.
+    if pipeline > 1 and any(
+        each.attention.kind is AttentionKind.ENCODER and each.attention.heads for each in model.layers
+    ):
         yield "vLLM splits no encoder into stages"
 
 

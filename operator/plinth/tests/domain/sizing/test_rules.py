@@ -7,6 +7,7 @@ from plinth.domain.models.blocks import AttentionKind, FeedForward
 from plinth.domain.models.quantization import Quantization
 from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
+from plinth.tests.domain.models.public_models import read_public
 from plinth.tests.domain.sizing.sizing_builders import (
     EXPERTS,
     LATENT,
@@ -83,6 +84,12 @@ def test_no_more_stages_than_layers_and_none_of_an_encoder() -> None:
         QWEN_7B, attention=replace(SOFTMAX, kind=AttentionKind.ENCODER, heads=28, kv_heads=28)
     )
     assert find_obstacle(encoder, Shape(pipeline=2)) == "vLLM splits no encoder into stages"
+
+
+def test_layers_without_attention_are_no_encoders() -> None:
+    hybrid = read_public("nvidia/NVIDIA-Nemotron-Nano-9B-v2")
+    assert any(not each.attention.heads for each in hybrid.layers)
+    assert find_obstacle(hybrid, Shape(pipeline=2)) is None
 
 
 @pytest.mark.parametrize(
