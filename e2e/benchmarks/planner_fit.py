@@ -28,19 +28,25 @@ from plinth.domain.accelerators.catalogue import LinkKind
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration
 
 FILE = Path(str(resources.files("plinth.domain.sizing"))) / "calibration.yaml"
-MEMORY = ("base_bytes", "communication_bytes", "graph_bytes_per_layer")
+MEMORY = ("base_bytes",)
 SPEED = (
-    *("bandwidth_fraction", "cache_bandwidth_fraction", "flops_fraction", "attention_flops_fraction"),
-    *("expert_flops_fraction", "expert_bandwidth_fraction", "unpacking_flops_fraction", "link_fraction"),
-    *("layer_microseconds", "step_microseconds", "host_request_microseconds", "request_microseconds"),
+    *("bandwidth_fraction", "cache_bandwidth_fraction", "flops_fraction", "narrow_flops_fraction"),
+    *("expert_flops_fraction", "expert_bandwidth_fraction"),
+    *("unpacking_flops_fraction", "link_fraction", "layer_microseconds", "expert_layer_microseconds"),
+    *("narrow_layer_microseconds", "step_microseconds", "launch_layer_microseconds"),
+    *("launch_expert_layer_microseconds", "host_request_microseconds", "admission_microseconds"),
+    *("admission_token_microseconds", "request_microseconds"),
 )
 LINKS = {"NVLink": LinkKind.NVLINK}
 """What links are measured; as a constant, `all_reduce_microseconds` of one."""
 _MOST_TURNS = 30
-_NUDGE = 1.02
+_NUDGE = 0.93
+"""Down: a fraction that has come to 1 has no slope upwards. Far enough to see past the scheduler's jumps."""
 _LONGEST = 0.4
 """No constant moves by more than half as much again in one turn: the scheduler makes predictions jump."""
 _PULL = 0.003
+_FARTHEST = 0.5
+"""A figure that is farther off pulls no harder: one stall, as when a kernel is compiled at first use, sets nothing."""
 _LONGEST_SHOWN = 4
 
 Constants = Mapping[str, float]
@@ -84,7 +90,7 @@ def speed_residuals(cases: Sequence[Measured], calibration: Calibration) -> list
         for level in case.levels:
             predicted = predict_level(case, level, calibration)
             found += [math.log(predicted[name] / level.figures[name]) for name in FIGURES]
-    return found
+    return [max(-_FARTHEST, min(_FARTHEST, each)) for each in found]
 
 
 def settle(

@@ -14,6 +14,7 @@ from typing import Any
 
 from plinth.domain.accelerators.catalogue import find_accelerator
 from plinth.domain.fleet import ArtifactRefusal, ModelFormat
+from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.reading import read_model
 from plinth.domain.quantities import GIB, MIB
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration
@@ -53,6 +54,8 @@ class Measured:
     request: SizingRequest
     """With a load that stands for none: each level brings its own."""
     shape: Shape
+    stepping: ModelArchitecture
+    """The model whose steps took the measured times: the request's, or what of it ran (see `_ran`)."""
     weights_bytes: int
     """Of the fullest worker."""
     kv_tokens: int
@@ -111,11 +114,33 @@ def make_measured(record: Mapping[str, Any]) -> Measured:
             options=_options(case["args"]),
         ),
         shape=_shape(case),
+        stepping=_ran(model, record),
         weights_bytes=weights,
         kv_tokens=round(engine["kv_tokens"][-1]),
         overhead_bytes=place.engine_bytes - weights - round(min(engine["kv_gib"]) * GIB),
         levels=tuple(_level(each) for each in record["loads"]),
     )
+
+
+def _ran(model: ModelArchitecture, record: Mapping[str, Any]) -> ModelArchitecture:
+    """The model without experts that no token met.
+
+    Where experts are chosen in groups, vLLM takes the router's softmax at the model's 16 bits (fused_moe/router/
+    grouped_topk_router.py). Made-up weights of at most 0.001 give scores that differ by millionths, which 16 bits
+    cannot tell apart: every token meets the same experts, the first ones. Unless routing was simulated.
+    """
+    case = record["case"]
+    softmax = case["config"].get("scoring_func", "softmax") == "softmax"
+    grouped = softmax and case["config"].get("topk_group")
+    made_up = case["args"].get("load-format") == "dummy"
+    simulated = case["environment"].get("VLLM_MOE_ROUTING_SIMULATION_STRATEGY")
+    if not grouped or not made_up or simulated:
+        return model
+    layers = tuple(
+        replace(each, feed_forward=replace(each.feed_forward, experts=each.feed_forward.experts_per_token))
+        for each in model.layers
+    )
+    return replace(model, layers=layers)
 
 
 def _options(args: Mapping[str, str]) -> EngineOptions:
@@ -167,6 +192,7 @@ def predict_level(case: Measured, level: Level, calibration: Calibration = CALIB
     )
     request = replace(case.request, load=load)
     memory = plan_memory(request, case.shape, calibration)
+    request = replace(request, model=case.stepping)
     return figures_of(predict(request, case.shape, memory, requests=level.requests, calibration=calibration))
 
 

@@ -96,6 +96,28 @@ def test_every_case_that_is_to_be_measured_can_be_predicted() -> None:
         assert all(predict_level(found, level)["tokens_per_second"] > 0 for level in found.levels), case.name
 
 
+def test_made_up_weights_of_a_router_in_groups_meet_the_same_experts_unless_routing_is_simulated() -> None:
+    """DeepSeek-V2-Lite: 6 of 64 experts. Memory is that of all; a softmax over all of them at 32 bits tells them apart."""
+    grouped, free = CASES["deepseek-v2-lite-tp1"], CASES["qwen3-30b-a3b-tp1"]
+    unspread = replace(grouped, environment={})
+    spread, alike, other = (measured(case) for case in (grouped, unspread, free))
+    assert spread.stepping == spread.request.model
+    assert other.stepping == other.request.model
+    assert alike.request.model == spread.request.model
+    assert {each.feed_forward.experts for each in alike.stepping.layers} == {0, 6}
+    fast, slow = (predict_level(case, case.levels[1])["tpot_ms"] for case in (alike, spread))
+    assert fast < slow / 2
+
+
+def test_one_stall_pulls_no_harder_than_the_farthest() -> None:
+    case = measured(TP1, use="calibration")
+    stalled = replace(
+        case,
+        levels=tuple(replace(each, figures={**each.figures, "ttft_p99_ms": 1e9}) for each in case.levels),
+    )
+    assert min(planner_fit.speed_residuals([stalled], CALIBRATION)) == -0.5
+
+
 def test_an_engine_that_never_started_is_left_out(tmp_path: Path) -> None:
     good, bad = make_record(TP1), make_record(TP2)
     bad["engine"] = {}

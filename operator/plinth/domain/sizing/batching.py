@@ -1,8 +1,10 @@
 """A closed loop of users against the engine's scheduler, step by step: who waits how long for how many tokens.
 
 The scheduler is vLLM's (`v1/core/sched/scheduler.py`): every running request gets its token, what is left of
-`max-num-batched-tokens` goes to prompts in the order of their arrival, cut where it ends. The next steps are
-scheduled while one runs (async scheduling), so a user who asks again takes part two steps later.
+`max-num-batched-tokens` goes to prompts in the order of their arrival, cut where it ends. A step is scheduled while
+the one before it runs (async scheduling; v1/engine/core.py, `step_with_batch_queue`, two deep).
+Requests pass a front end first, one event loop that all who are in it share: they leave it together, when it has done
+the work of all. So many who are answered within a few steps are read together too, however far apart they are read.
 Everybody asks again as soon as answered, all with prompts and answers of one length, which is what load tests do.
 
 No chance and no clock: the same load gives the same times. Requests in the same state are one group, and steps in
@@ -18,16 +20,15 @@ from typing import NamedTuple, Protocol
 
 from plinth.domain.sizing.steps import Batch
 
-_STEPS_AHEAD = 2
-"""How many steps are scheduled before a user who has just been answered can ask again: one runs while the answer is
-made, the next is put behind it before the answer is sent (v1/engine/core.py, `step_with_batch_queue`, two deep)."""
-
 
 class Clock(Protocol):
     """Says how long steps take; `StepClock` is one."""
 
     def step_microseconds(self, batch: Batch) -> float:
         """The time of one step."""
+
+    def handing_microseconds(self, batch: Batch) -> float:
+        """The front end's work for the tokens of one step, that requests in it wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,12 @@ class ClosedLoop:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """What the engine can hold at once."""
+    """What the engine can hold at once, and how fast requests come in."""
 
     step_tokens: int
     requests: int
+    admission_microseconds: float = 0.0
+    """The front end's work for one request."""
 
 
 class Spread(NamedTuple):
@@ -82,8 +85,8 @@ class _Group:
 
     count: int
     arrived: float
-    joins: int
-    """The first step that they can be in."""
+    ready: float
+    """When they have passed the front end."""
     read: int = 0
     """Tokens of each prompt that are in the cache."""
     made: int = 0
@@ -110,7 +113,10 @@ class _Run:
     def __init__(self, clock: Clock, loop: ClosedLoop, capacity: Capacity) -> None:
         self.clock, self.loop, self.capacity = clock, loop, capacity
         self.now = 0.0
-        self.step = 0
+        self.scheduled = 0.0
+        """When the step that comes next was made up: as the one before it started."""
+        self.free = 0.0
+        """When the front end has no more work."""
         self.to_ask = max(loop.requests, loop.users)
         self.answered = 0
         self.waiting: deque[_Group] = deque()
@@ -124,7 +130,8 @@ class _Run:
         """One step, or many alike."""
         decoding = sum(each.count for each in self.writing)
         taken = self._take(self.capacity.step_tokens - decoding, self.capacity.requests - decoding)
-        joining = bool(self.waiting) and self.waiting[0].joins > self.step
+        seats = self.capacity.requests - decoding - sum(each.count for each in self.reading)
+        joining = bool(self.waiting) and seats > 0
         steps = 1 if taken or joining else self._steps_until_an_end()
         remembered = sum(
             each.count * (self.loop.input_tokens + each.made + steps // 2) for each in self.writing
@@ -138,21 +145,31 @@ class _Run:
                 group.count for group, tokens in taken if group.read + tokens == self.loop.input_tokens
             ),
         )
-        self.now += steps * self.clock.step_microseconds(batch) if batch.decoding or batch.prompt else 0
-        self.step += steps
+        self._hold_up(steps * self.clock.handing_microseconds(batch))
+        pace = self.clock.step_microseconds(batch)
+        self.scheduled = self.now + (steps - 1) * pace
+        self.now += steps * pace
         self._advance_writing(steps)
         self._advance_reading(taken)
 
+    def _hold_up(self, work: float) -> None:
+        """Whoever is in the front end shares it with the tokens that it hands out."""
+        inside = [group for group in self.waiting if group.ready > self.now]
+        for group in inside:
+            group.ready += work
+        self.free += work if inside else 0
+
     def _ask(self, users: int) -> None:
-        """So many users send a request now. An engine with nothing to do starts on the first alone."""
+        """So many users send a request now; whoever is still in the front end waits for their work too."""
         asked = min(users, self.to_ask)
+        if not asked:
+            return
         self.to_ask -= asked
-        idle = not (self.writing or self.reading or self.waiting)
-        if asked and idle:
-            self.waiting.append(_Group(1, self.now, self.step))
-            asked -= 1
-        if asked:
-            self.waiting.append(_Group(asked, self.now, self.step + _STEPS_AHEAD))
+        self.free = max(self.now, self.free) + asked * self.capacity.admission_microseconds
+        for group in self.waiting:
+            if group.ready > self.now:
+                group.ready = self.free
+        self.waiting.append(_Group(asked, self.now, self.free))
 
     def _steps_until_an_end(self) -> int:
         return min((self.loop.output_tokens - each.made for each in self.writing), default=1)
@@ -172,13 +189,22 @@ class _Run:
         return taken
 
     def _admit(self, seats: int) -> None:
-        while self.waiting and self.waiting[0].joins <= self.step and seats > 0:
-            group = self.waiting.popleft()
-            if group.count > seats:
-                self.waiting.appendleft(group)
-                group = _split(group, seats)
-            seats -= group.count
-            self.reading.append(group)
+        """Those who had passed the front end when this step was made up; an engine with nothing to do waits for one."""
+        if self.waiting and not (self.writing or self.reading):
+            self.now = max(self.now, self.waiting[0].ready)
+            self._seat(1)
+            return
+        while self.waiting and seats > 0 and self.waiting[0].ready < self.scheduled:
+            passed = min(self.waiting[0].count, seats)
+            self._seat(passed)
+            seats -= passed
+
+    def _seat(self, count: int) -> None:
+        """The first so many of the first group begin to be read."""
+        group = self.waiting[0]
+        self.reading.append(_split(group, count))
+        if not group.count:
+            self.waiting.popleft()
 
     def _advance_writing(self, steps: int) -> None:
         ended = 0
@@ -230,4 +256,4 @@ def _cut(group: _Group, left: int, tokens: int) -> Iterator[tuple[_Group, int]]:
 def _split(group: _Group, count: int) -> _Group:
     """Take `count` requests out of a group."""
     group.count -= count
-    return _Group(count, group.arrived, group.joins, group.read, group.made, group.first)
+    return _Group(count, group.arrived, group.ready, group.read, group.made, group.first)

@@ -28,13 +28,20 @@ class SpeedConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cache_bandwidth_fraction: float
     flops_fraction: float
     attention_flops_fraction: float
+    narrow_flops_fraction: float
     expert_flops_fraction: float
     expert_bandwidth_fraction: float
     unpacking_flops_fraction: float
     link_fraction: float
     layer_microseconds: float
+    expert_layer_microseconds: float
+    narrow_layer_microseconds: float
     step_microseconds: float
+    launch_layer_microseconds: float
+    launch_expert_layer_microseconds: float
     host_request_microseconds: float
+    admission_microseconds: float
+    admission_token_microseconds: float
     request_microseconds: float
     cpu_fraction: float
     all_reduce_microseconds: dict[LinkKind, float]

@@ -20,7 +20,8 @@ CPU_BLOCK_TOKENS = 128
 _LEAST_SEQUENCES = 256
 """The default of a small accelerator."""
 _LARGE_BYTES = 70 * GIB
-_MOST_GRAPH_TOKENS = 512
+MOST_GRAPH_TOKENS = 512
+"""Steps of more tokens run without CUDA graphs (`VllmConfig._set_cudagraph_sizes`)."""
 _NEW_RUNNER_MODELS = frozenset({"deepseek_v2", "qwen2_moe", "granitemoe"})
 """Of the models with experts, those that run on the new model runner (config/vllm.py,
 `DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES`)."""
@@ -79,7 +80,7 @@ def graph_count(limits: BatchLimits) -> int:
     Sizes are 1, 2, 4, every 8th up to 256, every 16th up to 512 (`VllmConfig._set_cudagraph_sizes`): 51 of them with
     the defaults of a large accelerator.
     """
-    most = min(limits.sequences * 2, _MOST_GRAPH_TOKENS, limits.tokens)
+    most = min(limits.sequences * 2, MOST_GRAPH_TOKENS, limits.tokens)
     small = sum(1 for size in (1, 2, 4) if size <= most)
     middle = len(range(8, min(most + 1, 256), 8))
     return 2 * (small + middle + len(range(256, most + 1, 16)))

@@ -63,7 +63,8 @@ def predict(
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens if generates else 0,
     )
-    served = serve(_clock(request, shape, calibration), loop, _capacity(request, memory, streams))
+    capacity = _capacity(request, memory, streams, calibration)
+    served = serve(_clock(request, shape, calibration), loop, capacity)
     made = loop.output_tokens if generates else loop.input_tokens
     return _prediction(request, shape, calibration, served, made * streams)
 
@@ -79,13 +80,18 @@ def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> St
     )
 
 
-def _capacity(request: SizingRequest, memory: MemoryPlan, streams: int) -> Capacity:
+def _capacity(request: SizingRequest, memory: MemoryPlan, streams: int, calibration: Calibration) -> Capacity:
     """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for."""
     place, load = request.place, request.load
     limits = batch_limits(place.accelerator, place.total_bytes, request.options)
     length = load.input_tokens + load.output_tokens
     room = memory.kv_tokens // (length * streams) if memory.kv_tokens else limits.sequences
-    return Capacity(step_tokens=limits.tokens, requests=max(1, min(limits.sequences, room)))
+    return Capacity(
+        step_tokens=limits.tokens,
+        requests=max(1, min(limits.sequences, room)),
+        admission_microseconds=calibration.speed.admission_microseconds
+        + calibration.speed.admission_token_microseconds * load.input_tokens,
+    )
 
 
 def _prediction(

@@ -14,10 +14,18 @@ from typing import NamedTuple
 
 from plinth.domain.accelerators.catalogue import CPU, Accelerator
 from plinth.domain.sizing.calibration import SpeedConstants
+from plinth.domain.sizing.engine_defaults import MOST_GRAPH_TOKENS
 from plinth.domain.sizing.shape import Shape
 from plinth.domain.sizing.work import Product, StepWork, Width
 
 _MICROSECONDS = 1_000_000
+_FRONT_END_PIECE = 128
+"""Tokens of one step that vLLM's front end hands to answers at a time (`VLLM_V1_OUTPUT_PROC_CHUNK_SIZE`).
+
+Of no more than these it takes all that wait before it lets answers go on, so that one that lags sends several tokens as
+one and catches up (v1/engine/async_llm.py, `output_handler`; `RequestOutputCollector`). Of more it lets them go on
+after each piece, sends nearly every token alone, and may be what everybody waits for.
+"""
 
 
 class Batch(NamedTuple):
@@ -47,16 +55,41 @@ class StepClock:
     """Stages lie on several nodes."""
 
     def step_microseconds(self, batch: Batch) -> float:
-        """One step. The host's part runs beside the accelerator's, so the longer one counts."""
+        """One step. The host's parts run beside the accelerator's, so the longest counts."""
         tokens = batch.decoding + batch.prompt
         products = sum(self._product(each, tokens) for each in self.work.products)
         products += self._product(self.work.head, batch.decoding + batch.sampled)
         busy = products + self._attention(batch) + self._messages(tokens) + self._fixed
-        return max(busy, self.constants.host_request_microseconds * batch.decoding)
+        return max(busy, self._host(batch))
 
     @cached_property
     def _fixed(self) -> float:
-        return self.work.layers * self.constants.layer_microseconds + self.constants.step_microseconds
+        constants, work = self.constants, self.work
+        narrow = any(self._narrow_flops(each) for each in work.products)
+        return (
+            work.layers * constants.layer_microseconds
+            + work.layers * narrow * constants.narrow_layer_microseconds
+            + work.expert_layers * constants.expert_layer_microseconds
+            + constants.step_microseconds
+        )
+
+    def _host(self, batch: Batch) -> float:
+        """Launching the kernels that no CUDA graph holds, and handing out tokens.
+
+        Attention over prompts is launched by itself, layer by layer; experts are as well in steps that are larger than
+        all graphs: choosing, sorting and multiplying are some ten kernels, launched from Python.
+        """
+        constants, launching = self.constants, 0.0
+        if batch.prompt:
+            launching = self.work.layers * constants.launch_layer_microseconds
+        if batch.decoding + batch.prompt > MOST_GRAPH_TOKENS:
+            launching += self.work.expert_layers * constants.launch_expert_layer_microseconds
+        return max(launching, self.handing_microseconds(batch))
+
+    def handing_microseconds(self, batch: Batch) -> float:
+        """What the front end takes to hand out a step's tokens, as far as others wait for it."""
+        handed = batch.decoding if batch.decoding > _FRONT_END_PIECE else 0
+        return handed * self.constants.host_request_microseconds
 
     @cached_property
     def _share(self) -> float:
@@ -78,13 +111,20 @@ class StepClock:
 
     def _rate(self, product: Product) -> float:
         """Operations a second that products of this kind reach. What the hardware cannot multiply is unpacked."""
-        constants, flops = self.constants, self.accelerator.flops
-        fraction = constants.expert_flops_fraction if product.experts else constants.flops_fraction
-        narrow = {Width.FP8: flops.fp8, Width.INT8: flops.int8}.get(product.width, 0)
+        constants = self.constants
+        narrow = self._narrow_flops(product)
         if narrow:
-            return narrow * fraction
+            return narrow * (
+                constants.expert_flops_fraction if product.experts else constants.narrow_flops_fraction
+            )
+        fraction = constants.expert_flops_fraction if product.experts else constants.flops_fraction
         full = product.width is Width.FULL
-        return flops.bf16 * fraction * (1 if full else constants.unpacking_flops_fraction)
+        return self.accelerator.flops.bf16 * fraction * (1 if full else constants.unpacking_flops_fraction)
+
+    def _narrow_flops(self, product: Product) -> int:
+        """The hardware's rate with the eight bits that the product is multiplied as; 0: it is not, or cannot be."""
+        flops = self.accelerator.flops
+        return {Width.FP8: flops.fp8, Width.INT8: flops.int8}.get(product.width, 0)
 
     def _attention(self, batch: Batch) -> float:
         """Reading the cache of requests that get a token, and the products of prompts with what stands before."""

@@ -65,6 +65,7 @@ class StepWork:
     """Of the tokens that are sampled only."""
     caches: tuple[Cache, ...]
     layers: int
+    expert_layers: int
     reduced_layers: int
     """All-reduces over the tensor ranks: two a layer, as far as there are parts to reduce."""
     exchanged_layers: int
@@ -86,6 +87,7 @@ def step_work(model: ModelArchitecture, shape: Shape, kv_element_bytes: int) -> 
             key = _kind(each, shape)
             found[key] += layer.count * _bytes(model, each, shape)
             flops[key] += layer.count * 2 * _multiplied(each, shape)
+    expert_layers = sum(each.count for each in model.layers if each.feed_forward.experts)
     return StepWork(
         products=tuple(_product(model, key, found[key], flops[key]) for key in found),
         head=_head(model, shape),
@@ -93,13 +95,12 @@ def step_work(model: ModelArchitecture, shape: Shape, kv_element_bytes: int) -> 
             _cache(each.count, each.attention, shape.tensor, kv_element_bytes) for each in model.layers
         ),
         layers=model.layer_count,
+        expert_layers=expert_layers,
         reduced_layers=sum(
             each.count * (bool(each.attention.heads) + _reduces(each.feed_forward.width, shape))
             for each in model.layers
         ),
-        exchanged_layers=sum(each.count for each in model.layers if each.feed_forward.experts)
-        if shape.data > 1
-        else 0,
+        exchanged_layers=expert_layers if shape.data > 1 else 0,
         hidden_bytes=model.hidden * model.dtype_bytes,
         experts_per_token=max(each.feed_forward.experts_per_token for each in model.layers),
     )

@@ -14,13 +14,25 @@ class Metronome:
 
     beat: float = 10.0
     token: float = 1.0
+    handing: float = 0.0
 
     def step_microseconds(self, batch: Batch) -> float:
         return self.beat + self.token * batch.prompt
 
+    def handing_microseconds(self, batch: Batch) -> float:
+        return self.handing * batch.decoding
 
-def run(*, tokens: int = 100, seats: int = 1000, clock: Metronome = Metronome(), **loop: int) -> Served:
-    return serve(clock, ClosedLoop(**loop), Capacity(step_tokens=tokens, requests=seats))
+
+def run(
+    *,
+    tokens: int = 100,
+    seats: int = 1000,
+    admission: float = 0.0,
+    clock: Metronome = Metronome(),
+    **loop: int,
+) -> Served:
+    capacity = Capacity(step_tokens=tokens, requests=seats, admission_microseconds=admission)
+    return serve(clock, ClosedLoop(**loop), capacity)
 
 
 def test_one_user_reads_the_prompt_and_then_gets_a_token_a_step() -> None:
@@ -41,6 +53,46 @@ def test_prompts_that_come_at_once_wait_for_each_other() -> None:
     times = [value for value, count in found.ttft.values for _ in range(count)]
     joined = 60.0 + 10.0
     assert times == [60.0, joined + 119.0, joined + 119.0, joined + 119.0 + 101.0, joined + 119.0 + 101.0]
+
+
+def test_one_user_waits_for_the_front_end_each_time() -> None:
+    """20 in the front end, 60 for the prompt; the answer's last token, and the same again."""
+    found = run(users=1, requests=2, input_tokens=50, output_tokens=2, admission=20.0)
+    assert found.ttft == Spread(((80.0, 1), (80.0, 1)))
+    assert found.duration == 2 * (80.0 + 10.0)
+
+
+def test_those_in_the_front_end_together_leave_it_together() -> None:
+    """Five prompts fit a step; whoever comes to an idle engine goes in as soon as all five have passed, alone."""
+    found = run(users=5, requests=5, input_tokens=10, output_tokens=50, admission=30.0)
+    passed = 5 * 30.0
+    first, others = found.ttft.values
+    assert first == (passed + 20.0, 1)
+    assert others == (passed + 20.0 + 10.0 + 50.0, 4)
+
+
+def test_requests_wait_while_the_front_end_hands_out_tokens() -> None:
+    """Handing out takes as long as the steps: those who ask while others write get through when these are done."""
+    quick, busy = (
+        run(
+            users=8,
+            requests=16,
+            input_tokens=50,
+            output_tokens=20,
+            admission=15.0,
+            clock=Metronome(handing=each),
+        )
+        for each in (0.0, 5.0)
+    )
+    assert busy.ttft.percentile(50) > 1.1 * quick.ttft.percentile(50)
+
+
+def test_answers_that_end_a_step_apart_are_asked_anew_together() -> None:
+    """Without a front end each of the later ones waits for the prompts of those before it, and is read alone."""
+    apart, together = (
+        run(users=8, requests=16, input_tokens=90, output_tokens=30, admission=each) for each in (0.0, 15.0)
+    )
+    assert together.ttft.percentile(50) > 1.3 * apart.ttft.percentile(50)
 
 
 def test_who_writes_waits_while_others_are_read() -> None:

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from plinth.api.v1alpha1 import Task
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.quantization import Quantization
+from plinth.domain.sizing.calibration import CALIBRATION
 from plinth.domain.sizing.memory import plan_memory
 from plinth.domain.sizing.performance import Prediction, predict
 from plinth.domain.sizing.request import SizingRequest
 from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.steps import Batch, StepClock
+from plinth.domain.sizing.work import step_work
 from plinth.tests.domain.sizing.sizing_builders import QWEN_7B, QWEN_30B_A3B, QWEN_32B, ask
 
 
@@ -90,6 +93,42 @@ def test_eight_bits_are_unpacked_where_the_hardware_cannot_multiply_them() -> No
     eight = replace(QWEN_7B, quantization=Quantization(method="fp8", weight_bits_hundredths=800))
     narrow, full = (predicted(ask(each, gpu="A100-80GB", users=40), Shape()) for each in (eight, QWEN_7B))
     assert narrow.ttft_p99_milliseconds > full.ttft_p99_milliseconds
+
+
+def clock(model: ModelArchitecture) -> StepClock:
+    place = ask(model).place
+    return StepClock(
+        work=step_work(model, Shape(), 2),
+        shape=Shape(),
+        accelerator=place.accelerator,
+        constants=CALIBRATION.speed,
+    )
+
+
+def test_small_steps_with_experts_and_prompts_take_as_long_as_launching_their_kernels() -> None:
+    """48 layers, more than 512 tokens: no CUDA graph holds them, and the host is slower than the accelerator."""
+    graphed, launched, long = (
+        clock(QWEN_30B_A3B).step_microseconds(Batch(decoding=0, remembered=0, prompt=each))
+        for each in (512, 600, 8192)
+    )
+    speed = CALIBRATION.speed
+    assert launched == 48 * (speed.launch_layer_microseconds + speed.launch_expert_layer_microseconds)
+    assert graphed < launched / 2
+    assert long > launched
+
+
+def test_tokens_of_more_requests_than_a_piece_wait_for_the_front_end() -> None:
+    """A small model's step is shorter than handing out 129 tokens; those of 128 are handed out on the way."""
+    small = replace(QWEN_7B, layers=(replace(QWEN_7B.layers[0], count=2),))
+    few, many = (clock(small).step_microseconds(Batch(decoding=each, remembered=0)) for each in (128, 129))
+    assert many == 129 * CALIBRATION.speed.host_request_microseconds
+    assert few < many / 2
+
+
+def test_narrowing_inputs_takes_time_of_its_own_where_the_hardware_multiplies_eight_bits() -> None:
+    eight = replace(QWEN_32B, quantization=Quantization(method="fp8", weight_bits_hundredths=800))
+    plain, narrow = (clock(each)._fixed for each in (QWEN_32B, eight))
+    assert narrow - plain == pytest.approx(64 * CALIBRATION.speed.narrow_layer_microseconds)
 
 
 def test_an_embedding_model_counts_the_tokens_it_reads() -> None:
