@@ -27,6 +27,9 @@ SERVED_NAME = "bench"
 READY_SECONDS = 200.0
 """A start that takes longer hangs."""
 WARM_UP = Level(users=40, requests=40, input_tokens=512, output_tokens=8, seconds=4)
+WARM_UP_PROMPTS = (1024, 1536, 2048, 3072, 4096)
+"""Steps larger than all CUDA graphs for which a fused product of experts has a kernel of its own: the sizes of vLLM's
+tuned configurations (fused_moe/configs). Each is compiled at first use, which would be measured."""
 _LEVEL_SLACK_SECONDS = 25.0
 _KEPT_LOG_BYTES = 400_000
 ENVIRONMENT: Mapping[str, str] = {
@@ -159,11 +162,8 @@ def _start(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> 
 
 def _load(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> None:
     if case.loads:
-        longest = case.context_tokens // 2
-        warm_up = replace(WARM_UP, input_tokens=min(WARM_UP.input_tokens, longest))
-        if all(level.users < WARM_UP.users for level in case.loads):
-            warm_up = replace(warm_up, users=case.loads[0].users, requests=case.loads[0].users)
-        run_level(run, case, stack, warm_up, seed=1)
+        for seed, warm_up in enumerate(warm_ups(case), start=1):
+            run_level(run, case, stack, warm_up, seed=seed)
     for index, level in enumerate(case.loads):
         if run.remaining() < level.seconds:
             run.say(f"{case.name}: skipped {level}: {run.remaining():.0f} s are left")
@@ -179,6 +179,16 @@ def _load(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> N
         _loads(record).append(figures)
         _write(run, case, record)
         run.say(f"{case.name}: {_brief(figures)}")
+
+
+def warm_ups(case: Case) -> list[Level]:
+    """What goes before the first level of every case and is not kept: one prompt of each size, then many users."""
+    longest = case.context_tokens // 2
+    sizes = [size for size in WARM_UP_PROMPTS if size <= longest]
+    alone = [replace(WARM_UP, users=1, requests=1, input_tokens=size, seconds=1) for size in sizes]
+    users = min(WARM_UP.users, max(level.users for level in case.loads))
+    tokens = min(WARM_UP.input_tokens, longest)
+    return [*alone, replace(WARM_UP, users=users, requests=users, input_tokens=tokens)]
 
 
 def _others(run: Run, case: Case) -> list[str]:

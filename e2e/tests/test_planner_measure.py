@@ -369,3 +369,13 @@ def test_gptq_s_layers_are_named_for_an_engine_that_has_no_checkpoint_to_ask() -
         quantization = case.config.get("quantization_config")
         if isinstance(quantization, dict) and quantization["quant_method"] == "gptq":
             assert "mlp.down_proj" in quantization["modules_in_block_to_quantize"]
+
+
+def test_every_case_is_warmed_up_alike_within_its_context() -> None:
+    prompts = {
+        tuple((each.users, each.input_tokens) for each in planner_engine.warm_ups(case))
+        for case in read_cases(FOLDER / "cases.yaml")
+    }
+    assert prompts == {((1, 1024), (1, 1536), (1, 2048), (1, 3072), (1, 4096), (40, 512))}
+    (toy,) = [planner_engine.warm_ups(case) for case in read_cases(FOLDER / "rehearsal.yaml") if case.loads]
+    assert [(each.users, each.input_tokens) for each in toy] == [(4, 128)]
