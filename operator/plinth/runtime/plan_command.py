@@ -41,7 +41,7 @@ class BadInput(click.ClickException):
 class Nodes(click.ParamType[StatedNodes]):
     """[POOL=]NODESxACCELERATORSxKIND[:MEMORY]."""
 
-    name = "[POOL=]NODESxACCELERATORSxKIND"
+    name = "nodes"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> StatedNodes:
         """The nodes that are stated."""
@@ -61,6 +61,7 @@ class Nodes(click.ParamType[StatedNodes]):
 @click.option(
     "--nodes",
     type=Nodes(),
+    metavar="[POOL=]NODESxGPUSxKIND",
     multiple=True,
     help="Nodes to suppose, as in 2x8xH200, h200=2x8xH200 or 2x16xCPU:64Gi; may be given several times. By default a"
     " pool's nodeTypes, or machines of its accelerator as they are usually sold.",

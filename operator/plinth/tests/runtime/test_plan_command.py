@@ -191,6 +191,15 @@ def test_files_without_a_model_are_bad_input(tmp_path: Path) -> None:
     assert (done.exit_code, done.stderr) == (2, "Error: there is no ModelDeployment to plan for\n")
 
 
+def test_on_cpu_nodes_a_replica_takes_memory_and_the_price_is_the_nodes(tmp_path: Path) -> None:
+    model = write_model(tmp_path, config="HuggingFaceTB/SmolLM2-135M")
+    pool = write(
+        tmp_path / "p.yaml", "GPUPool", "cpu", {"accelerator": "CPU", "costPerAcceleratorHour": "0.10"}
+    )
+    (found,) = plan(model, pool, "--nodes", "2x8xCPU:16Gi")["models"]
+    assert (found["gpus"], found["costPerHour"], found["memory"]["overheadBytesPerGpu"]) == (0, "0.1", None)
+
+
 @pytest.mark.usefixtures("no_hub")
 def test_without_the_hub_it_is_said_how_to_plan_all_the_same(tmp_path: Path) -> None:
     spec = {"model": {"source": "hf://Qwen/Qwen2.5-32B"}}
