@@ -41,7 +41,7 @@ cluster-down: $(VENV)/.dev  ## End that cluster and everything of it
 init: $(VENV)/.dev  ## Make .venv with Plinth and all tools, from hashed locks
 
 .PHONY: check
-check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests, no Ray and no cluster: three minutes
+check: $(VENV)/.dev  ## Format, lint, types, layers and unit tests, no process and no waiting: a minute
 	@$(MAKE) -j2 --keep-going --output-sync=target check-style check-types check-layers check-units
 
 .PHONY: check-style check-types check-layers check-units
@@ -53,7 +53,7 @@ check-types: $(VENV)/.dev
 check-layers: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-logo
 check-units: $(VENV)/.dev
-	@$(BIN)/pytest -m 'not ray and not vllm' operator/plinth/tests $(ARGS)
+	@$(BIN)/pytest -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV_VLLM)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some

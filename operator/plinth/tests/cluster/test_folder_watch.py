@@ -9,8 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from plinth.cluster.folder import watch
 from plinth.tests.cluster.test_folder import model, write
+
+pytestmark = pytest.mark.process
 
 
 @asynccontextmanager

@@ -21,6 +21,8 @@ from plinth.engine.environment import give_home
 from plinth.tests.engine.serving import SECRET, Served
 from plinth.tests.engine.test_vllm import SPEC, START_SECONDS, VENV
 
+pytestmark = pytest.mark.process
+
 POD_USER = 10_001
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from plinth.tests.engine.serving import Served, make_spec, serving, stderr_in
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 ENDLESS = {"prompt": "Count:", "max_tokens": 480, "ignore_eos": True, "stream": True}
 

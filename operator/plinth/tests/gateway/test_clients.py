@@ -28,6 +28,8 @@ from plinth.tests.gateway.harness import (
     scenario,
 )
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def engine() -> Any:

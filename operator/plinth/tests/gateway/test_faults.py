@@ -34,6 +34,8 @@ from plinth.tests.gateway.harness import (
     whole,
 )
 
+pytestmark = pytest.mark.process
+
 
 async def head_then_close(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) -> None:
     writer.write(STREAM_HEAD)

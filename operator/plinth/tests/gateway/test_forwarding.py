@@ -8,6 +8,8 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from plinth.domain.traffic import Availability
 from plinth.tests.gateway.harness import (
     MODEL,
@@ -29,6 +31,8 @@ from plinth.tests.gateway.harness import (
     stream,
     whole,
 )
+
+pytestmark = pytest.mark.process
 
 
 @scenario

@@ -31,6 +31,8 @@ from plinth.tests.gateway.harness import (
     whole,
 )
 
+pytestmark = pytest.mark.process
+
 
 @scenario
 async def test_a_request_for_a_model_at_zero_replicas_is_reported_at_once_and_answered_later(

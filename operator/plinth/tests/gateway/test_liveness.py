@@ -26,6 +26,8 @@ from plinth.tests.gateway.harness import (
     stream,
 )
 
+pytestmark = pytest.mark.process
+
 
 def state_of(rig: Rig, slot: str) -> ReplicaState:
     return rig.controller.last.replicas[slot].state

@@ -10,6 +10,8 @@ import stat
 import sys
 from pathlib import Path
 
+import pytest
+
 from plinth.domain.control_lines import encode_shutdown
 from plinth.tests.gateway.harness import (
     STREAMING,
@@ -27,6 +29,8 @@ from plinth.tests.gateway.harness import (
     start_gateway_process,
     stream,
 )
+
+pytestmark = pytest.mark.process
 
 
 def address(gateway: Child) -> tuple[str, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from plinth.domain.traffic import ReplicaState
 from plinth.tests.gateway.harness import (
     STREAMING,
@@ -17,6 +19,8 @@ from plinth.tests.gateway.harness import (
     scenario,
     stream,
 )
+
+pytestmark = pytest.mark.process
 
 
 @scenario

@@ -33,6 +33,8 @@ from plinth.tests.gateway.harness import (
     stream,
 )
 
+pytestmark = pytest.mark.process
+
 PACKAGES = Path(__file__).parents[3]
 TOKEN = "a-token"
 

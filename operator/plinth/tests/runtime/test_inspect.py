@@ -9,8 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from plinth.cluster.inspector_rest import InspectorRest
 from plinth.domain.fleet import Artifact
+
+pytestmark = pytest.mark.process
 
 COMMAND = [sys.executable, "-m", "plinth.cli", "inspect"]
 

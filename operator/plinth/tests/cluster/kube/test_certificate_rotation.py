@@ -27,6 +27,8 @@ from plinth.cluster.kube.errors import KubeAway
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 from plinth.tests.cluster.kube.handshakes import TlsServer, connect, shake_hands
 
+pytestmark = pytest.mark.process
+
 NOW = 1_800_000_000.0
 DAY = 86_400.0
 NAME = "plinth-operator.plinth-system.svc"

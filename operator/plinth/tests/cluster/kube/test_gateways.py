@@ -19,6 +19,8 @@ from plinth.tests.cluster.kube.gateway_rig import GatewayRig, gateway_rig
 from plinth.tests.controllers import gateway_contract
 from plinth.tests.gateway.harness import Upstream, eventually, replicas, stream
 
+pytestmark = pytest.mark.process
+
 RELEASE = "plinth-system"
 MODEL = gateway_contract.MODEL
 SLOT = gateway_contract.slot_of(MODEL)

@@ -20,6 +20,8 @@ from plinth.cluster.kube.lease import DURATION_SECONDS, LOOK_SECONDS, SAFE_SECON
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 from plinth.tests.cluster.kube.virtual_time import run_in_virtual_time, virtual_now
 
+pytestmark = pytest.mark.process
+
 
 async def for_ever() -> None:
     await asyncio.Event().wait()

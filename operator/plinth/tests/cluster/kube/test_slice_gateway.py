@@ -21,6 +21,8 @@ from plinth.desired.slice_reading import route_table
 from plinth.domain.traffic import Availability, ModelRoute, ReplicaRoute, ReplicaState, RouteTable
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 
+pytestmark = pytest.mark.process
+
 COLLECTION = "/apis/discovery.k8s.io/v1/endpointslices"
 RELEASE = "plinth-system"
 MARKER = f"{RELEASE}/plinth.table"
