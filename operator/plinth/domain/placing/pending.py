@@ -30,7 +30,7 @@ class Explainer:
 
     def explain(self, wanted: Wanted) -> str:
         """One clause for each pool that the replica may have."""
-        key = (wanted.shapes, wanted.demand.priority)
+        key = (wanted.shapes, wanted.demand.priority, wanted.is_needed)
         if key not in self._known:
             clauses = (self._clause(wanted, option) for option in wanted.demand.options)
             self._known[key] = "; or ".join(clauses)
@@ -95,7 +95,7 @@ class Explainer:
             return "nobody can say what may displace it"
         if demand.priority >= wanted.demand.priority:
             return f"its priority {demand.priority} is not below {wanted.demand.priority}"
-        return "the last of a model that must serve"
+        return "its model needs it, and only load asks for this one"
 
 
 def _amount(option: Option, amount: int) -> str:

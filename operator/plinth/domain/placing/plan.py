@@ -79,13 +79,14 @@ def _place_equals(equals: tuple[Wanted, ...], packing: Packing, yielding: Yieldi
         return
     hopeless = set[object]()
     for wanted in equals:
-        if wanted.shapes in hopeless:
+        kind = (wanted.shapes, wanted.is_needed)
+        if kind in hopeless:
             yield wanted
         elif not packing.place(wanted):
             if yielding.make_room(wanted):
                 packing.settled.add(wanted.replica)
             else:
-                hopeless.add(wanted.shapes)
+                hopeless.add(kind)
                 yield wanted
 
 
