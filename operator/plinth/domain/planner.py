@@ -1,18 +1,18 @@
 """Second step of a pass: one plan for all pools and models, a pure function of the snapshot and `now`.
 
-    pools -> names -> for each model: target (engine, shape) -> replicas wanted -> rollout (placement) -> conditions
-    -> routes
+    pools -> names -> for each model: target (engine, shape) -> replicas wanted -> sides, claim
+    -> places for all models at once -> for each model: rollout -> conditions -> routes
 
-Models are served in a fixed order, so that a plan does not depend on how the snapshot was put together: those that
-run already come first (what runs is never starved by what is new), then the one seen first, then by name.
+A plan does not depend on how the snapshot was put together, nor on the order in which models are looked at.
 While Ray is away nothing is created, moved or removed: every slot is kept as it was last seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from plinth.domain.allotment import Allotment, Claim, PlaceMemory, allot
 from plinth.domain.conditions import Situation, model_verdicts, pool_verdicts
 from plinth.domain.corrections import correct, describe_correction
 from plinth.domain.deserted import plan_deserted
@@ -33,13 +33,15 @@ from plinth.domain.fleet import (
     SlotPlan,
 )
 from plinth.domain.health import breakage, retry_due_at
-from plinth.domain.moving import Home, evacuated_node, homes_of, misplaced
+from plinth.domain.moving import Home, evacuated_node, homes_of, misplaced, moving
 from plinth.domain.naming import ServedNames, resolve_names
-from plinth.domain.placement import Room, room_of
+from plinth.domain.placing.room import Room
+from plinth.domain.placing.view import host_name, node_id_of
 from plinth.domain.pools import Pool, resolve_pools
-from plinth.domain.rollout import RolloutDecision, RolloutRequest, plan_rollout
+from plinth.domain.rollout import RolloutDecision, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
+from plinth.domain.sides import RolloutRequest
 from plinth.domain.targets import Refusal, Target, TargetMemory, choose_target, running_target
 from plinth.domain.traffic import ModelRoute, RouteTable
 from plinth.domain.workers import plan_workers
@@ -55,6 +57,21 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Intent:
+    """What is wanted of one model, before places are given."""
+
+    model: Model
+    slots: tuple[Slot, ...]
+    target: Target | None
+    refusal: Refusal | None
+    broken: Mapping[SlotName, str]
+    departure: Departure
+    wanted: ScalingDecision
+    claim: Claim | None
+    """None where nothing can be decided anew: without a target, or while a Ray is away."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Surroundings:
     """What every model of one pass shares."""
 
@@ -65,8 +82,6 @@ class Surroundings:
     homes: Mapping[str, Home]
     evacuated: frozenset[str]
     """Nodes that may be emptied before there is room elsewhere."""
-    room: Room
-    """What every model leaves for the next."""
     targets: TargetMemory
     now: float
 
@@ -82,8 +97,14 @@ class Surroundings:
         )
 
 
-def compute_plan(snapshot: FleetSnapshot, now: float, *, targets: TargetMemory | None = None) -> FleetPlan:
-    """The plan for everything. `now` is in Unix seconds; `targets`, kept from pass to pass, only saves work."""
+def compute_plan(
+    snapshot: FleetSnapshot,
+    now: float,
+    *,
+    targets: TargetMemory | None = None,
+    places: PlaceMemory | None = None,
+) -> FleetPlan:
+    """The plan for everything. `now` is in Unix seconds; both memories, kept from pass to pass, only save work."""
     targets = targets or TargetMemory()
     targets.forget_all_but(model.key for model in snapshot.models)
     pools = resolve_pools(snapshot.pools, snapshot.nodes)
@@ -94,23 +115,29 @@ def compute_plan(snapshot: FleetSnapshot, now: float, *, targets: TargetMemory |
         node_ids=frozenset(node.node_id for node in snapshot.nodes),
         homes=homes_of(pools),
         evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
-        room=room_of(snapshot.slots),
         targets=targets,
         now=now,
     )
     names = resolve_names(snapshot.models)
-    in_turn = sorted(snapshot.models, key=lambda each: _turn(each, shared))
-    outcomes = [_plan_model(model, names[model.key], shared) for model in in_turn]
-    known = {model.key for model in snapshot.models} | snapshot.unreadable
-    deserted = plan_deserted([slot for slot in snapshot.slots if slot.name.model not in known], snapshot, now)
-    plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
+    in_order = sorted(snapshot.models, key=lambda model: model.key)
+    intents = [_intend(model, names[model.key], shared) for model in in_order]
+    allotment = allot(
+        {each.model.key: each.claim for each in intents if each.claim is not None},
+        snapshot,
+        pools,
+        leaving=_leaving_unclaimed(intents, shared),
+        memory=places or PlaceMemory(),
+    )
+    outcomes = [_plan_model(each, names[each.model.key], allotment, shared) for each in intents]
+    deserted = plan_deserted(_deserted(shared), snapshot, now)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
-    pool_plans = [_plan_pool(pool, shared) for pool in pools]
+    occupied = _occupied(allotment.room, snapshot.slots)
+    pool_plans = [_plan_pool(pool, allotment.room, occupied, shared) for pool in pools]
     wakes = [*deserted.wakes, *(wake for each in outcomes for wake in each.wakes)]
     wakes += [wake for _, times in pool_plans for wake in times]
     return FleetPlan(
         pools=tuple(plan for plan, _ in pool_plans),
-        models=tuple(plans),
+        models=tuple(outcome.plan for outcome in outcomes),
         orphans=deserted.orphans,
         leaving=(*deserted.leaving, *_left_alone(snapshot)),
         routes=RouteTable(version=0, models=tuple(sorted(routes, key=lambda route: route.model))),
@@ -126,12 +153,14 @@ def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
     return {key: tuple(found) for key, found in grouped.items()}
 
 
-def _turn(model: Model, shared: Surroundings) -> tuple[bool, float, ModelKey]:
-    return (model.key not in shared.slots, model.first_seen, model.key)
+def _deserted(shared: Surroundings) -> list[Slot]:
+    """Replicas of models that are gone."""
+    known = {model.key for model in shared.snapshot.models} | shared.snapshot.unreadable
+    return [slot for slot in shared.snapshot.slots if slot.name.model not in known]
 
 
-def _plan_model(model: Model, names: ServedNames, shared: Surroundings) -> Outcome:
-    """One model from its spec to its route."""
+def _intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
+    """One model from its spec to the replicas that are missing."""
     slots = shared.slots.get(model.key, ())
     chosen = choose_target(model, names=names, pools=shared.pools, slots=slots, memory=shared.targets)
     refusal = chosen if isinstance(chosen, Refusal) else None
@@ -142,19 +171,49 @@ def _plan_model(model: Model, names: ServedNames, shared: Surroundings) -> Outco
         drain_timeout_seconds=model.resource.spec.rollout.drain_timeout_seconds,
         now=shared.now,
     )
+    claim: Claim | None = None
     if target is None:
         wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
-        rolled = _keep_all(slots, departure, broken=broken, closing=_closing(slots, shared))
     else:
         wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
         if shared.is_known(target.pool.name, slots):
-            rolled = _roll(
+            claim = _claim(
                 model, target, slots, broken=broken, wanted=wanted, departure=departure, shared=shared
             )
-        else:
-            rolled = _keep_all(slots, departure, broken={})
-    situation = _situation(model, target, refusal, slots, wanted=wanted, rolled=rolled, shared=shared)
-    return _outcome(situation, names=names, target=target, wanted=wanted, rolled=rolled)
+    return Intent(
+        model=model,
+        slots=slots,
+        target=target,
+        refusal=refusal,
+        broken=broken,
+        departure=departure,
+        wanted=wanted,
+        claim=claim,
+    )
+
+
+def _plan_model(intent: Intent, names: ServedNames, allotment: Allotment, shared: Surroundings) -> Outcome:
+    """One model from its places to its route."""
+    if intent.claim is not None:
+        rolled = plan_rollout(intent.claim.request, allotment)
+    elif intent.target is None:
+        closing = _closing(intent.slots, shared)
+        rolled = _keep_all(intent.slots, intent.departure, broken=intent.broken, closing=closing)
+    else:
+        rolled = _keep_all(intent.slots, intent.departure, broken={})
+    situation = _situation(intent, rolled=rolled, shared=shared)
+    return _outcome(situation, names=names, target=intent.target, wanted=intent.wanted, rolled=rolled)
+
+
+def _leaving_unclaimed(intents: Iterable[Intent], shared: Surroundings) -> Iterator[SlotName]:
+    """Replicas on their way out of models without a claim."""
+    for slot in _deserted(shared):
+        yield slot.name
+    for intent in intents:
+        if intent.claim is None:
+            yield from (slot.name for slot in intent.slots if slot.draining_since is not None)
+            if intent.target is None:
+                yield from (*intent.broken, *_closing(intent.slots, shared))
 
 
 def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str]:
@@ -209,7 +268,7 @@ def _has_answered(model: Model, target: Target, slots: tuple[Slot, ...]) -> bool
     return ready_now or model.answered_revision == target.revision
 
 
-def _roll(
+def _claim(
     model: Model,
     target: Target,
     slots: tuple[Slot, ...],
@@ -218,23 +277,24 @@ def _roll(
     wanted: ScalingDecision,
     departure: Departure,
     shared: Surroundings,
-) -> RolloutDecision:
-    failure = model.failure
-    return plan_rollout(
-        RolloutRequest(
-            model=model.key,
-            target=target,
-            desired=wanted.replicas,
-            slots=slots,
-            broken=broken,
-            failing=failure is not None and failure.revision == target.revision,
-            retry_at=retry_due_at(failure, target.revision),
-            departure=departure,
-            room=shared.room,
-            misplaced=misplaced(slots, target, shared.homes),
-            evacuated=shared.evacuated,
-        )
+) -> Claim:
+    failure, spec = model.failure, model.resource.spec
+    request = RolloutRequest(
+        model=model.key,
+        target=target,
+        desired=wanted.replicas,
+        slots=slots,
+        broken=broken,
+        failing=failure is not None and failure.revision == target.revision,
+        retry_at=retry_due_at(failure, target.revision),
+        departure=departure,
+        misplaced=misplaced(slots, target, shared.homes),
+        moving=moving(slots, target, broken),
+        evacuated=shared.evacuated,
     )
+    # A model that sleeps until somebody asks needs its first replica, once somebody does.
+    needed = min(wanted.replicas, max(spec.scaling.min_replicas, 1))
+    return Claim(request=request, priority=spec.priority, needed=needed, first_seen=model.first_seen)
 
 
 def _closing(slots: tuple[Slot, ...], shared: Surroundings) -> frozenset[SlotName]:
@@ -247,7 +307,7 @@ def _keep_all(
     slots: tuple[Slot, ...],
     departure: Departure,
     *,
-    broken: dict[SlotName, str],
+    broken: Mapping[SlotName, str],
     closing: frozenset[SlotName] = frozenset(),
 ) -> RolloutDecision:
     """Nothing can be decided anew: what is there stays, what drains goes on draining, what is broken goes."""
@@ -266,16 +326,8 @@ def _keep_all(
     return RolloutDecision(slots=tuple(plans), wakes=wakes)
 
 
-def _situation(
-    model: Model,
-    target: Target | None,
-    refusal: Refusal | None,
-    slots: tuple[Slot, ...],
-    *,
-    wanted: ScalingDecision,
-    rolled: RolloutDecision,
-    shared: Surroundings,
-) -> Situation:
+def _situation(intent: Intent, *, rolled: RolloutDecision, shared: Surroundings) -> Situation:
+    model, target, slots = intent.model, intent.target, intent.slots
     deadline = model.resource.spec.rollout.progress_deadline_seconds
     starting = [
         slot.since + deadline for slot in _starting(slots, target) if slot.since + deadline <= shared.now
@@ -284,9 +336,9 @@ def _situation(
         model=model,
         revision=target.revision if target else "",
         prediction=_expectation(model, target),
-        refusal=refusal,
-        desired=wanted.replicas,
-        scaling_reason=wanted.reason,
+        refusal=intent.refusal,
+        desired=intent.wanted.replicas,
+        scaling_reason=intent.wanted.reason,
         slots=slots,
         kept=frozenset(plan.name for plan in rolled.slots if plan.action is SlotAction.KEEP),
         shortage=rolled.shortage,
@@ -388,26 +440,35 @@ def _unknown_routes(snapshot: FleetSnapshot) -> frozenset[str]:
     )
 
 
-def _plan_pool(pool: Pool, shared: Surroundings) -> tuple[PoolPlan, tuple[float, ...]]:
+def _occupied(room: Room, slots: Iterable[Slot]) -> frozenset[str]:
+    """The ids of nodes that a replica runs on or has its place on."""
+    held = (node_id_of(name) for name, stand in room.stands.items() if stand.holds)
+    return frozenset(held).union(slot.running_on or slot.node_id for slot in slots)
+
+
+def _plan_pool(
+    pool: Pool, room: Room, occupied: frozenset[str], shared: Surroundings
+) -> tuple[PoolPlan, tuple[float, ...]]:
     """The pool's plan, and when it would change by time alone."""
-    room = shared.room
     rays = [ray for ray in shared.snapshot.rays if ray.pool in {"", pool.name}]
-    workers = plan_workers(pool, room, rays=rays, slots=shared.snapshot.slots, now=shared.now)
+    workers = plan_workers(pool, occupied, rays=rays, slots=shared.snapshot.slots, now=shared.now)
     known = all(ray.answers or ray.retiring for ray in rays)
     there = [*pool.present, *pool.retiring]
     accelerators = sum(node.accelerators for node in there) if not pool.is_cpu else 0
-    held = [holding.needs for node in there for holding in room.on(node.node_id)]
     memory = sum(pool.usable_memory_bytes(node) for node in there)
     if not pool.is_cpu:
         memory = sum(node.accelerators * pool.usable_accelerator_bytes(node) for node in there)
+    used = {node.node_id: _used(node, pool, room) for node in there}
     plan = PoolPlan(
         name=pool.name,
         accelerator=pool.accelerator,
         nodes=len(there),
         accelerators=accelerators,
-        accelerators_used=sum(needs.accelerators for needs in held) if not pool.is_cpu else 0,
+        accelerators_used=sum(used.values()) if not pool.is_cpu else 0,
         memory_bytes=memory,
-        memory_used_bytes=_memory_used(pool, there, room),
+        memory_used_bytes=sum(
+            used[node.node_id] * (1 if pool.is_cpu else pool.usable_accelerator_bytes(node)) for node in there
+        ),
         verdicts=pool_verdicts(
             pool, capacity_known=known, trouble=shared.snapshot.troubles.get(pool.name, "")
         ),
@@ -420,13 +481,11 @@ def _plan_pool(pool: Pool, shared: Surroundings) -> tuple[PoolPlan, tuple[float,
     return plan, workers.wakes
 
 
-def _memory_used(pool: Pool, nodes: Iterable[Node], room: Room) -> int:
-    """Memory that is promised to replicas: host memory of a CPU pool, else that of their whole accelerators."""
-    total = 0
-    for node in nodes:
-        for holding in room.on(node.node_id):
-            if pool.is_cpu:
-                total += holding.needs.memory_bytes
-            else:
-                total += holding.needs.accelerators * pool.usable_accelerator_bytes(node)
-    return total
+def _used(node: Node, pool: Pool, room: Room) -> int:
+    """What is promised to replicas: bytes of a CPU pool's memory, else whole accelerators."""
+    stand = room.stands.get(host_name(node, pool))
+    if stand is None:
+        return 0
+    if pool.is_cpu:
+        return stand.host.whole - max(0, *stand.free)
+    return sum(1 for free in stand.free if free < stand.host.whole)

@@ -151,9 +151,11 @@ class Packing:
         return all(self._fit(each, avoid) or (depth > 0 and self._mend(each, depth)) for each in again)
 
     def _is_begun(self, host: str) -> bool:
-        """Whether there is something on it, and all of it new."""
+        """Whether there is something on it, all of it new, and nothing that is better apart."""
         holds = self.room.stands[host].holds
-        return bool(holds) and all(replica in self.wanted for replica in holds)
+        return bool(holds) and all(
+            replica in self.wanted and not hold.gang.spread for replica, (hold, _) in holds.items()
+        )
 
     def _vacate(self, host: str) -> bool:
         """Put what is on a host elsewhere, if that begins fewer accelerators and costs no more."""

@@ -21,7 +21,7 @@ LOOKED_AT = 4
 
 
 class Explainer:
-    """Sentences about one pass's room; equal shapes share one."""
+    """Sentences about one pass's room; equal shapes of models that hold nothing share one."""
 
     def __init__(self, room: Room, demands: Mapping[str, Demand]) -> None:
         self.room, self.demands = room, demands
@@ -30,7 +30,8 @@ class Explainer:
 
     def explain(self, wanted: Wanted) -> str:
         """One clause for each pool that the replica may have."""
-        key = (wanted.shapes, wanted.demand.priority, wanted.is_needed)
+        own = wanted.demand.model if self.room.staying[wanted.demand.model] else ""
+        key = (wanted.shapes, wanted.demand.priority, wanted.is_needed, own)
         if key not in self._known:
             clauses = (self._clause(wanted, option) for option in wanted.demand.options)
             self._known[key] = "; or ".join(clauses)
@@ -72,7 +73,8 @@ class Explainer:
         if gang.accelerators > largest:
             return f"its largest link domain has {plural(largest, 'accelerator')}: only a larger one would do"
         scopes = islice(scopes_of(self.room, option), LOOKED_AT)
-        ways = [way for scope in scopes if (way := find_way(self.room, scope, gang, Rule(self._everyone)))]
+        rule = Rule(lambda holds: self._everyone(wanted, holds))
+        ways = [way for scope in scopes if (way := find_way(self.room, scope, gang, rule))]
         if not ways:
             return "it has not so much in all: only more hosts would do"
         goers = min(ways, key=lambda way: way.cost).goers
@@ -84,13 +86,17 @@ class Explainer:
             f"one would fit without {who}{more} ({self._why_it_stays(wanted, goers[0])}), or on one more host"
         )
 
-    def _everyone(self, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
+    def _everyone(self, wanted: Wanted, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
+        """All of them; its own model's last, for nothing would be won."""
         for hold in holds:
             demand = self.demands.get(hold.model)
-            yield dearness_of(hold, demand.priority if demand else inf), hold
+            known = demand is not None and demand is not wanted.demand
+            yield dearness_of(hold, demand.priority if demand and known else inf), hold
 
     def _why_it_stays(self, wanted: Wanted, hold: Hold) -> str:
         demand = self.demands.get(hold.model)
+        if demand is wanted.demand:
+            return "of the same model"
         if demand is None:
             return "nobody can say what may displace it"
         if demand.priority >= wanted.demand.priority:

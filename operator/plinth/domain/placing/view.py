@@ -33,6 +33,11 @@ def option_of(pool: Pool, engine: Engine, needs: Needs, *, price: int = 0) -> Op
     return Option(pool_key(pool.name, engine), _gang(needs), price)
 
 
+def host_name(node: Node, pool: Pool) -> str:
+    """The host that a node is to a pool: by its memory, or by its accelerators."""
+    return node.node_id + MEMORY if pool.is_cpu else node.node_id
+
+
 def node_id_of(host: str) -> str:
     """The node that a host stands for."""
     return host.removesuffix(MEMORY)
@@ -56,7 +61,7 @@ def hosts_of(pools: Iterable[Pool], link_domains: Mapping[str, int]) -> dict[str
 
 def _memory_host(node: Node, pool: Pool) -> Host:
     whole = pool.usable_memory_bytes(node)
-    return Host(node.node_id + MEMORY, (), (1,), _rack(node), _standing(node), whole)
+    return Host(host_name(node, pool), (), (1,), _rack(node), _standing(node), whole)
 
 
 def _accelerator_host(node: Node, link_domains: Mapping[str, int]) -> Host | None:

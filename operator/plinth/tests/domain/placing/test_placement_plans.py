@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from plinth.domain.placing.demands import Gang, Near, Option
-from plinth.domain.placing.hosts import Standing
+from plinth.domain.placing.hosts import Host, Standing
 from plinth.tests.domain.placing.placing_builders import (
     POOL,
     make_demand,
@@ -56,6 +56,12 @@ def test_no_more_hosts_are_begun_than_need_be() -> None:
     hosts = [make_host("a", 4), make_host("b", 4), make_host("c", 8)]
     plan = plan_of(hosts, [make_demand("m", 2, accelerators=3), make_demand("n", accelerators=2)])
     assert {place.partition(":")[0] for place in places_of(plan).values()} == {"c"}
+
+
+def test_what_shares_cores_stays_apart() -> None:
+    hosts = [Host(name, (POOL,), (1,), whole=4000) for name in "abc"]
+    demand = make_demand(count=4, options=(Option(POOL, Gang(1, 1, 1000, spread=True)),))
+    assert sorted(places_of(plan_of(hosts, [demand])).values()) == ["a:0", "a:0", "b:0", "c:0"]
 
 
 def test_where_not_all_fit_every_models_first_replica_comes_first() -> None:
@@ -260,6 +266,14 @@ def test_what_could_not_be_started_elsewhere_is_not_moved() -> None:
     holds = [make_hold("x.0", "a", 0)._replace(movable=False), make_hold("x.1", "b", 0)]
     plan = plan_of(hosts, [make_demand(accelerators=2), make_demand("x", 0)], holds, moves=1)
     assert list(plan.moved) == ["x.1"]
+
+
+def test_nobody_is_told_to_do_without_another_of_the_same_model_where_others_hold_as_much() -> None:
+    holds = [make_hold("m.8", "a", 0), make_hold("x.0", "a", 1)]
+    plan = plan_of([make_host("a", 2)], [make_demand(), make_demand("x", 0, priority=5)], holds)
+    assert "without x.0 (its priority 5 is not below 0)" in plan.pending["m.0"]
+    plan = plan_of([make_host("a", 1)], [make_demand()], holds[:1])
+    assert "without m.8 (of the same model)" in plan.pending["m.0"]
 
 
 def test_what_can_never_fit_is_told_so() -> None:
