@@ -61,6 +61,7 @@ def models(draw: st.DrawFn, name: str) -> Model:
         failure=failure if failing else None,
         scaling={"minReplicas": least, "maxReplicas": max(1, least + draw(st.integers(0, 3)))},
         status={"desiredReplicas": draw(st.integers(0, 6))},
+        priority=draw(st.integers(0, 2)),
     )
 
 
