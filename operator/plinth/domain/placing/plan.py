@@ -79,14 +79,14 @@ def _place_equals(equals: tuple[Wanted, ...], packing: Packing, yielding: Yieldi
         return
     hopeless = set[object]()
     for wanted in equals:
-        kind = (wanted.shapes, wanted.is_needed)
-        if kind in hopeless:
+        # What is needed comes first: where that finds nothing, what is not needed finds nothing either.
+        if wanted.shapes in hopeless:
             yield wanted
         elif not packing.place(wanted):
             if yielding.make_room(wanted):
                 packing.settled.add(wanted.replica)
             else:
-                hopeless.add(kind)
+                hopeless.add(wanted.shapes)
                 yield wanted
 
 
