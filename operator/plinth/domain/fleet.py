@@ -196,6 +196,8 @@ class Slot:
     ready_since: float | None = None
     """When it was first seen Ready; None reads as `since`. It stays at least the quiet time from then on."""
     draining_since: float | None = None
+    replaces: SlotName | None = None
+    """The replica in whose stead it was started, so that others find room where that one is."""
     bytes_done: int = 0
     bytes_total: int = 0
     eta_seconds: int | None = None
@@ -331,6 +333,8 @@ class SlotPlan:
     reason: str
     ray: str = ""
     """The Ray that runs it, or is to."""
+    replaces: SlotName | None = None
+    """See Slot."""
 
     @classmethod
     def of(cls, slot: Slot, action: SlotAction, reason: str) -> SlotPlan:
@@ -343,6 +347,7 @@ class SlotPlan:
             node_id=slot.node_id,
             reason=reason,
             ray=slot.ray,
+            replaces=slot.replaces,
         )
 
 

@@ -190,6 +190,9 @@ class ModelDeploymentSpec(Resource):
     """The name clients ask for; the resource's own name unless given. `namespace/name` always works too."""
     pool: DnsLabel | None = None
     """The GPUPool to run on; absent, the planner chooses."""
+    priority: Int = Field(default=0, ge=-1_000_000_000, le=1_000_000_000)
+    """Where not all models fit, higher ones are placed first, and displace replicas of lower ones: first those beyond
+    `scaling.minReplicas` (beyond the first, where that is 0), and only for a replica that is needed itself also those."""
     engine: EngineSpec = Field(default_factory=EngineSpec)
     """Which engine, and what to pass on to it."""
     parallelism: Parallelism | None = None

@@ -81,4 +81,7 @@ class Demand:
     turn: float = 0.0
     """Among equals the lower one goes first, as the time when a model was first seen."""
     kept: int = 1
-    """Replicas that nobody may displace: 0 for a model whose priority says that it may give way altogether."""
+    """Replicas that the model needs. They may displace any of a lower priority; what only load asks for displaces
+    nothing that another model needs."""
+    runs: bool = False
+    """Whether it has replicas, in whatever state: what runs is made whole before anything new begins."""

@@ -54,3 +54,5 @@ class Hold(NamedTuple):
     """Unix seconds: of two equals the younger one is displaced."""
     leaving: bool = False
     """It drains, stops or is being moved: its place will be free."""
+    movable: bool = True
+    """Whether its like could be started elsewhere in its stead."""

@@ -44,10 +44,19 @@ class Wanted(NamedTuple):
         return min(gang.total if gang.is_whole else 0 for _, gang, _ in self.demand.options)
 
     @property
-    def by_right(self) -> tuple[int, bool, float, str, int]:
-        """Whose turn it is: by priority, then every model's first replica, then the model that was there first."""
-        demand = self.demand
-        return (-demand.priority, self.ordinal > 0, demand.turn, demand.model, self.ordinal)
+    def is_needed(self) -> bool:
+        """Whether its model needs it; else only the load asks for it."""
+        return self.ordinal < self.demand.kept
+
+    @property
+    def by_right(self) -> tuple[int, bool, bool, bool, float, str, int]:
+        """Whose turn it is: by priority, then what is needed, of that what makes a running model whole.
+
+        Then every model's first replica, then the model that was there first.
+        """
+        demand, ordinal = self.demand, self.ordinal
+        rank = (not self.is_needed, not demand.runs, ordinal > 0)
+        return (-demand.priority, *rank, demand.turn, demand.model, ordinal)
 
     @property
     def by_size(self) -> tuple[int, int, int, int, float, str, int]:
@@ -142,9 +151,11 @@ class Packing:
         return all(self._fit(each, avoid) or (depth > 0 and self._mend(each, depth)) for each in again)
 
     def _is_begun(self, host: str) -> bool:
-        """Whether there is something on it, and all of it new."""
+        """Whether there is something on it, all of it new, and nothing that is better apart."""
         holds = self.room.stands[host].holds
-        return bool(holds) and all(replica in self.wanted for replica in holds)
+        return bool(holds) and all(
+            replica in self.wanted and not hold.gang.spread for replica, (hold, _) in holds.items()
+        )
 
     def _vacate(self, host: str) -> bool:
         """Put what is on a host elsewhere, if that begins fewer accelerators and costs no more."""

@@ -79,6 +79,7 @@ def _place_equals(equals: tuple[Wanted, ...], packing: Packing, yielding: Yieldi
         return
     hopeless = set[object]()
     for wanted in equals:
+        # What is needed comes first: where that finds nothing, what is not needed finds nothing either.
         if wanted.shapes in hopeless:
             yield wanted
         elif not packing.place(wanted):

@@ -33,6 +33,11 @@ def option_of(pool: Pool, engine: Engine, needs: Needs, *, price: int = 0) -> Op
     return Option(pool_key(pool.name, engine), _gang(needs), price)
 
 
+def host_name(node: Node, pool: Pool) -> str:
+    """The host that a node is to a pool: by its memory, or by its accelerators."""
+    return node.node_id + MEMORY if pool.is_cpu else node.node_id
+
+
 def node_id_of(host: str) -> str:
     """The node that a host stands for."""
     return host.removesuffix(MEMORY)
@@ -56,7 +61,7 @@ def hosts_of(pools: Iterable[Pool], link_domains: Mapping[str, int]) -> dict[str
 
 def _memory_host(node: Node, pool: Pool) -> Host:
     whole = pool.usable_memory_bytes(node)
-    return Host(node.node_id + MEMORY, (), (1,), _rack(node), _standing(node), whole)
+    return Host(host_name(node, pool), (), (1,), _rack(node), _standing(node), whole)
 
 
 def _accelerator_host(node: Node, link_domains: Mapping[str, int]) -> Host | None:
@@ -91,28 +96,38 @@ class Holdings:
         """By host, its holds without and with their accelerators."""
 
     def of(
-        self, slots: Iterable[Slot], hosts: Mapping[str, Host], *, leaving: Collection[SlotName]
+        self,
+        slots: Iterable[Slot],
+        hosts: Mapping[str, Host],
+        *,
+        leaving: Collection[SlotName],
+        fixed: Collection[SlotName] = (),
     ) -> dict[str, Hold]:
-        """Who holds what. `leaving`: slots that drain or are being moved; those that stop are known to leave."""
+        """Who holds what.
+
+        `leaving`: slots that drain or are being moved; those that stop are known to leave. `fixed`: slots whose like
+        could not be started elsewhere.
+        """
         on: dict[str, list[Hold]] = {}
         seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
         for slot in slots:
             at = slot.running_on or slot.node_id
             host = hosts.get(at if slot.needs.accelerators > 0 else at + MEMORY)
             if host is not None:
-                seen[slot.name] = self._seen_as(slot, host, leaving=slot.name in leaving)
+                leaves = slot.name in leaving or slot.phase is SlotPhase.STOPPING
+                seen[slot.name] = self._seen_as(slot, host, leaves=leaves, movable=slot.name not in fixed)
                 on.setdefault(host.name, []).append(seen[slot.name][2])
         self._seen = seen
         self._known = {name: self._laid_out(hosts[name], tuple(sorted(holds))) for name, holds in on.items()}
         return {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
 
-    def _seen_as(self, slot: Slot, host: Host, *, leaving: bool) -> tuple[Slot, Host, Hold]:
+    def _seen_as(self, slot: Slot, host: Host, *, leaves: bool, movable: bool) -> tuple[Slot, Host, Hold]:
         """The slot's hold, its accelerators still to be told."""
-        leaving = leaving or slot.phase is SlotPhase.STOPPING
         known = self._seen.get(slot.name)
-        if known is not None and known[0] is slot and known[1] == host and known[2].leaving == leaving:
+        fate = (leaves, movable)
+        if known is not None and known[0] is slot and known[1] == host and known[2][-2:] == fate:
             return known
-        return slot, host, _hold(slot, host, leaving=leaving)
+        return slot, host, _hold(slot, host)._replace(leaving=leaves, movable=movable)
 
     def _laid_out(
         self, host: Host, holds: tuple[Hold, ...]
@@ -129,7 +144,7 @@ def _gang(needs: Needs) -> Gang:
     return Gang(1, 1, share=needs.memory_bytes, spread=True)
 
 
-def _hold(slot: Slot, host: Host, *, leaving: bool) -> Hold:
+def _hold(slot: Slot, host: Host) -> Hold:
     """Of an unreadable slot nobody knows what pool would do."""
     keys = [key for key in host.pools if slot.spec is not None and key.endswith(f"/{slot.spec.engine}")]
     return Hold(
@@ -139,7 +154,6 @@ def _hold(slot: Slot, host: Host, *, leaving: bool) -> Hold:
         gang=_gang(slot.needs),
         place=(),
         since=slot.since,
-        leaving=leaving,
     )
 
 

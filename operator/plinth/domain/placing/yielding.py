@@ -2,7 +2,8 @@
 
 A move costs nobody a replica: the new one starts before the old one drains. So it comes before displacing, for replicas
 of the same or a lower priority, a few of them a pass. Only a higher priority displaces a lower one: as few replicas as
-can be, of these the ones of the lowest priority, of these the youngest; and of each model as many stay as must.
+can be, of these the ones of the lowest priority, of these the youngest; what models need only where nothing else does,
+and only for what is needed itself.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Yielding:
     def __init__(self, room: Room, demands: Mapping[str, Demand], moves: int) -> None:
         self.room, self.demands, self._moves_left = room, demands, moves
         self._running = frozenset(room.holds)
-        self._victims: dict[tuple[Option, int], _Victims] = {}
+        self._victims: dict[tuple[Option, int, bool], _Victims] = {}
         self.moved: dict[str, tuple[Place, str]] = {}
         self.displaced: dict[str, str] = {}
 
@@ -74,7 +75,8 @@ class Yielding:
     def _movable(self, wanted: Wanted, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
         for hold in holds:
             demand = self.demands.get(hold.model)
-            if demand and demand.priority <= wanted.demand.priority and hold.replica in self._running:
+            runs = hold.movable and hold.replica in self._running
+            if demand and runs and demand.priority <= wanted.demand.priority:
                 yield dearness_of(hold, demand.priority), hold
 
     def _move_all(self, wanted: Wanted, option: Option, way: Way) -> bool:
@@ -95,9 +97,15 @@ class Yielding:
         return True
 
     def _displace(self, wanted: Wanted) -> bool:
+        """First of what others do not need, then, for what is needed, of that too."""
+        return self._displace_some(wanted, sparing=True) or (
+            wanted.is_needed and self._displace_some(wanted, sparing=False)
+        )
+
+    def _displace_some(self, wanted: Wanted, *, sparing: bool) -> bool:
         found: list[tuple[tuple[int, tuple[Dearness, ...]], int, Way, Option]] = []
         for number, option in enumerate(wanted.demand.options):
-            way = self._victims_for(wanted, option).cheapest()
+            way = self._victims_for(wanted, option, sparing=sparing).cheapest()
             if way is not None:
                 found.append((way.cost, number, way, option))
         if not found:
@@ -112,16 +120,16 @@ class Yielding:
         self.room.put(wanted.at(option, way.place))
         return True
 
-    def _victims_for(self, wanted: Wanted, option: Option) -> _Victims:
+    def _victims_for(self, wanted: Wanted, option: Option, *, sparing: bool) -> _Victims:
         priority = wanted.demand.priority
-        found = self._victims.get((option, priority))
+        found = self._victims.get((option, priority, sparing))
         if found is None:
-            rule = Rule(lambda holds: self._displaceable(priority, holds))
+            rule = Rule(lambda holds: self._displaceable(priority, holds, sparing=sparing))
             found = _Victims(self.room, option.gang, rule)
             lower = frozenset(host for host, least in self._least.items() if least[0] < priority)
             for scope in scopes_with(self.room, option, lower):
                 found.add(scope, min(self._least[host] for host in scope if host in lower))
-            self._victims[option, priority] = found
+            self._victims[option, priority, sparing] = found
         return found
 
     @cached_property
@@ -136,14 +144,16 @@ class Yielding:
                     found[part.host] = min(found.get(part.host, dearness), dearness)
         return found
 
-    def _displaceable(self, priority: int, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
-        """Those of a lower priority, of each model no more than it can spare, the youngest."""
+    def _displaceable(
+        self, priority: int, holds: Iterable[Hold], *, sparing: bool
+    ) -> Iterator[tuple[Dearness, Hold]]:
+        """Those of a lower priority; where sparing, of each model no more than it can spare, the youngest."""
         taken = Counter[str]()
         for hold in sorted(holds, key=lambda each: (-each.since, each.replica)):
             demand = self.demands.get(hold.model)
             if demand is None or demand.priority >= priority or hold.replica not in self._running:
                 continue
-            if self.room.staying[hold.model] - taken[hold.model] > demand.kept:
+            if not sparing or self.room.staying[hold.model] - taken[hold.model] > demand.kept:
                 taken[hold.model] += 1
                 yield dearness_of(hold, demand.priority), hold
 

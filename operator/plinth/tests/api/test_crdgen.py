@@ -155,7 +155,7 @@ def test_kubectl_get_answers_the_question() -> None:
     }
     assert columns == {
         "gpool": ["ACCELERATOR", "WORKERS", "GPUS", "USED", "REASON", "AGE"],
-        "mdl": ["READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "AGE"],
+        "mdl": ["READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "AGE", "PRIORITY"],
     }
 
 

@@ -51,7 +51,7 @@ def make_demand(
     options: tuple[Option, ...] = (),
     priority: int = 0,
     turn: float = 0.0,
-    kept: int = 1,
+    kept: int = 0,
 ) -> Demand:
     gang = Gang(parts, accelerators, share, within)
     return Demand(
@@ -124,20 +124,24 @@ def _gang_faults(name: str, pool: str, gang: Gang, place: Place, hosts: Mapping[
 
 
 def _capacity_faults(plan: PlacementPlan, hosts: Mapping[str, Host], holds: Mapping[str, Hold]) -> list[str]:
-    """What starts now must fit beside all that runs; what waits, once those have left that it waits for."""
+    """What starts now must fit beside all that runs; what waits, once those have left that it waits for; all, in the end.
+
+    What waits for others that are still there is not there yet.
+    """
     to_come = {name: (placed.gang, placed.place) for name, placed in plan.placed.items()}
     to_come |= {name + MOVED: (holds[name].gang, move.place) for name, move in plan.moved.items()}
+    awaited = {name: set(plan.placed[name].after) if name in plan.placed else set() for name in to_come}
     found = []
-    for name, (gang, place) in to_come.items():
-        gone = set(plan.placed[name].after) if name in plan.placed else set()
-        beside = [(hold.gang, hold.place) for hold in holds.values() if hold.replica not in gone]
-        others = [each for other, each in to_come.items() if other != name]
-        taken = _taken([(gang, place), *beside, *others])
-        found += [
-            f"{name} has no room on {part.host}"
-            for part in place
-            if any(taken[part.host, each] > hosts[part.host].whole for each in part.accelerators)
-        ]
+    for name, (_, place) in to_come.items():
+        for gone in (awaited[name], set[str]().union(*awaited.values())):
+            beside = [(hold.gang, hold.place) for hold in holds.values() if hold.replica not in gone]
+            come = [each for other, each in to_come.items() if awaited[other] <= gone]
+            taken = _taken([*beside, *come])
+            found += [
+                f"{name} has no room on {part.host}"
+                for part in place
+                if any(taken[part.host, each] > hosts[part.host].whole for each in part.accelerators)
+            ]
     return found
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from plinth.domain.placing.demands import Gang, Near, Option
-from plinth.domain.placing.hosts import Standing
+from plinth.domain.placing.hosts import Host, Standing
 from plinth.tests.domain.placing.placing_builders import (
     POOL,
     make_demand,
@@ -54,6 +56,12 @@ def test_no_more_hosts_are_begun_than_need_be() -> None:
     hosts = [make_host("a", 4), make_host("b", 4), make_host("c", 8)]
     plan = plan_of(hosts, [make_demand("m", 2, accelerators=3), make_demand("n", accelerators=2)])
     assert {place.partition(":")[0] for place in places_of(plan).values()} == {"c"}
+
+
+def test_what_shares_cores_stays_apart() -> None:
+    hosts = [Host(name, (POOL,), (1,), whole=4000) for name in "abc"]
+    demand = make_demand(count=4, options=(Option(POOL, Gang(1, 1, 1000, spread=True)),))
+    assert sorted(places_of(plan_of(hosts, [demand])).values()) == ["a:0", "a:0", "b:0", "c:0"]
 
 
 def test_where_not_all_fit_every_models_first_replica_comes_first() -> None:
@@ -175,12 +183,32 @@ def test_an_equal_priority_is_not_displaced_beside_a_lower_one_either() -> None:
 
 
 @pytest.mark.parametrize(("kept", "displaced"), [(0, 2), (1, 1), (2, 0)])
-def test_a_model_keeps_as_many_replicas_as_it_must(kept: int, displaced: int) -> None:
+def test_for_what_only_load_asks_for_a_model_keeps_what_it_needs(kept: int, displaced: int) -> None:
     holds = [make_hold("x.0", "a", 0), make_hold("x.1", "b", 0)]
     demands = [make_demand("m", 2, priority=9), make_demand("x", 0, kept=kept)]
     plan = plan_of([make_host("a", 1), make_host("b", 1)], demands, holds)
     assert len(plan.displaced) == displaced
     assert len(plan.placed) == displaced
+
+
+def test_for_what_is_needed_a_lower_priority_gives_what_it_needs_too_but_last() -> None:
+    hosts, holds = (
+        [make_host("a", 1), make_host("b", 1)],
+        [make_hold("x.0", "a", 0), make_hold("y.0", "b", 0)],
+    )
+    known = [make_demand("x", 0, kept=1), make_demand("y", 0, priority=5)]
+    plan = plan_of(hosts, [make_demand("m", priority=9, kept=1), *known], holds)
+    assert list(plan.displaced) == ["y.0"], "nobody needs it, though its priority is higher"
+    plan = plan_of(hosts, [make_demand("m", 2, priority=9, kept=2), *known], holds)
+    assert sorted(plan.displaced) == ["x.0", "y.0"]
+
+
+def test_what_is_needed_comes_first_and_of_that_what_makes_a_running_model_whole() -> None:
+    running = replace(make_demand("r", 2, kept=2, turn=9.0), runs=True)
+    demands = [running, make_demand("n", 2, kept=1, turn=1.0)]
+    hold = make_hold("r.9", "a", 0)
+    assert places_of(plan_of([make_host("a", 3)], demands, [hold])).keys() == {"r.0", "n.0"}
+    assert places_of(plan_of([make_host("a", 2)], demands, [hold])).keys() == {"r.0"}
 
 
 def test_replicas_of_models_that_nobody_knows_are_left_alone() -> None:
@@ -226,11 +254,26 @@ def test_who_waits_is_told_who_holds_what_and_what_would_free_it() -> None:
     )
 
 
-def test_the_last_replica_of_a_model_that_must_serve_is_named_as_such() -> None:
-    plan = plan_of(
-        [make_host("a", 1)], [make_demand(priority=9), make_demand("x", 0)], [make_hold("x.0", "a", 0)]
-    )
-    assert "without x.0 (the last of a model that must serve)" in plan.pending["m.0"]
+def test_what_a_model_needs_is_named_as_such() -> None:
+    demands = [make_demand(priority=9), make_demand("x", 0, kept=1)]
+    plan = plan_of([make_host("a", 1)], demands, [make_hold("x.0", "a", 0)])
+    why = "its model needs it, and only load asks for this one"
+    assert f"without x.0 ({why})" in plan.pending["m.0"]
+
+
+def test_what_could_not_be_started_elsewhere_is_not_moved() -> None:
+    hosts = [make_host("a", 2), make_host("b", 2)]
+    holds = [make_hold("x.0", "a", 0)._replace(movable=False), make_hold("x.1", "b", 0)]
+    plan = plan_of(hosts, [make_demand(accelerators=2), make_demand("x", 0)], holds, moves=1)
+    assert list(plan.moved) == ["x.1"]
+
+
+def test_nobody_is_told_to_do_without_another_of_the_same_model_where_others_hold_as_much() -> None:
+    holds = [make_hold("m.8", "a", 0), make_hold("x.0", "a", 1)]
+    plan = plan_of([make_host("a", 2)], [make_demand(), make_demand("x", 0, priority=5)], holds)
+    assert "without x.0 (its priority 5 is not below 0)" in plan.pending["m.0"]
+    plan = plan_of([make_host("a", 1)], [make_demand()], holds[:1])
+    assert "without m.8 (of the same model)" in plan.pending["m.0"]
 
 
 def test_what_can_never_fit_is_told_so() -> None:
