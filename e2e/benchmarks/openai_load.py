@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -370,8 +371,13 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--timeout-seconds", type=float, default=300.0)
-    load = Load(**vars(parser.parse_args()))
+    parser.add_argument("--outcomes", type=Path, help="file for every request's own times, as JSON")
+    options = vars(parser.parse_args())
+    kept: Path | None = options.pop("outcomes")
+    load = Load(**options)
     outcomes, cpu_seconds = run_load(load)
+    if kept is not None:
+        kept.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
     print(json.dumps(summarise(load, outcomes, cpu_seconds)))
 
 

@@ -19,10 +19,10 @@ from synthetic_model import QWEN2_5_32B, TINY, make_tokenizer, write_model
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.cluster.artifacts import read_artifact
-from plinth.domain.architecture import Architecture, read_architecture
-from plinth.domain.fleet import Artifact, Engine, Node
-from plinth.domain.pools import Pool
-from plinth.domain.shapes import ShapeDecision, ShapeRequest, choose_shape
+from plinth.domain.fleet import Artifact, LoadWindow, Model, ModelKey, Node
+from plinth.domain.naming import ServedNames
+from plinth.domain.pools import resolve_pools
+from plinth.domain.targets import Target, choose_target
 from plinth.engine.local_sources import SourcePlaces
 
 
@@ -101,8 +101,6 @@ def test_the_schedule_fits_the_default_budget() -> None:
 def test_the_planner_accepts_every_phase_on_two_gpus_of_140_gib(phase: Phase, tmp_path: Path) -> None:
     artifact = read_artifact(f"file://{write_model(tmp_path, QWEN2_5_32B)}", None, places=SourcePlaces())
     assert isinstance(artifact, Artifact)
-    architecture = read_architecture(artifact)
-    assert isinstance(architecture, Architecture)
     setup = make_setup(gpu_profile(), phase, tmp_path, PLINTH)
     documents = fleet(setup)
     pool = GPUPool.model_validate(documents[0])
@@ -117,25 +115,19 @@ def test_the_planner_accepts_every_phase_on_two_gpus_of_140_gib(phase: Phase, tm
         accelerators=len(setup.devices.split(",")),
         accelerator_memory_bytes=143771 << 20,
     )
-    shape = choose_shape(
-        ShapeRequest(
-            architecture=architecture,
-            weights_bytes=artifact.weights_bytes,
-            engine=Engine.VLLM,
-            pool=Pool(
-                name="local",
-                accelerator="H200",
-                nodes=(node,),
-                utilization_percent=pool.spec.memory_utilization_percent,
-                cost_per_accelerator_hour="0",
-            ),
-            context_tokens=model.spec.objectives.context_tokens,
-            concurrency=model.spec.objectives.concurrency,
-            tensor=model.spec.parallelism.tensor if model.spec.parallelism else None,
-        )
+    asked = Model(
+        key=ModelKey("default", setup.served_name),
+        resource=model,
+        first_seen=0.0,
+        artifact=artifact,
+        answered_revision="",
+        window=LoadWindow(),
+        failure=None,
     )
-    assert isinstance(shape, ShapeDecision), shape
-    assert shape.tensor == phase.tensor
+    names = ServedNames(names=(setup.served_name,))
+    target = choose_target(asked, names=names, pools=resolve_pools((pool,), (node,)), slots=())
+    assert isinstance(target, Target), target
+    assert target.needs.accelerators == phase.tensor
     assert artifact.weights_bytes >> 20 == 60482  # 59.06 GiB, as vLLM measured
 
 

@@ -8,6 +8,8 @@ from plinth import __version__
 from plinth.runtime.commands import chat, crds, logs
 from plinth.runtime.inspect import inspect
 from plinth.runtime.kubectl import kubectl
+from plinth.runtime.plan_command import plan
+from plinth.runtime.profile_command import profile
 from plinth.runtime.release import release
 from plinth.runtime.status_command import status
 from plinth.runtime.up import up
@@ -37,7 +39,7 @@ def main() -> None:
     """Serve models from YAML: one OpenAI API for a fleet of accelerators."""
 
 
-for command in (up, status, logs, chat, crds, inspect, release):
+for command in (up, plan, status, logs, chat, profile, crds, inspect, release):
     main.add_command(command)
 
 

@@ -30,15 +30,23 @@ _TOO_LARGE = "its metadata is larger than that of a sound file"
 
 
 def read_artifact(
-    text: str, revision: str | None, *, token: SecretStr | None = None, places: SourcePlaces | None
+    text: str,
+    revision: str | None,
+    *,
+    token: SecretStr | None = None,
+    places: SourcePlaces | None,
+    weights_needed: bool = True,
 ) -> Artifact | ArtifactRefusal:
-    """Read a model's configuration and size from its source; without `places`, none that lies on this machine."""
+    """Read a model's configuration and size from its source; without `places`, none that lies on this machine.
+
+    Where no weights are needed, a config.json alone will do: all that is planned can be computed from it.
+    """
     try:
         source = parse_source(text, revision)
     except ValueError as error:
         return ArtifactRefusal(reason=Reason.UNKNOWN_SOURCE, message=f"spec.model.source: {error}")
     try:
-        return _read(*_open(source, token, places))
+        return _read(*_open(source, token, places), weights_needed=weights_needed)
     except SourceError as error:
         return ArtifactRefusal(reason=Reason.MODEL_NOT_FOUND, message=f"spec.model.source {text}: {error}")
     except (ValueError, RecursionError, OSError) as error:
@@ -61,8 +69,11 @@ def _open(
     return FolderRepository(files), files.file
 
 
-def _read(repository: Repository, named: str | None) -> Artifact:
+def _read(repository: Repository, named: str | None, *, weights_needed: bool) -> Artifact:
     sizes = repository.sizes()
+    if not weights_needed and "config.json" in sizes and not any(map(_holds_weights, sizes)):
+        with repository.open("config.json") as stream:
+            return Artifact(format=ModelFormat.SAFETENSORS, config=_load_config(stream), weights_bytes=0)
     chosen = select_files(sizes, named)
     found = detect_format(chosen)
     if found is ModelFormat.GGUF:
@@ -76,6 +87,10 @@ def _read(repository: Repository, named: str | None) -> Artifact:
     suffix = ".gguf" if found is ModelFormat.GGUF else ".safetensors"
     weights = sum(sizes[name] for name in chosen if name.endswith(suffix))
     return Artifact(format=found, config=config, weights_bytes=weights)
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".gguf"))
 
 
 def _load_metadata(stream: BinaryIO) -> dict[str, object]:

@@ -143,7 +143,7 @@ def load_folder(path: Path, cache: FileCache | None = None) -> FolderContents:
             f"must hold at most {MAX_FILES} YAML files", "put several resources into one file"
         )
     files = [cache.read(root / name, name) for name in names]
-    found, collisions = _without_repeated(item for contents in files for item in contents.found)
+    found, collisions = without_repeated(item for contents in files for item in contents.found)
     errors = [*collisions, *(issue for contents in files for issue in contents.errors)]
     return FolderContents(
         files=tuple(files),
@@ -253,7 +253,7 @@ def _read_document(file: str, document: Document) -> FileContents:
     return FileContents(file=file, errors=tuple(issues), is_whole=is_named)
 
 
-def _without_repeated(items: Iterable[Found]) -> tuple[list[Found], list[FolderIssue]]:
+def without_repeated(items: Iterable[Found]) -> tuple[list[Found], list[FolderIssue]]:
     """Resources that are named once, and an issue for each place of those that are not: none of them counts."""
     by_key: dict[ResourceKey, list[Found]] = {}
     for item in items:

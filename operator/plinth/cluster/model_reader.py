@@ -128,6 +128,8 @@ class MachineReadings:
     """On one machine: this process sees all that a replica will see, and the folder of secrets too."""
 
     secrets_dir: Path
+    weights_needed: bool = True
+    """Whether a model without weights is refused: it can be planned for, and not be served."""
 
     def question(self, model: ModelDeployment) -> Question:
         """See Readings."""
@@ -143,4 +145,10 @@ class MachineReadings:
         except SourceError as error:
             message = f"spec.model.source {question.source}: {error}"
             return ArtifactRefusal(reason=Reason.MODEL_NOT_FOUND, message=message)
-        return read_artifact(question.source, question.revision, token=token, places=SourcePlaces())
+        return read_artifact(
+            question.source,
+            question.revision,
+            token=token,
+            places=SourcePlaces(),
+            weights_needed=self.weights_needed,
+        )

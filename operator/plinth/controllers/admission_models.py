@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from plinth.api.v1alpha1 import EngineChoice, ModelDeployment, Reason
-from plinth.domain.architecture import Architecture, read_architecture
 from plinth.domain.engines import obstacle
 from plinth.domain.fleet import (
     Artifact,
@@ -17,11 +16,15 @@ from plinth.domain.fleet import (
     ModelFormat,
     ModelKey,
 )
+from plinth.domain.models.architecture import ModelArchitecture
+from plinth.domain.models.reading import read_model
 from plinth.domain.naming import resolve_names
 from plinth.domain.permissions import refuse_on
+from plinth.domain.places import PlaceRefusal, find_place_in
 from plinth.domain.pools import Pool, resolve_pools
-from plinth.domain.shapes import refuse_degree, refuse_degree_on
+from plinth.domain.sizing.refusals import refuse_asked, refuse_asked_on
 from plinth.domain.targets import Refusal, Target, choose_target
+from plinth.domain.workload import asked_of
 
 _WAITING = {Reason.READING_MODEL, Reason.NO_NODES}
 """Refusals of the planner that time alone may mend."""
@@ -73,9 +76,9 @@ def _judge_name(model: Model, fleet: FleetSnapshot) -> Verdict:
 
 
 def _judge_degree(model: Model, _: FleetSnapshot) -> Verdict:
-    """Whether the degree asked for can split the model, wherever it runs."""
-    asked, architecture = model.resource.spec.parallelism, _architecture(model)
-    refusal = refuse_degree(architecture, asked.tensor) if asked and architecture else None
+    """Whether the degrees asked for can split the model, wherever it runs."""
+    asked, architecture = asked_of(model.resource.spec.parallelism), _architecture(model)
+    refusal = refuse_asked(architecture, asked) if asked.is_anything and architecture else None
     return Verdict(refusals=(refusal,) if refusal else ())
 
 
@@ -143,9 +146,10 @@ def _known_artifact(resource: ModelDeployment, fleet: FleetSnapshot) -> Artifact
     return None
 
 
-def _architecture(model: Model) -> Architecture | None:
-    found = read_architecture(model.artifact) if isinstance(model.artifact, Artifact) else None
-    return found if isinstance(found, Architecture) else None
+def _architecture(model: Model) -> ModelArchitecture | None:
+    artifact = model.artifact
+    found = read_model(artifact.config, format=artifact.format) if isinstance(artifact, Artifact) else None
+    return found if isinstance(found, ModelArchitecture) else None
 
 
 def _obstacle_on(pool: Pool, model: Model) -> str | None:
@@ -161,5 +165,7 @@ def _obstacle_on(pool: Pool, model: Model) -> str | None:
         why_not = obstacle(engines[0], model_format=best, source=spec.model.source, pool=pool)
         if why_not is not None:
             return f"spec.engine.type: {why_not}; Auto takes one that can, or set spec.pool to another pool"
-    most = max(node.accelerators for node in pool.nodes)
-    return refuse_degree_on(pool, spec.parallelism.tensor, most) if spec.parallelism else None
+    found = find_place_in(pool)
+    if isinstance(found, PlaceRefusal):
+        return None  # the planner says so once the model is read
+    return refuse_asked_on(found.place, asked_of(spec.parallelism))

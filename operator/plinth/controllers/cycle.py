@@ -16,6 +16,7 @@ from plinth.controllers.execute import execute
 from plinth.controllers.gather import Gatherer
 from plinth.controllers.ports import Ports, Statuses
 from plinth.controllers.status import make_statuses
+from plinth.domain.allotment import PlaceMemory
 from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
 from plinth.domain.planner import compute_plan
 from plinth.domain.targets import TargetMemory
@@ -55,6 +56,7 @@ class FleetCycle:
     on_failure: Callable[[Exception], None] = lambda _error: None
     gatherer: Gatherer = field(init=False)
     _targets: TargetMemory = field(default_factory=TargetMemory)
+    _places: PlaceMemory = field(default_factory=PlaceMemory)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -88,7 +90,8 @@ class FleetCycle:
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
         gathered = self.clock()
-        plan = compute_plan(snapshot, started, targets=self._targets)
+        plan = compute_plan(snapshot, started, targets=self._targets, places=self._places)
+        self.gatherer.memory.take_corrections(plan.models)
         planned = self.clock()
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
         await deliver_credentials(snapshot.slots, self.gatherer.replicas, self.ports)

@@ -84,6 +84,7 @@ class Gatherer:
             for slot in found:
                 self._note_drain(slot, report, now)
         self.memory.take_slots(found, now)
+        self.memory.take_speeds(report, found)
         known, self._slots_dated = self._slots_dated, {}
         for slot in found:
             self._slots_dated[slot.name] = self._date(slot, known.get(slot.name))
@@ -141,6 +142,8 @@ class Gatherer:
             window=self.memory.window(key),
             failure=self.memory.of(key).failures.get(desired.resource.status.revision),
             invalid_edit=desired.invalid_edit,
+            stretches=self.memory.of(key).speeds.stretches,
+            correction=self.memory.of(key).correction,
         )
 
 

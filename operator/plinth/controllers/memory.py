@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from plinth.domain.fleet import FailureRecord, LoadWindow, ModelKey, Slot, SlotName, SlotPhase
+from plinth.controllers.speeds import SpeedWatch
+from plinth.domain.figures import Correction
+from plinth.domain.fleet import FailureRecord, LoadWindow, ModelKey, ModelPlan, Slot, SlotName, SlotPhase
 from plinth.domain.traffic import LoadReport, ModelLoad
 
 OBJECTIVE_WINDOW_SECONDS = 300.0
@@ -25,6 +27,8 @@ class ModelMemory:
     counts: deque[tuple[float, ModelLoad]] = field(default_factory=deque)
     failures: dict[str, FailureRecord] = field(default_factory=dict)
     """By revision: the death of an old replica says nothing about the new revision."""
+    speeds: SpeedWatch = field(default_factory=SpeedWatch)
+    correction: Correction = field(default_factory=Correction)
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Memory:
     """By node id."""
     gateway: str = ""
     report_at: float | None = None
+    speeds_at: float | None = None
+    """The report that speeds were last told from."""
 
     def of(self, key: ModelKey) -> ModelMemory:
         """The model's memory, empty at first sight."""
@@ -54,6 +60,7 @@ class Memory:
                 memory.samples.clear()
                 memory.counts.clear()
                 memory.watched_since = None
+                memory.speeds.break_off()
         self.gateway = report.gateway if report else ""
         if report is None or received_at == self.report_at:
             return
@@ -74,6 +81,31 @@ class Memory:
         memory.counts.append((at, load))
         while len(memory.counts) > 1 and memory.counts[1][0] < at - OBJECTIVE_WINDOW_SECONDS:
             memory.counts.popleft()
+
+    def take_speeds(self, report: LoadReport | None, slots: tuple[Slot, ...]) -> None:
+        """Note once what the newest report says of how fast the models under load are."""
+        if report is None or self.report_at is None or self.report_at == self.speeds_at:
+            return
+        self.speeds_at = self.report_at
+        loads = {key: report.models.get(str(key)) for key in self.models}
+        ready: dict[ModelKey, set[SlotName]] = {
+            key: set() for key, load in loads.items() if load and load.in_flight
+        }
+        for slot in slots:
+            if slot.name.model in ready and slot.phase is SlotPhase.READY:
+                ready[slot.name.model].add(slot.name)
+        for key, load in loads.items():
+            speeds = self.models[key].speeds
+            if load is None or key not in ready:
+                speeds.break_off()
+            else:
+                speeds.take(load, frozenset(ready[key]), self.report_at)
+
+    def take_corrections(self, plans: Iterable[ModelPlan]) -> None:
+        """Note by what factors this pass planned: the next one goes on from them."""
+        for plan in plans:
+            if plan.prediction is not None:
+                self.of(plan.key).correction = plan.prediction.correction
 
     def window(self, key: ModelKey) -> LoadWindow:
         """The model's load as the planner reads it."""

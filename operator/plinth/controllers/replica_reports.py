@@ -126,5 +126,7 @@ def _told(slot: Slot, report: EngineReport, trouble: str) -> Slot:
         bytes_done=report.bytes_done,
         bytes_total=report.bytes_total,
         eta_seconds=report.eta_seconds,
+        figures=report.figures,
+        start_milliseconds=report.start_milliseconds,
         message="\n".join(filter(None, [trouble or report.message, *report.log_lines])),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plinth.domain.fleet import ModelKey, SlotName
+from plinth.domain.sizing.shape import Shape
 
 DEPLOYMENT = "replica"
 """The one deployment of every slot's application."""
@@ -26,6 +27,6 @@ def replica_selector(key: ModelKey) -> str:
     return f"{MODEL_LABEL}={key.namespace}.{key.name}"
 
 
-def shape_name(replicas: int, tensor_parallel: int) -> str:
-    """Replicas times parallelism: `2xTP4`."""
-    return f"{replicas}xTP{tensor_parallel}"
+def shape_name(replicas: int, shape: Shape) -> str:
+    """Replicas times parallelism: `2xTP4`, `1xTP8xPP2`."""
+    return f"{replicas}x{shape}".replace(" ", "")

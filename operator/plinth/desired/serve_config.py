@@ -117,6 +117,12 @@ def parse_slot(application: Mapping[str, Any]) -> tuple[SlotName | None, EngineS
     return name, _read_spec(application), needs, str(selector.get(names.NODE_ID_LABEL, ""))
 
 
+def replaced_slot(application: Mapping[str, Any]) -> SlotName | None:
+    """The slot in whose stead this one was started, by its deployed config."""
+    args = application.get("args")
+    return SlotName.parse(str(args.get("replaces", ""))) if isinstance(args, Mapping) else None
+
+
 def _all_slots(plan: FleetPlan) -> Iterable[SlotPlan]:
     return chain(*(model.slots for model in plan.models), plan.leaving)
 
@@ -148,6 +154,8 @@ def _make_application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any]
             "spec": _spec_as_json(slot.spec),
             "slot": str(slot.name),
             "runtime": _runtime(settings),
+            # Not for the engine: Ray keeps it, so that it is known as long as the replica is there.
+            **({"replaces": str(slot.replaces)} if slot.replaces else {}),
         },
         "logging_config": {"enable_access_log": False},
         "deployments": [_deployment(slot)],

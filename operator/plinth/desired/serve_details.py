@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plinth.desired.serve_config import DELETING, parse_slot
+from plinth.desired.serve_config import DELETING, parse_slot, replaced_slot
 from plinth.domain.fleet import Slot, SlotName, SlotPhase
 
 
@@ -30,7 +30,8 @@ def read_slots(serve: Mapping[str, Any], *, ray: str = "") -> Iterable[FoundSlot
 def _read_slot(
     name: SlotName, application: Mapping[str, Any], target: Mapping[str, Any] | None, ray: str
 ) -> FoundSlot:
-    _, spec, needs, node_id = parse_slot(application.get("deployed_app_config") or {"name": str(name)})
+    config = application.get("deployed_app_config") or {"name": str(name)}
+    _, spec, needs, node_id = parse_slot(config)
     deployment: Mapping[str, Any] = next(iter((application.get("deployments") or {}).values()), {})
     replicas = deployment.get("replicas", [])
     dead = deployment.get("recent_dead_replicas", [])
@@ -48,6 +49,7 @@ def _read_slot(
         host=target["ip"] if target and running else None,
         port=target["port"] if target and running else None,
         pid=running.get("pid") if running else None,
+        replaces=replaced_slot(config),
         message=message,
     )
     return FoundSlot(slot=slot, actor_id=witness.get("actor_id"))

@@ -20,6 +20,8 @@ from plinth.api.v1alpha1 import (
     Progress,
 )
 from plinth.desired import names
+from plinth.desired.figures import measured_figures, predicted_figures
+from plinth.domain.corrections import SpeedStretch
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
@@ -56,6 +58,8 @@ class Seen:
     load: ModelLoad | None
     pool: PoolPlan | None
     cost_per_accelerator_hour: str = "0"
+    stretches: tuple[SpeedStretch, ...] = ()
+    """What its replicas delivered under steady load."""
 
 
 def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
@@ -66,6 +70,7 @@ def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
     prices = {each.metadata.name: each.spec.cost_per_accelerator_hour for each in snapshot.pools}
     pools = {each.name: each for each in plan.pools}
     loads = snapshot.report.models if snapshot.report else {}
+    stretches = {model.key: model.stretches for model in snapshot.models}
 
     def of(model: ModelPlan) -> Seen:
         return Seen(
@@ -73,6 +78,7 @@ def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
             load=loads.get(str(model.key)),
             pool=pools.get(model.pool),
             cost_per_accelerator_hour=prices.get(model.pool, "0"),
+            stretches=stretches.get(model.key, ()),
         )
 
     return {model.key: of(model) for model in plan.models}
@@ -103,6 +109,8 @@ def model_status(plan: ModelPlan, resource: ModelDeployment, seen: Seen, now: fl
         cost_per_hour=_cost_per_hour(existing, seen),
         reason=_main_reason(plan.verdicts),
         plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
+        predicted=predicted_figures(plan.prediction),
+        measured=measured_figures(plan.revision, slots, seen.stretches),
         progress=_progress(slots, {slot.name for slot in existing}),
         conditions=date_conditions(plan.verdicts, before.conditions, resource.metadata.generation, now),
     )
@@ -178,7 +186,7 @@ def _engine(plan: ModelPlan) -> str:
 
 def _shape(plan: ModelPlan) -> str:
     specs = [plan.spec, *(slot.spec for slot in plan.slots)]
-    return next((names.shape_name(plan.desired_replicas, spec.tensor_parallel) for spec in specs if spec), "")
+    return next((names.shape_name(plan.desired_replicas, spec.shape) for spec in specs if spec), "")
 
 
 def _cost_per_hour(slots: list[SlotPlan], seen: Seen) -> str:

@@ -100,7 +100,7 @@ def _flips(about: ResourceKey, before: Iterable[Verdict], after: Iterable[Verdic
 
 def _shape(plan: ModelPlan) -> tuple[object, ...]:
     spec = plan.spec
-    return (plan.pool, spec.engine, spec.tensor_parallel) if spec else ()
+    return (plan.pool, spec.engine, spec.shape) if spec else ()
 
 
 def _chosen_anew(about: ResourceKey, verdicts: Iterable[Verdict]) -> Iterator[Note]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from plinth.api.v1alpha1 import ConditionType, Reason
+from plinth.domain.figures import THOUSAND, Prediction, is_apart, partings
 from plinth.domain.fleet import Model, Slot, SlotName, SlotPhase, Verdict
 from plinth.domain.health import first_line
 from plinth.domain.pools import Pool
@@ -44,6 +45,8 @@ class Situation:
     model: Model
     revision: str
     """Of the wanted replicas; empty where nothing is wanted and nothing runs."""
+    prediction: Prediction | None
+    """What a replica of it should measure; None while there is no shape."""
     refusal: Refusal | None
     desired: int
     scaling_reason: str
@@ -89,7 +92,12 @@ def model_verdicts(situation: Situation) -> tuple[Verdict, ...]:
         serving(situation),
         updated(situation),
     )
-    aside = (objectives_met(situation), metrics_fresh(situation), stalled(before))
+    aside = (
+        objectives_met(situation),
+        as_predicted(situation),
+        metrics_fresh(situation),
+        stalled(before),
+    )
     return (*before, *aside, ready(situation, before))
 
 
@@ -216,6 +224,25 @@ def objectives_met(situation: Situation) -> Verdict:
     if not within:
         return _false(kind, Reason.OBJECTIVES_MISSED, "; ".join(sentences))
     return _true(kind, Reason.WITHIN_OBJECTIVES, "; ".join(sentences))
+
+
+def as_predicted(situation: Situation) -> Verdict:
+    """Whether what the replicas measured is near to what the plan promised."""
+    kind, prediction = ConditionType.AS_PREDICTED, situation.prediction
+    if prediction is None:
+        return _unknown(kind, Reason.NOT_EVALUATED, "no shape was found for the spec")
+    told = [(slot, slot.figures) for slot in situation.updated if slot.figures is not None]
+    if not told:
+        return _unknown(kind, Reason.NOT_MEASURED, "no replica of this revision has told its figures")
+    for slot, figures in told:
+        apart = list(partings(prediction.memory, figures.memory))
+        if apart:
+            return _false(kind, Reason.FIGURES_PART, f"{slot.name}: {'; '.join(apart)}")
+    factor = prediction.correction.thousandths
+    if is_apart(THOUSAND, factor):
+        message = f"replicas deliver {factor // 10}% of the throughput that was computed"
+        return _false(kind, Reason.FIGURES_PART, message)
+    return _true(kind, Reason.FIGURES_AGREE, "weights and KV cache are within 10% of the prediction")
 
 
 def metrics_fresh(situation: Situation) -> Verdict:

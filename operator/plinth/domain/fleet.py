@@ -12,6 +12,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
+from plinth.domain.corrections import SpeedStretch
+from plinth.domain.figures import Correction, EngineFigures, Prediction
+from plinth.domain.sizing.shape import Rejected, Shape
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
@@ -74,6 +77,19 @@ class EngineSpec:
     kv_bytes: int = 0
     """How much of `memory_bytes` is meant for the KV cache; 0 leaves it to the engine."""
     args: dict[str, str] = field(default_factory=dict)
+    pipeline_parallel: int = 1
+    expert_parallel: int = 1
+    data_parallel: int = 1
+
+    @property
+    def shape(self) -> Shape:
+        """All its degrees."""
+        return Shape(
+            data=self.data_parallel,
+            pipeline=self.pipeline_parallel,
+            expert=self.expert_parallel,
+            tensor=self.tensor_parallel,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +167,10 @@ class EngineReport:
     """The engine's last meaningful log lines, once it failed."""
     needs_credentials: bool = False
     """It waits for the token that its model's source asks for."""
+    figures: EngineFigures | None = None
+    """What the engine told once it was ready; None before, and where it does not tell."""
+    start_milliseconds: int | None = None
+    """From the model's files at hand to the first answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +196,15 @@ class Slot:
     ready_since: float | None = None
     """When it was first seen Ready; None reads as `since`. It stays at least the quiet time from then on."""
     draining_since: float | None = None
+    replaces: SlotName | None = None
+    """The replica in whose stead it was started, so that others find room where that one is."""
     bytes_done: int = 0
     bytes_total: int = 0
     eta_seconds: int | None = None
     message: str = ""
+    figures: EngineFigures | None = None
+    """See EngineReport, as are the start's milliseconds."""
+    start_milliseconds: int | None = None
 
 
 class ModelFormat(StrEnum):
@@ -246,6 +271,10 @@ class Model:
     failure: FailureRecord | None
     invalid_edit: str = ""
     """The error of a newer edit that was refused; the resource is the last good one."""
+    stretches: tuple[SpeedStretch, ...] = ()
+    """What its replicas delivered under steady load lately, the newest last."""
+    correction: Correction = field(default_factory=Correction)
+    """What the pass before made of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +333,8 @@ class SlotPlan:
     reason: str
     ray: str = ""
     """The Ray that runs it, or is to."""
+    replaces: SlotName | None = None
+    """See Slot."""
 
     @classmethod
     def of(cls, slot: Slot, action: SlotAction, reason: str) -> SlotPlan:
@@ -316,6 +347,7 @@ class SlotPlan:
             node_id=slot.node_id,
             reason=reason,
             ray=slot.ray,
+            replaces=slot.replaces,
         )
 
 
@@ -343,6 +375,10 @@ class ModelPlan:
     reasons: tuple[str, ...]
     """Sentences for people: shape, engine, replicas, rollout, what was refused."""
     verdicts: tuple[Verdict, ...]
+    prediction: Prediction | None = None
+    """What a replica of this revision should measure; None while there is no shape."""
+    rejected: tuple[Rejected, ...] = ()
+    """Shapes that were not chosen for it, each with its reason."""
     retry_at: float | None = None
     """When a backed-off start is due."""
 

@@ -7,11 +7,12 @@ of the pool serves meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from plinth.domain.fleet import NodeState, Slot, SlotName, SlotPhase
 from plinth.domain.pools import Pool
+from plinth.domain.sides import is_wanted
 from plinth.domain.targets import Target
 
 
@@ -45,6 +46,17 @@ def misplaced(slots: Iterable[Slot], target: Target, homes: Mapping[str, Home]) 
         elif home.pool != target.pool.name:
             found[slot.name] = f"it runs on pool {home.pool}, and {target.pool.name} is asked for"
     return found
+
+
+def moving(slots: Iterable[Slot], target: Target, broken: Collection[SlotName]) -> Mapping[SlotName, str]:
+    """The replicas in whose stead another was started, so that others find room; without that one they stay."""
+    there = {slot.name: slot for slot in slots}
+    return {
+        each.replaces: f"{each.name} was started in its stead"
+        for each in there.values()
+        if each.replaces in there and each.name not in broken and each.phase is not SlotPhase.STOPPING
+        if is_wanted(each, target) and is_wanted(there[each.replaces], target)
+    }
 
 
 def evacuated_node(pool: Pool, slots: Iterable[Slot]) -> frozenset[str]:

@@ -1,46 +1,43 @@
 """Second step of a pass: one plan for all pools and models, a pure function of the snapshot and `now`.
 
-    pools -> names -> for each model: target (engine, shape) -> replicas wanted -> rollout (placement) -> conditions
-    -> routes
+    pools -> names -> for each model: target (engine, shape) -> replicas wanted -> sides, claim
+    -> places for all models at once -> for each model: rollout -> conditions -> routes
 
-Models are served in a fixed order, so that a plan does not depend on how the snapshot was put together: those that
-run already come first (what runs is never starved by what is new), then the one seen first, then by name.
+A plan does not depend on how the snapshot was put together, nor on the order in which models are looked at.
 While Ray is away nothing is created, moved or removed: every slot is kept as it was last seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from plinth.domain.conditions import Situation, model_verdicts, pool_verdicts
+from plinth.domain.allotment import Allotment, PlaceMemory, allot
+from plinth.domain.conditions import Situation, model_verdicts
+from plinth.domain.corrections import correct, describe_correction
 from plinth.domain.deserted import plan_deserted
 from plinth.domain.draining import Departure, leave, timeout_at
+from plinth.domain.figures import Prediction
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
     Model,
-    ModelKey,
     ModelPlan,
-    Node,
-    PoolPlan,
     Slot,
     SlotAction,
     SlotName,
     SlotPhase,
     SlotPlan,
 )
-from plinth.domain.health import breakage, retry_due_at
-from plinth.domain.moving import Home, evacuated_node, homes_of, misplaced
+from plinth.domain.health import retry_due_at
+from plinth.domain.intents import Intent, Surroundings, intend, look_around
 from plinth.domain.naming import ServedNames, resolve_names
-from plinth.domain.placement import Room, room_of
-from plinth.domain.pools import Pool, resolve_pools
-from plinth.domain.rollout import RolloutDecision, RolloutRequest, plan_rollout
+from plinth.domain.pool_plans import occupied_nodes, plan_pool
+from plinth.domain.rollout import RolloutDecision, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
-from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
-from plinth.domain.targets import Refusal, Target, TargetMemory, choose_target, running_target
+from plinth.domain.scaling import ScalingDecision
+from plinth.domain.targets import Target, TargetMemory
 from plinth.domain.traffic import ModelRoute, RouteTable
-from plinth.domain.workers import plan_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,63 +49,37 @@ class Outcome:
     wakes: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What every model of one pass shares."""
-
-    snapshot: FleetSnapshot
-    pools: tuple[Pool, ...]
-    slots: dict[ModelKey, tuple[Slot, ...]]
-    node_ids: frozenset[str]
-    homes: Mapping[str, Home]
-    evacuated: frozenset[str]
-    """Nodes that may be emptied before there is room elsewhere."""
-    room: Room
-    """What every model leaves for the next."""
-    targets: TargetMemory
-    now: float
-
-    def is_known(self, pool: str, slots: tuple[Slot, ...]) -> bool:
-        """Whether all Rays answer that a model has to do with: its pool's, and those that its replicas run on.
-
-        A Ray that is being replaced need not: what it runs stays until something else serves.
-        """
-        homes = {slot.ray for slot in slots}
-        return not any(
-            (ray.pool in {"", pool} or ray.name in homes) and not ray.answers and not ray.retiring
-            for ray in self.snapshot.rays
-        )
-
-
-def compute_plan(snapshot: FleetSnapshot, now: float, *, targets: TargetMemory | None = None) -> FleetPlan:
-    """The plan for everything. `now` is in Unix seconds; `targets`, kept from pass to pass, only saves work."""
+def compute_plan(
+    snapshot: FleetSnapshot,
+    now: float,
+    *,
+    targets: TargetMemory | None = None,
+    places: PlaceMemory | None = None,
+) -> FleetPlan:
+    """The plan for everything. `now` is in Unix seconds; both memories, kept from pass to pass, only save work."""
     targets = targets or TargetMemory()
     targets.forget_all_but(model.key for model in snapshot.models)
-    pools = resolve_pools(snapshot.pools, snapshot.nodes)
-    shared = Surroundings(
-        snapshot=snapshot,
-        pools=pools,
-        slots=_by_model(snapshot.slots),
-        node_ids=frozenset(node.node_id for node in snapshot.nodes),
-        homes=homes_of(pools),
-        evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
-        room=room_of(snapshot.slots),
-        targets=targets,
-        now=now,
-    )
+    shared = look_around(snapshot, now, targets)
     names = resolve_names(snapshot.models)
-    in_turn = sorted(snapshot.models, key=lambda each: _turn(each, shared))
-    outcomes = [_plan_model(model, names[model.key], shared) for model in in_turn]
-    known = {model.key for model in snapshot.models} | snapshot.unreadable
-    deserted = plan_deserted([slot for slot in snapshot.slots if slot.name.model not in known], snapshot, now)
-    plans = sorted((outcome.plan for outcome in outcomes), key=lambda plan: plan.key)
+    in_order = sorted(snapshot.models, key=lambda model: model.key)
+    intents = [intend(model, names[model.key], shared) for model in in_order]
+    allotment = allot(
+        {each.model.key: each.claim for each in intents if each.claim is not None},
+        snapshot,
+        shared.pools,
+        leaving=_leaving_unclaimed(intents, shared),
+        memory=places or PlaceMemory(),
+    )
+    outcomes = [_plan_model(each, names[each.model.key], allotment, shared) for each in intents]
+    deserted = plan_deserted(_deserted(shared), snapshot, now)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
-    pool_plans = [_plan_pool(pool, shared) for pool in pools]
+    occupied = occupied_nodes(allotment.room, snapshot.slots)
+    pool_plans = [plan_pool(pool, allotment.room, occupied, snapshot, now) for pool in shared.pools]
     wakes = [*deserted.wakes, *(wake for each in outcomes for wake in each.wakes)]
     wakes += [wake for _, times in pool_plans for wake in times]
     return FleetPlan(
         pools=tuple(plan for plan, _ in pool_plans),
-        models=tuple(plans),
+        models=tuple(outcome.plan for outcome in outcomes),
         orphans=deserted.orphans,
         leaving=(*deserted.leaving, *_left_alone(snapshot)),
         routes=RouteTable(version=0, models=tuple(sorted(routes, key=lambda route: route.model))),
@@ -117,122 +88,34 @@ def compute_plan(snapshot: FleetSnapshot, now: float, *, targets: TargetMemory |
     )
 
 
-def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
-    grouped: dict[ModelKey, list[Slot]] = {}
-    for slot in sorted(slots, key=lambda each: each.name):
-        grouped.setdefault(slot.name.model, []).append(slot)
-    return {key: tuple(found) for key, found in grouped.items()}
+def _deserted(shared: Surroundings) -> list[Slot]:
+    """Replicas of models that are gone."""
+    known = {model.key for model in shared.snapshot.models} | shared.snapshot.unreadable
+    return [slot for slot in shared.snapshot.slots if slot.name.model not in known]
 
 
-def _turn(model: Model, shared: Surroundings) -> tuple[bool, float, ModelKey]:
-    return (model.key not in shared.slots, model.first_seen, model.key)
-
-
-def _plan_model(model: Model, names: ServedNames, shared: Surroundings) -> Outcome:
-    """One model from its spec to its route."""
-    slots = shared.slots.get(model.key, ())
-    chosen = choose_target(model, names=names, pools=shared.pools, slots=slots, memory=shared.targets)
-    refusal = chosen if isinstance(chosen, Refusal) else None
-    target = chosen if isinstance(chosen, Target) else running_target(slots, shared.pools)
-    broken = _broken(slots, shared)
-    departure = Departure(
-        report=shared.snapshot.report,
-        drain_timeout_seconds=model.resource.spec.rollout.drain_timeout_seconds,
-        now=shared.now,
-    )
-    if target is None:
-        wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
-        rolled = _keep_all(slots, departure, broken=broken, closing=_closing(slots, shared))
+def _plan_model(intent: Intent, names: ServedNames, allotment: Allotment, shared: Surroundings) -> Outcome:
+    """One model from its places to its route."""
+    if intent.claim is not None:
+        rolled = plan_rollout(intent.claim.request, allotment)
+    elif intent.target is None:
+        closing = _closing(intent.slots, shared)
+        rolled = _keep_all(intent.slots, intent.departure, broken=intent.broken, closing=closing)
     else:
-        wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
-        if shared.is_known(target.pool.name, slots):
-            rolled = _roll(
-                model, target, slots, broken=broken, wanted=wanted, departure=departure, shared=shared
-            )
-        else:
-            rolled = _keep_all(slots, departure, broken={})
-    situation = _situation(model, target, refusal, slots, wanted=wanted, rolled=rolled, shared=shared)
-    return _outcome(situation, names=names, target=target, wanted=wanted, rolled=rolled)
+        rolled = _keep_all(intent.slots, intent.departure, broken={})
+    situation = _situation(intent, rolled=rolled, shared=shared)
+    return _outcome(situation, names=names, target=intent.target, wanted=intent.wanted, rolled=rolled)
 
 
-def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str]:
-    report = shared.snapshot.report
-    reasons = ((slot, breakage(slot, report=report, node_ids=shared.node_ids)) for slot in slots)
-    return {slot.name: reason for slot, reason in reasons if reason is not None}
-
-
-def _scale(
-    model: Model,
-    target: Target,
-    slots: tuple[Slot, ...],
-    *,
-    broken: dict[SlotName, str],
-    shared: Surroundings,
-    revision_known: bool,
-) -> ScalingDecision:
-    """How many replicas are wanted. What runs without a known spec could not be started again: one at least stays."""
-    report = shared.snapshot.report
-    ready = [slot for slot in slots if slot.phase is SlotPhase.READY and slot.name not in broken]
-    since = [slot.ready_since if slot.ready_since is not None else slot.since for slot in ready]
-    return desired_replicas(
-        ScalingRequest(
-            scaling=model.resource.spec.scaling,
-            concurrency=target.spec.concurrency,
-            window=model.window,
-            load=report.models.get(str(model.key)) if report else None,
-            current=_current(model, target, slots),
-            answered=revision_known and _has_answered(model, target, slots),
-            newest_ready_at=max(since, default=None),
-        ),
-        shared.now,
-    )
-
-
-def _current(model: Model, target: Target, slots: tuple[Slot, ...]) -> int:
-    """Replicas wanted so far: the count of the last status, as an autoscaler reads `spec.replicas`.
-
-    Where nothing exists any more nothing is wanted so far. Where no count was kept, it is told from what is there:
-    during a rollout one side stands in for the other, so the larger one counts.
-    """
-    present = [slot for slot in slots if slot.phase is not SlotPhase.STOPPING]
-    if not present:
-        return 0
-    staying = [slot for slot in present if slot.draining_since is None]
-    new = sum(1 for slot in staying if slot.name.revision == target.revision)
-    return model.resource.status.desired_replicas or max(new, len(staying) - new)
-
-
-def _has_answered(model: Model, target: Target, slots: tuple[Slot, ...]) -> bool:
-    ready_now = any(slot.phase is SlotPhase.READY and slot.name.revision == target.revision for slot in slots)
-    return ready_now or model.answered_revision == target.revision
-
-
-def _roll(
-    model: Model,
-    target: Target,
-    slots: tuple[Slot, ...],
-    *,
-    broken: dict[SlotName, str],
-    wanted: ScalingDecision,
-    departure: Departure,
-    shared: Surroundings,
-) -> RolloutDecision:
-    failure = model.failure
-    return plan_rollout(
-        RolloutRequest(
-            model=model.key,
-            target=target,
-            desired=wanted.replicas,
-            slots=slots,
-            broken=broken,
-            failing=failure is not None and failure.revision == target.revision,
-            retry_at=retry_due_at(failure, target.revision),
-            departure=departure,
-            room=shared.room,
-            misplaced=misplaced(slots, target, shared.homes),
-            evacuated=shared.evacuated,
-        )
-    )
+def _leaving_unclaimed(intents: Iterable[Intent], shared: Surroundings) -> Iterator[SlotName]:
+    """Replicas on their way out of models without a claim."""
+    for slot in _deserted(shared):
+        yield slot.name
+    for intent in intents:
+        if intent.claim is None:
+            yield from (slot.name for slot in intent.slots if slot.draining_since is not None)
+            if intent.target is None:
+                yield from (*intent.broken, *_closing(intent.slots, shared))
 
 
 def _closing(slots: tuple[Slot, ...], shared: Surroundings) -> frozenset[SlotName]:
@@ -245,7 +128,7 @@ def _keep_all(
     slots: tuple[Slot, ...],
     departure: Departure,
     *,
-    broken: dict[SlotName, str],
+    broken: Mapping[SlotName, str],
     closing: frozenset[SlotName] = frozenset(),
 ) -> RolloutDecision:
     """Nothing can be decided anew: what is there stays, what drains goes on draining, what is broken goes."""
@@ -264,16 +147,8 @@ def _keep_all(
     return RolloutDecision(slots=tuple(plans), wakes=wakes)
 
 
-def _situation(
-    model: Model,
-    target: Target | None,
-    refusal: Refusal | None,
-    slots: tuple[Slot, ...],
-    *,
-    wanted: ScalingDecision,
-    rolled: RolloutDecision,
-    shared: Surroundings,
-) -> Situation:
+def _situation(intent: Intent, *, rolled: RolloutDecision, shared: Surroundings) -> Situation:
+    model, target, slots = intent.model, intent.target, intent.slots
     deadline = model.resource.spec.rollout.progress_deadline_seconds
     starting = [
         slot.since + deadline for slot in _starting(slots, target) if slot.since + deadline <= shared.now
@@ -281,9 +156,10 @@ def _situation(
     return Situation(
         model=model,
         revision=target.revision if target else "",
-        refusal=refusal,
-        desired=wanted.replicas,
-        scaling_reason=wanted.reason,
+        prediction=_expectation(model, target),
+        refusal=intent.refusal,
+        desired=intent.wanted.replicas,
+        scaling_reason=intent.wanted.reason,
         slots=slots,
         kept=frozenset(plan.name for plan in rolled.slots if plan.action is SlotAction.KEEP),
         shortage=rolled.shortage,
@@ -293,6 +169,15 @@ def _situation(
         stuck_since=min(starting, default=None),
         now=shared.now,
     )
+
+
+def _expectation(model: Model, target: Target | None) -> Prediction | None:
+    """What a replica should measure, by what was computed and what its like delivered."""
+    if target is None or target.prediction is None:
+        return None
+    lately = (each for each in model.stretches if each.revision == target.revision)
+    correction = correct(model.correction, lately, target.prediction.computed)
+    return replace(target.prediction, correction=correction)
 
 
 def _starting(slots: tuple[Slot, ...], target: Target | None) -> list[Slot]:
@@ -321,8 +206,10 @@ def _outcome(
         revision=target.revision if target and refusal is None else "",
         desired_replicas=wanted.replicas,
         slots=rolled.slots,
-        reasons=_sentences(refusal=refusal, target=target, wanted=wanted, rolled=rolled),
+        reasons=_sentences(situation, target=target, wanted=wanted, rolled=rolled),
         verdicts=verdicts,
+        prediction=situation.prediction,
+        rejected=target.rejected if target and refusal is None else (),
         retry_at=due if due is not None and due > situation.now else None,
     )
     route = model_route(
@@ -342,11 +229,14 @@ def _outcome(
 
 
 def _sentences(
-    *, refusal: Refusal | None, target: Target | None, wanted: ScalingDecision, rolled: RolloutDecision
+    situation: Situation, *, target: Target | None, wanted: ScalingDecision, rolled: RolloutDecision
 ) -> tuple[str, ...]:
+    refusal, prediction = situation.refusal, situation.prediction
     sentences = [refusal.message] if refusal else []
     if target:
-        sentences += [*target.sentences, wanted.reason, *rolled.sentences]
+        sentences += [*target.sentences]
+        sentences += filter(None, [describe_correction(prediction)] if prediction else [])
+        sentences += [wanted.reason, *rolled.sentences]
     return tuple([*sentences, rolled.shortage] if rolled.shortage else sentences)
 
 
@@ -370,47 +260,3 @@ def _unknown_routes(snapshot: FleetSnapshot) -> frozenset[str]:
         for model in snapshot.models
         if unseen and ("" in unseen or model.resource.status.pool in unseen)
     )
-
-
-def _plan_pool(pool: Pool, shared: Surroundings) -> tuple[PoolPlan, tuple[float, ...]]:
-    """The pool's plan, and when it would change by time alone."""
-    room = shared.room
-    rays = [ray for ray in shared.snapshot.rays if ray.pool in {"", pool.name}]
-    workers = plan_workers(pool, room, rays=rays, slots=shared.snapshot.slots, now=shared.now)
-    known = all(ray.answers or ray.retiring for ray in rays)
-    there = [*pool.present, *pool.retiring]
-    accelerators = sum(node.accelerators for node in there) if not pool.is_cpu else 0
-    held = [holding.needs for node in there for holding in room.on(node.node_id)]
-    memory = sum(pool.usable_memory_bytes(node) for node in there)
-    if not pool.is_cpu:
-        memory = sum(node.accelerators * pool.usable_accelerator_bytes(node) for node in there)
-    plan = PoolPlan(
-        name=pool.name,
-        accelerator=pool.accelerator,
-        nodes=len(there),
-        accelerators=accelerators,
-        accelerators_used=sum(needs.accelerators for needs in held) if not pool.is_cpu else 0,
-        memory_bytes=memory,
-        memory_used_bytes=_memory_used(pool, there, room),
-        verdicts=pool_verdicts(
-            pool, capacity_known=known, trouble=shared.snapshot.troubles.get(pool.name, "")
-        ),
-        workers=workers.groups,
-        workers_ready=sum(1 for node in there if node.worker),
-        rays=tuple(sorted(ray.name for ray in rays if ray.name)),
-        retired=workers.retired,
-        reasons=workers.reasons,
-    )
-    return plan, workers.wakes
-
-
-def _memory_used(pool: Pool, nodes: Iterable[Node], room: Room) -> int:
-    """Memory that is promised to replicas: host memory of a CPU pool, else that of their whole accelerators."""
-    total = 0
-    for node in nodes:
-        for holding in room.on(node.node_id):
-            if pool.is_cpu:
-                total += holding.needs.memory_bytes
-            else:
-                total += holding.needs.accelerators * pool.usable_accelerator_bytes(node)
-    return total

@@ -1,15 +1,18 @@
-"""Which nodes belong to which pool, and how much of them engines may use; read by shapes and placement."""
+"""Which nodes belong to which pool, and how much of them engines may use; read by sizing and placement."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from plinth.api.v1alpha1 import GPUPool, ObjectMeta
+from plinth.api.v1alpha1.accelerators import AcceleratorType
 from plinth.api.v1alpha1.workers import TrustRemoteCode
+from plinth.domain.accelerators.catalogue import AcceleratorOverride, LinkKind
 from plinth.domain.fleet import Engine, Node, NodeState
+from plinth.domain.quantities import GIGA, MIB, TERA
 
 CPU = "CPU"
 AUTO = "Auto"
@@ -42,6 +45,8 @@ class Pool:
     """Whether models may bring code of their own."""
     claims: frozenset[str] = frozenset()
     """The volume claims that its replicas can read."""
+    accelerator_figures: AcceleratorOverride = field(default_factory=AcceleratorOverride)
+    """What its owner says of its kind of accelerator."""
 
     @cached_property
     def node_ids(self) -> frozenset[str]:
@@ -154,6 +159,28 @@ def _resolve(pool: GPUPool, loose: list[Node], own: list[Node]) -> Pool:
         idle_seconds=pool.spec.workers.idle_seconds,
         trusts_code=pool.spec.trust_remote_code is TrustRemoteCode.ALLOWED,
         claims=frozenset(volume.claim for volume in pool.spec.volumes),
+        accelerator_figures=_figures_of(kind, pool.spec.accelerator_types),
+    )
+
+
+def _figures_of(kind: str, types: Iterable[AcceleratorType]) -> AcceleratorOverride:
+    """The figures stated for this kind."""
+    stated = next((each for each in types if each.name == kind), None)
+    if stated is None:
+        return AcceleratorOverride()
+
+    def times(count: int | None, unit: int) -> int | None:
+        return None if count is None else count * unit
+
+    return AcceleratorOverride(
+        memory_bytes=times(stated.memory_mib, MIB),
+        bandwidth_bytes_per_second=times(stated.memory_gigabytes_per_second, GIGA),
+        bf16_flops=times(stated.bf16_teraflops, TERA),
+        fp8_flops=times(stated.fp8_teraflops, TERA),
+        link_kind=LinkKind(stated.link.kind.value) if stated.link.kind else None,
+        link_bytes_per_second=times(stated.link.gigabytes_per_second, GIGA),
+        link_domain_size=stated.link.domain_size,
+        node_link_bytes_per_second=times(stated.network_gigabytes_per_second, GIGA),
     )
 
 

@@ -24,10 +24,10 @@ def headline(model: ModelPlan, pool: PoolPlan | None) -> str:
     )
     if model.spec is None:
         return f"{model.key}{where}: no new replica can be made"
-    shape = f"{plural(model.desired_replicas, 'replica')} x TP{model.spec.tensor_parallel}"
+    shape = f"{plural(model.desired_replicas, 'replica')} x {model.spec.shape}"
     if pool is None or pool.accelerators == 0:
         return f"{model.key}{where}: {shape}, revision {model.revision}"
-    taken = plural(model.desired_replicas * model.spec.tensor_parallel, "accelerator")
+    taken = plural(model.desired_replicas * model.spec.shape.accelerators, "accelerator")
     return f"{model.key}{where}: {shape} = {taken}, revision {model.revision}"
 
 

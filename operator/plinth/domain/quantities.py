@@ -7,11 +7,14 @@ from decimal import Decimal
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
+GIGA = 10**9
+TERA = 10**12
 
 _BYTE_UNITS = (("TiB", 2**40), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _SECONDS_A_MINUTE = 60
 _SECONDS_AN_HOUR = 3600
 _COUNT_SHORT_FROM = 10_000
+_MICRO = Decimal("0.000001")
 
 
 def format_bytes(count: int) -> str:
@@ -43,8 +46,16 @@ def plural(count: int, noun: str) -> str:
 
 def multiply_money(price: str, units: int) -> str:
     """Decimal money times a count, without trailing zeros and without floats: `3.90` times 2 is `7.8`."""
-    total = Decimal(price) * units
-    text = format(total, "f")
+    return _plain(Decimal(price) * units)
+
+
+def scale_money(price: str, numerator: int, denominator: int) -> str:
+    """Decimal money times a fraction, to six places: `0.85` times 1000/850 is `1`."""
+    return _plain((Decimal(price) * numerator / denominator).quantize(_MICRO))
+
+
+def _plain(amount: Decimal) -> str:
+    text = format(amount, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

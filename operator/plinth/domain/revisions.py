@@ -7,8 +7,8 @@ import hashlib
 import json
 
 from plinth.api.v1alpha1 import ModelDeployment
+from plinth.domain.fitting import Fit
 from plinth.domain.fleet import Engine, EngineSpec
-from plinth.domain.shapes import ShapeDecision
 
 REVISION_DIGITS = 8
 
@@ -17,11 +17,10 @@ def make_engine_spec(
     resource: ModelDeployment,
     *,
     engine: Engine,
-    shape: ShapeDecision,
+    fit: Fit,
     context_tokens: int,
     served_names: tuple[str, ...],
     utilization_percent: int,
-    on_cpu: bool,
 ) -> EngineSpec:
     """Everything that decides what a replica answers. Replica counts are not in it: scaling is no new revision."""
     model = resource.spec.model
@@ -35,13 +34,15 @@ def make_engine_spec(
         served_names=served_names,
         context_tokens=context_tokens,
         concurrency=resource.spec.objectives.concurrency,
-        tensor_parallel=shape.tensor,
-        threads=shape.threads,
+        tensor_parallel=fit.shape.tensor,
+        threads=fit.threads,
         memory_utilization_percent=utilization_percent,
-        memory_bytes=shape.memory_bytes,
-        # An accelerator's engine takes for KV whatever is left; one on a CPU must be told.
-        kv_bytes=shape.footprint.kv_bytes if on_cpu else 0,
+        memory_bytes=fit.memory_bytes,
+        kv_bytes=fit.kv_bytes,
         args=dict(resource.spec.engine.args),
+        pipeline_parallel=fit.shape.pipeline,
+        expert_parallel=fit.shape.expert,
+        data_parallel=fit.shape.data,
     )
 
 

@@ -4,58 +4,28 @@ Each pass looks at what is there and decides anew, so a rollout is no state of i
 found, and turning back to an older spec simply makes its replicas the wanted ones again.
 
 1. Broken replicas are removed: nothing is routed to them.
-2. Of the wanted revision `desired` replicas stay; missing ones are created where a whole one fits, surplus ones leave.
+2. Of the wanted revision `desired` replicas stay; missing ones are created where they were given a place, surplus ones leave.
 3. Old replicas stay while fewer than `desired` new ones are ready: old kept = desired - new ready.
 4. Where not even one new replica fits beside the old ones, as many old ones drain as make room for one, one new
    replica at a time, and never more of them once a start of the new revision has failed.
+5. What others displace drains; what is moved for others stays until the one in its stead is ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from plinth.domain.draining import Departure, leave, timeout_at
-from plinth.domain.fleet import ModelKey, Node, NodeState, Slot, SlotAction, SlotName, SlotPhase, SlotPlan
-from plinth.domain.placement import Holding, PlacementRequest, Room, explain_shortage, find_place
+from plinth.domain.allotment import Allotment
+from plinth.domain.draining import leave, timeout_at
+from plinth.domain.fleet import Node, NodeState, Slot, SlotAction, SlotName, SlotPhase, SlotPlan
+from plinth.domain.placing.finding import find_place
+from plinth.domain.placing.hosts import Hold
+from plinth.domain.placing.room import Room
+from plinth.domain.placing.view import option_of
 from plinth.domain.quantities import plural
-from plinth.domain.targets import Target
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutRequest:
-    """One model's replicas and what is wanted of them."""
-
-    model: ModelKey
-    target: Target
-    desired: int
-    slots: tuple[Slot, ...]
-    """All found at Ray, stopping ones included."""
-    broken: Mapping[SlotName, str]
-    failing: bool
-    """Whether the newest start of the wanted revision failed."""
-    retry_at: float | None
-    """No replica of the wanted revision is created before; None: at once."""
-    departure: Departure
-    room: Room
-    """What is created takes its place there."""
-    misplaced: Mapping[SlotName, str] = field(default_factory=dict)
-    """Replicas that must go elsewhere though they are as wanted, and why."""
-    evacuated: frozenset[str] = frozenset()
-    """Nodes that may be emptied before there is room elsewhere, for their machine is the room."""
-
-    def is_wanted(self, slot: Slot) -> bool:
-        """Whether the slot is as wanted, and where."""
-        return is_wanted(slot, self.target) and slot.name not in self.misplaced
-
-    @property
-    def placement(self) -> PlacementRequest:
-        """One more replica of the wanted revision."""
-        target = self.target
-        return PlacementRequest(
-            model=self.model, needs=target.needs, pool=target.pool, engine=target.spec.engine
-        )
+from plinth.domain.sides import RolloutRequest, Sides, free_ordinals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,109 +41,70 @@ class RolloutDecision:
     wakes: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sides:
-    """A model's usable replicas, by what is to become of them."""
-
-    kept_new: tuple[Slot, ...]
-    surplus_new: tuple[Slot, ...]
-    kept_old: tuple[Slot, ...]
-    spare_old: tuple[Slot, ...]
-    idle_old: tuple[Slot, ...]
-    """Old ones that are not ready: of no use any more."""
-
-    @property
-    def ready_new(self) -> int:
-        """New replicas that answer."""
-        return sum(1 for slot in self.kept_new if slot.phase is SlotPhase.READY)
-
-
-def plan_rollout(request: RolloutRequest) -> RolloutDecision:
+def plan_rollout(request: RolloutRequest, allotment: Allotment) -> RolloutDecision:
     """Every replica's fate in this pass."""
-    sides = take_sides(request)
+    missing, request = request.missing, allotment.settle(request)
+    sides = request.sides
     removed = tuple(_removed(request, slot) for slot in request.slots if slot.name in request.broken)
-    created, shortage = _create(request, sides)
-    sacrificed, note = _make_room(request, sides, created=len(created))
+    created = _create(request, missing, allotment)
+    moved = _move(request, islice(request.new_names(), len(missing), None), allotment)
+    left = [name for name in missing if name not in {plan.name for plan in created}]
+    sacrificed, note = _make_room(request, allotment, left=left, created=len(created))
     plans = [
         *removed,
         *created,
+        *moved,
         *(_kept(request, slot) for slot in sides.kept_new),
         *(_kept(request, slot) for slot in sides.kept_old if slot not in sacrificed),
-        *(leave(slot, "more than the load asks for", request.departure) for slot in sides.surplus_new),
-        *(leave(slot, _replaced_reason(request, sides), request.departure) for slot in sides.spare_old),
-        *(
-            leave(slot, f"to make room for {request.target.revision}", request.departure)
-            for slot in sacrificed
-        ),
-        *(
-            leave(slot, f"{request.target.revision} is wanted now", request.departure)
-            for slot in sides.idle_old
-        ),
-        *_revive(request, sides),
+        *(_leave(request, slot, "more than the load asks for") for slot in sides.surplus_new),
+        *(_leave(request, slot, _replaced_reason(request)) for slot in sides.spare_old),
+        *(_leave(request, slot, f"to make room for {request.target.revision}") for slot in sacrificed),
+        *(_leave(request, slot, f"{request.target.revision} is wanted now") for slot in sides.idle_old),
+        *_revive(request, allotment),
     ]
     return RolloutDecision(
         slots=tuple(sorted(plans, key=lambda plan: plan.name)),
-        shortage=shortage,
+        shortage=_shortage(request, left, allotment),
         awaiting=_awaiting(created),
-        sentences=tuple(filter(None, [*_narrative(request, sides), note])),
+        sentences=tuple(filter(None, [*_narrative(request), note])),
         wakes=_wakes(request, plans),
     )
 
 
-def take_sides(request: RolloutRequest) -> Sides:
-    """Sort the usable replicas. The order is fixed (ready before starting, then by name), so choices are stable."""
-    usable = [
-        slot
-        for slot in request.slots
-        if slot.phase is not SlotPhase.STOPPING and slot.name not in request.broken
+def _create(request: RolloutRequest, missing: Iterable[SlotName], allotment: Allotment) -> list[SlotPlan]:
+    """The missing replicas that have a place which nobody need leave first."""
+    found = ((name, allotment.plan.placed.get(str(name))) for name in missing)
+    why = f"one more of {plural(request.desired, 'wanted replica')}"
+    return [
+        _created(request, name, allotment.node_at(placed.place), why)
+        for name, placed in found
+        if placed is not None and not placed.after
     ]
-    new = sorted((slot for slot in usable if request.is_wanted(slot)), key=_usefulness)
-    old = [slot for slot in usable if not request.is_wanted(slot)]
-    ready_old = sorted((slot for slot in old if slot.phase is SlotPhase.READY), key=_newest_revision_first)
-    kept_new = tuple(new[: request.desired])
-    ready_new = sum(1 for slot in kept_new if slot.phase is SlotPhase.READY)
-    cover = max(0, request.desired - ready_new)
-    starting_old = [slot for slot in old if slot.phase is not SlotPhase.READY]
-    # An old replica that starts is of use only where it replaces a broken one of what still serves.
-    reviving = max(0, cover - len(ready_old)) if request.failing else 0
-    return Sides(
-        kept_new=kept_new,
-        surplus_new=tuple(new[request.desired :]),
-        kept_old=(*ready_old[:cover], *starting_old[:reviving]),
-        spare_old=tuple(ready_old[cover:]),
-        idle_old=tuple(starting_old[reviving:]),
-    )
 
 
-def is_wanted(slot: Slot, target: Target) -> bool:
-    """Whether the slot is as wanted. One whose arguments were changed behind our back, or are unreadable, is not."""
-    return slot.name.revision == target.revision and slot.spec == target.spec
+def _move(request: RolloutRequest, names: Iterator[SlotName], allotment: Allotment) -> list[SlotPlan]:
+    """One more replica in the stead of each that is to be moved; it goes once the new one is ready."""
+    moved = [
+        (slot.name, allotment.moved[slot.name]) for slot in request.slots if slot.name in allotment.moved
+    ]
+    return [
+        replace(
+            _created(request, next(names), allotment.node_at(move.place), f"in the stead of {name}"),
+            replaces=name,
+        )
+        for name, move in moved
+    ]
 
 
-def _usefulness(slot: Slot) -> tuple[bool, bool, int]:
-    """Serving first, then serving ones on their way out (they can stay after all), then starting ones."""
-    return (slot.phase is not SlotPhase.READY, slot.draining_since is not None, slot.name.ordinal)
-
-
-def _newest_revision_first(slot: Slot) -> tuple[bool, float, SlotName]:
-    return (slot.draining_since is not None, -slot.since, slot.name)
-
-
-def _create(request: RolloutRequest, sides: Sides) -> tuple[list[SlotPlan], str]:
-    """As many of the missing replicas as fit now; the shortage is told when one does not."""
-    room, created = request.room, list[SlotPlan]()
-    missing = request.desired - len(sides.kept_new)
-    if request.retry_at is not None and request.departure.now < request.retry_at:
-        return created, ""
-    ordinals = _free_ordinals(request.slots, request.target.revision)
-    for _ in range(missing):
-        node = find_place(request.placement, room)
-        if node is None:
-            return created, explain_shortage(request.placement, room)
-        plan = _created(request, request.target, next(ordinals), node)
-        created.append(plan)
-        room.take(node.node_id, Holding(model=request.model, needs=plan.needs, slot=str(plan.name)))
-    return created, ""
+def _shortage(request: RolloutRequest, left: Iterable[SlotName], allotment: Allotment) -> str:
+    """Why not all that is wanted is there or comes: who was displaced, whom others wait for, what has no place."""
+    plan, names = allotment.plan, [str(name) for name in left]
+    displaced = [f"{name} {reason}" for name, reason in sorted(request.yielding.items())]
+    waiting = [plan.placed[name].after for name in names if name in plan.placed]
+    awaited = ", ".join(sorted({replica for after in waiting for replica in after}))
+    waits = f"{plural(len(waiting), 'replica')} to come once {awaited} is gone" if waiting else ""
+    pending = dict.fromkeys(plan.pending[name] for name in names if name in plan.pending)
+    return "; ".join(filter(None, [*displaced, waits, *pending]))
 
 
 def _awaiting(created: Iterable[SlotPlan]) -> str:
@@ -181,19 +112,20 @@ def _awaiting(created: Iterable[SlotPlan]) -> str:
     return f"{plural(len(waiting), 'replica')} on workers that are being brought up" if waiting else ""
 
 
-def _make_room(request: RolloutRequest, sides: Sides, *, created: int) -> tuple[tuple[Slot, ...], str]:
+def _make_room(
+    request: RolloutRequest, allotment: Allotment, *, left: Iterable[SlotName], created: int
+) -> tuple[tuple[Slot, ...], str]:
     """The old replicas to drain so that one new fits, where none does; and the sentence that says so."""
-    missing = request.desired - len(sides.kept_new) - created
+    sides, names = request.sides, [str(name) for name in left]
     starting = created + len(sides.kept_new) - sides.ready_new
-    waits_for_retry = request.retry_at is not None and request.departure.now < request.retry_at
-    if missing <= 0 or starting > 0 or not sides.kept_old or request.failing or waits_for_retry:
+    if not names or starting > 0 or not sides.kept_old or request.failing:
         return (), ""
-    leaving = {str(slot.name) for slot in (*sides.spare_old, *sides.surplus_new, *sides.idle_old)}
-    room = request.room
-    freed = room.without(room.leaving() | leaving | {str(name) for name in request.broken})
-    if find_place(request.placement, freed) is not None:
+    if any(name in allotment.plan.placed for name in names):
         return (), "a replica that is leaving makes room for the new revision"
-    choices = [_victims_on(request, node, sides.kept_old, freed) for node in request.target.pool.nodes]
+    on: dict[str, list[Slot]] = {}
+    for slot in reversed(sides.kept_old):
+        on.setdefault(slot.running_on or slot.node_id, []).append(slot)
+    choices = [_victims_of(request, oldest_first, allotment.room) for _, oldest_first in sorted(on.items())]
     able = [victims for victims in choices if victims] or _on_evacuated(request, sides.kept_old)
     if not able:
         return (), ""
@@ -201,16 +133,13 @@ def _make_room(request: RolloutRequest, sides: Sides, *, created: int) -> tuple[
     return victims, _sacrifice_note(sides, victims)
 
 
-def _victims_on(request: RolloutRequest, node: Node, old: tuple[Slot, ...], freed: Room) -> tuple[Slot, ...]:
-    """The fewest old replicas on a node whose places, with what is free, hold one new replica; oldest first."""
-    there = [slot for slot in reversed(old) if (slot.running_on or slot.node_id) == node.node_id]
-    placement = request.placement
-    if node not in placement.pool.nodes_for(placement.engine):
-        return ()
+def _victims_of(request: RolloutRequest, there: list[Slot], room: Room) -> tuple[Slot, ...]:
+    """The fewest old replicas of one node whose places, with what will be free, hold one new replica; oldest first."""
     for number in range(1, len(there) + 1):
-        without = freed.without(str(slot.name) for slot in there[:number])
-        if without.fits(placement.pool, node, placement.needs):
-            return tuple(there[:number])
+        gone = room.leaving | {str(slot.name) for slot in there[:number]}
+        with room.without(gone) as freed:
+            if find_place(freed, request.option, str(request.model)) is not None:
+                return tuple(there[:number])
     return ()
 
 
@@ -231,24 +160,22 @@ def _sacrifice_note(sides: Sides, victims: tuple[Slot, ...]) -> str:
     return f"no room for a new replica beside the old ones: {names} drains first, {meanwhile}"
 
 
-def _revive(request: RolloutRequest, sides: Sides) -> list[SlotPlan]:
+def _revive(request: RolloutRequest, allotment: Allotment) -> list[SlotPlan]:
     """Replace a broken old replica by its like while the new revision fails to start: the old one keeps serving."""
     revived: list[SlotPlan] = []
     ordinals: dict[str, Iterator[int]] = {}
-    serving = sides.ready_new + len(sides.kept_old)
+    serving = request.sides.ready_new + len(request.sides.kept_old)
     for slot in request.slots:
         revision, spec = slot.name.revision, slot.spec
         old = slot.name in request.broken and revision != request.target.revision
         if not old or spec is None or not request.failing or serving >= request.desired:
             continue
-        placement = PlacementRequest(
-            model=request.model, needs=slot.needs, pool=request.target.pool, engine=spec.engine
-        )
-        node = find_place(placement, request.room)
-        if node is None or node.state is not NodeState.PRESENT:
+        option = option_of(request.target.pool, spec.engine, slot.needs)
+        place = find_place(allotment.room, option, str(request.model))
+        if place is None or allotment.node_at(place).state is not NodeState.PRESENT:
             continue
-        ordinal = next(ordinals.setdefault(revision, _free_ordinals(request.slots, revision)))
-        name = SlotName(request.model, revision, ordinal)
+        ordinal = next(ordinals.setdefault(revision, free_ordinals(request.slots, revision)))
+        name, node = SlotName(request.model, revision, ordinal), allotment.node_at(place)
         reason = f"replaces {slot.name} while {request.target.revision} does not start"
         revived.append(
             SlotPlan(
@@ -261,26 +188,21 @@ def _revive(request: RolloutRequest, sides: Sides) -> list[SlotPlan]:
                 ray=node.ray,
             )
         )
-        request.room.take(node.node_id, Holding(model=request.model, needs=slot.needs, slot=str(name)))
+        allotment.room.put(Hold(str(name), str(request.model), option.pool, option.gang, place))
         serving += 1
     return revived
 
 
-def _free_ordinals(slots: Iterable[Slot], revision: str) -> Iterator[int]:
-    """Ordinals that no slot of the revision has: a retry is never the same application at Ray again."""
-    return count(1 + max((slot.name.ordinal for slot in slots if slot.name.revision == revision), default=-1))
-
-
-def _created(request: RolloutRequest, target: Target, ordinal: int, node: Node) -> SlotPlan:
+def _created(request: RolloutRequest, name: SlotName, node: Node, why: str) -> SlotPlan:
     here = node.state is NodeState.PRESENT
     where = node.address or node.node_id if here else f"a worker of {node.group} that is being brought up"
     return SlotPlan(
-        name=SlotName(request.model, target.revision, ordinal),
+        name=name,
         action=SlotAction.CREATE if here else SlotAction.AWAIT,
-        spec=target.spec,
-        needs=target.needs,
+        spec=request.target.spec,
+        needs=request.target.needs,
         node_id=node.node_id,
-        reason=f"one more of {plural(request.desired, 'wanted replica')}, on {where}",
+        reason=f"{why}, on {where}",
         ray=node.ray,
     )
 
@@ -291,8 +213,9 @@ def _kept(request: RolloutRequest, slot: Slot) -> SlotPlan:
         reason = f"{slot.phase.lower()}"
     elif wanted:
         reason = "serves"
-    elif slot.name in request.misplaced:
-        reason = f"serves until another takes its place: {request.misplaced[slot.name]}"
+    elif slot.name in request.misplaced or slot.name in request.moving:
+        why = request.misplaced.get(slot.name) or request.moving[slot.name]
+        reason = f"serves until another takes its place: {why}"
     else:
         reason = f"serves until {request.target.revision} is ready"
     return SlotPlan.of(slot, SlotAction.KEEP, reason)
@@ -302,13 +225,18 @@ def _removed(request: RolloutRequest, slot: Slot) -> SlotPlan:
     return SlotPlan.of(slot, SlotAction.REMOVE, request.broken[slot.name])
 
 
-def _replaced_reason(request: RolloutRequest, sides: Sides) -> str:
-    if sides.ready_new:
+def _leave(request: RolloutRequest, slot: Slot, why: str) -> SlotPlan:
+    return leave(slot, request.yielding.get(slot.name, why), request.departure)
+
+
+def _replaced_reason(request: RolloutRequest) -> str:
+    if request.sides.ready_new:
         return f"{request.target.revision} serves in its place"
     return "more than the load asks for"
 
 
-def _narrative(request: RolloutRequest, sides: Sides) -> list[str]:
+def _narrative(request: RolloutRequest) -> list[str]:
+    sides = request.sides
     old = len(sides.kept_old) + len(sides.spare_old)
     if not old or not request.desired:
         return []

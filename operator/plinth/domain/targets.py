@@ -11,24 +11,29 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from plinth.api.v1alpha1 import ConditionType, ModelDeploymentSpec, Objectives, Reason
-from plinth.domain.architecture import Architecture, read_architecture
 from plinth.domain.engines import EngineDecision, EngineRefusal, choose_engine
+from plinth.domain.figures import Prediction
+from plinth.domain.fitting import Fit, FitRefusal, FitRequest
 from plinth.domain.fleet import (
     Artifact,
     ArtifactRefusal,
+    Engine,
     EngineSpec,
     Model,
-    ModelFormat,
     ModelKey,
     Needs,
     Slot,
     SlotPhase,
 )
+from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.naming import ServedNames
 from plinth.domain.permissions import refuse_on
+from plinth.domain.places import PlaceRefusal, find_place_in
 from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
-from plinth.domain.shapes import ShapeDecision, ShapeRefusal, ShapeRequest, choose_shape
+from plinth.domain.shared_work import SharedWork
+from plinth.domain.sizing.shape import Rejected
+from plinth.domain.workload import as_loaded, file_bytes_of, make_sizing_request
 
 DEFAULT_CONTEXT_TOKENS: int = Objectives().context_tokens
 SPEC_REASONS = {
@@ -48,6 +53,10 @@ class Target:
     pool: Pool
     sentences: tuple[str, ...]
     """Engine, shape and what was not chosen."""
+    prediction: Prediction | None = None
+    """What a replica should measure, as computed; None of what runs on without a plan."""
+    rejected: tuple[Rejected, ...] = ()
+    """Shapes that were not chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +78,18 @@ class TargetMemory:
 
     def __init__(self) -> None:
         self._known: dict[tuple[ModelKey, str], tuple[_Basis, Target | Refusal]] = {}
+        self._shared = SharedWork()
 
     def target_on(self, pool: Pool, model: Model, names: ServedNames) -> Target | Refusal:
         """The target on one pool. The memory makes no difference to it."""
-        basis = _Basis(model.resource.spec, model.artifact, names, pool.sample)
+        speed = model.correction.thousandths
+        basis = _Basis(model.resource.spec, model.artifact, names, pool.sample, speed)
         known = self._known.get((model.key, pool.name))
         if known is None or not known[0].is_like(basis):
-            known = self._known[model.key, pool.name] = (basis, _target_on(model, names, pool.sample))
+            known = self._known[model.key, pool.name] = (
+                basis,
+                _target_on(model, names, pool.sample, self._shared),
+            )
         found = known[1]
         return replace(found, pool=pool) if isinstance(found, Target) else found
 
@@ -93,12 +107,13 @@ class _Basis(NamedTuple):
     artifact: Artifact | ArtifactRefusal | None
     names: ServedNames
     sample: Pool
+    speed_permille: int
 
     def is_like(self, other: _Basis) -> bool:
         """Whether nothing has changed. A spec and an artifact are read anew when they may have."""
         if self.spec is not other.spec or self.artifact is not other.artifact:
             return False
-        return self.names == other.names and self.sample == other.sample
+        return self[2:] == other[2:]
 
 
 def choose_target(
@@ -166,12 +181,12 @@ def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | N
     )
 
 
-def _readable(model: Model) -> Architecture | Refusal:
+def _readable(model: Model, shared: SharedWork) -> ModelArchitecture | Refusal:
     artifact = model.artifact
     if artifact is None:
         message = "the model's configuration is being read"
         return Refusal(reason=Reason.READING_MODEL, message=message, known=False)
-    found = artifact if isinstance(artifact, ArtifactRefusal) else read_architecture(artifact)
+    found = artifact if isinstance(artifact, ArtifactRefusal) else shared.read(artifact)
     if isinstance(found, ArtifactRefusal):
         return Refusal(reason=Reason(found.reason), message=found.message)
     return found
@@ -190,9 +205,9 @@ def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> Eng
     return engine
 
 
-def _target_on(model: Model, names: ServedNames, pool: Pool) -> Target | Refusal:
+def _target_on(model: Model, names: ServedNames, pool: Pool, shared: SharedWork) -> Target | Refusal:
     """The target on one pool; each guard is one reason why not."""
-    spec, artifact, architecture = model.resource.spec, model.artifact, _readable(model)
+    spec, artifact, architecture = model.resource.spec, model.artifact, _readable(model, shared)
     if isinstance(architecture, Refusal):
         return architecture
     if not pool.nodes or artifact is None or isinstance(artifact, ArtifactRefusal):
@@ -203,40 +218,58 @@ def _target_on(model: Model, names: ServedNames, pool: Pool) -> Target | Refusal
     context = _context_tokens(spec.objectives, architecture)
     if isinstance(context, Refusal):
         return context
-    # vLLM computes GGUF weights in 16 bits: what counts is their number, not the size of the file.
-    dequantised = artifact.format is ModelFormat.GGUF and engine.engine == "VLLM"
-    shape = choose_shape(
-        ShapeRequest(
-            architecture=architecture,
-            weights_bytes=architecture.parameters * 2 if dequantised else artifact.weights_bytes,
-            engine=engine.engine,
-            pool=pool,
-            context_tokens=context,
-            concurrency=spec.objectives.concurrency,
-            tensor=spec.parallelism.tensor if spec.parallelism else None,
-        )
-    )
-    if isinstance(shape, ShapeRefusal):
-        return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=shape.message)
+    loaded = as_loaded(architecture, artifact.format, spec.model.task, engine.engine)
+    fit = _fit_on(pool, model, loaded, engine=engine.engine, context_tokens=context, shared=shared)
+    if isinstance(fit, Refusal):
+        return fit
     engine_spec = make_engine_spec(
         model.resource,
         engine=engine.engine,
-        shape=shape,
+        fit=fit,
         context_tokens=context,
         served_names=names.names,
         utilization_percent=pool.utilization_percent,
-        on_cpu=pool.is_cpu,
     )
     return Target(
         spec=engine_spec,
         revision=revision_of(engine_spec),
-        needs=_needs(shape, pool),
+        needs=_needs(fit, pool),
         pool=pool,
-        sentences=_sentences(engine.reason, shape, context, spec.objectives),
+        sentences=_sentences(engine.reason, fit, context, spec.objectives),
+        prediction=fit.prediction,
+        rejected=fit.rejected,
     )
 
 
-def _context_tokens(objectives: Objectives, architecture: Architecture) -> int | Refusal:
+def _fit_on(
+    pool: Pool,
+    model: Model,
+    loaded: ModelArchitecture,
+    *,
+    engine: Engine,
+    context_tokens: int,
+    shared: SharedWork,
+) -> Fit | Refusal:
+    """The replica that fits the pool's nodes."""
+    found = find_place_in(pool, engine)
+    if isinstance(found, PlaceRefusal):
+        return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=found.message)
+    sizing = make_sizing_request(
+        model.resource.spec, loaded, found.place, engine=engine, context_tokens=context_tokens
+    )
+    request = FitRequest(
+        sizing=replace(sizing, speed_permille=model.correction.thousandths),
+        file_bytes=file_bytes_of(model.artifact, engine),
+        threads=found.threads,
+        knows_speed=found.knows_speed,
+    )
+    fit = shared.fit(request)
+    if isinstance(fit, FitRefusal):
+        return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=fit.message)
+    return replace(fit, sentences=(*fit.sentences, found.note)) if found.note else fit
+
+
+def _context_tokens(objectives: Objectives, architecture: ModelArchitecture) -> int | Refusal:
     """The context to plan for. The default gives way to a shorter model; a longer one asked for is refused."""
     most = architecture.max_context_tokens
     if most == 0 or objectives.context_tokens <= most:
@@ -248,18 +281,14 @@ def _context_tokens(objectives: Objectives, architecture: Architecture) -> int |
     return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=message)
 
 
-def _needs(shape: ShapeDecision, pool: Pool) -> Needs:
+def _needs(fit: Fit, pool: Pool) -> Needs:
     if pool.is_cpu:
-        return Needs(accelerators=0, memory_bytes=shape.memory_bytes)
-    return Needs(accelerators=shape.tensor, memory_bytes=0)
+        return Needs(accelerators=0, memory_bytes=fit.memory_bytes)
+    return Needs(accelerators=fit.shape.accelerators, memory_bytes=0)
 
 
-def _sentences(
-    engine_reason: str, shape: ShapeDecision, context_tokens: int, objectives: Objectives
-) -> tuple[str, ...]:
-    sentences = [engine_reason, shape.reason]
-    if shape.rejected:
-        sentences.append("not chosen: " + " · ".join(shape.rejected))
+def _sentences(engine_reason: str, fit: Fit, context_tokens: int, objectives: Objectives) -> tuple[str, ...]:
+    sentences = (engine_reason, *fit.sentences)
     if context_tokens != objectives.context_tokens:
-        sentences.append(f"context {context_tokens} tokens: all that the model has")
-    return tuple(sentences)
+        return (*sentences, f"context {context_tokens} tokens: all that the model has")
+    return sentences

@@ -6,11 +6,10 @@ that is being emptied, as soon as it is empty. Workers are named when they go: R
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from plinth.domain.fleet import Node, NodeState, Ray, Slot, WorkerGroupPlan
-from plinth.domain.placement import Room
 from plinth.domain.pools import Pool
 from plinth.domain.quantities import format_duration, plural
 
@@ -27,15 +26,20 @@ class WorkersDecision:
 
 
 def plan_workers(
-    pool: Pool, room: Room, *, rays: Iterable[Ray], slots: Iterable[Slot], now: float
+    pool: Pool, occupied: Collection[str], *, rays: Iterable[Ray], slots: Iterable[Slot], now: float
 ) -> WorkersDecision:
-    """The pool's workers; empty for a pool whose nodes Plinth does not bring up."""
+    """The pool's workers; empty for a pool whose nodes Plinth does not bring up.
+
+    `occupied`: ids of the nodes that a replica runs on or has its place on.
+    """
     own = [node for node in (*pool.nodes, *pool.retiring) if node.ray]
     rays = tuple(rays)
     silent = {ray.name for ray in rays if not ray.answers}
     # Of a Ray that is silent nobody knows what its workers hold.
     kept = {
-        node.node_id for node in own if _stays(node, pool, room, now) or (node.worker and node.ray in silent)
+        node.node_id
+        for node in own
+        if _stays(node, pool, occupied, now) or (node.worker and node.ray in silent)
     }
     staying = sum(1 for node in own if node.node_id in kept and node.state is not NodeState.RETIRING)
     least = 0 if pool.deleted else pool.min_workers
@@ -43,7 +47,7 @@ def plan_workers(
     groups = [
         _group(ray, group, own, kept) for ray, group in sorted({(node.ray, node.group) for node in own})
     ]
-    holding = {slot.ray for slot in slots} | {node.ray for node in own if room.on(node.node_id)}
+    holding = {slot.ray for slot in slots} | {node.ray for node in own if node.node_id in occupied}
     retired = [ray.name for ray in rays if ray.pool == pool.name and ray.retiring and ray.name not in holding]
     return WorkersDecision(
         groups=tuple(groups),
@@ -52,13 +56,13 @@ def plan_workers(
         wakes=tuple(
             node.idle_since + pool.idle_seconds
             for node in own
-            if node.node_id in kept and node.idle_since is not None and not room.on(node.node_id)
+            if node.node_id in kept and node.idle_since is not None and node.node_id not in occupied
         ),
     )
 
 
-def _stays(node: Node, pool: Pool, room: Room, now: float) -> bool:
-    if room.on(node.node_id):
+def _stays(node: Node, pool: Pool, occupied: Collection[str], now: float) -> bool:
+    if node.node_id in occupied:
         return True
     if node.state is NodeState.RETIRING or not node.worker:
         return False

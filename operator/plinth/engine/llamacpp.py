@@ -14,7 +14,10 @@ from pathlib import Path
 import msgspec
 
 from plinth.api.v1alpha1.modeldeployment import Task
+from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import EngineSpec, ModelFormat
+from plinth.engine.llamacpp_figures import read_figures
+from plinth.engine.logs import LogMark
 from plinth.engine.loopback import LoopbackForwarder
 from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress
 from plinth.engine.trust import refuse_untrusted
@@ -108,6 +111,7 @@ class LlamaCppEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._says: asyncio.StreamReader | None = None
         self._app: LoopbackForwarder | None = None
+        self._mark = LogMark.here()
 
     async def load(self, model: LocalModel, progress: Progress) -> ASGIApp:
         """Start the process and wait until it has loaded the model."""
@@ -154,6 +158,10 @@ class LlamaCppEngine:
                 process.stdin.write(msgspec.json.encode(settings))
                 process.stdin.close()
         return process
+
+    async def figures(self) -> EngineFigures | None:
+        """What the log of its load says; None where stderr is no file that could be read."""
+        return read_figures(self._mark.written())
 
     async def until_dead(self) -> str:
         """The process never says a second line: its stdout ends when it does."""

@@ -21,6 +21,8 @@ from typing import Any
 import xllamacpp
 
 _PR_SET_PDEATHSIG = 1
+_TELLS_OF_BUFFERS = 4
+"""Verbosity from which llama.cpp logs how large its buffers are: a page as it loads, and lines for each request."""
 _TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
 
@@ -88,6 +90,16 @@ def make_params(settings: dict[str, Any]) -> Any:
     return params
 
 
+def start(params: Any) -> Any:
+    """The server, loaded. What its buffers take is told in the log; then it is as quiet as it was asked to be."""
+    asked = params.verbosity
+    params.verbosity = max(asked, _TELLS_OF_BUFFERS)
+    server = xllamacpp.Server(params)
+    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    ctypes.c_int.in_dll(library, "common_log_verbosity_thold").value = asked
+    return server
+
+
 def _die_with(parent: int) -> None:
     """Have the kernel end this process with the replica, whatever ends that."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -103,7 +115,7 @@ def main() -> None:
     settings = json.load(sys.stdin)
     _die_with(settings["parent"])
     try:
-        server = xllamacpp.Server(make_params(settings))
+        server = start(make_params(settings))
         answer = {"address": server.listening_address}
     except (SettingError, RuntimeError) as error:
         answer = {"error": str(error)}

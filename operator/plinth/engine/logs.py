@@ -24,6 +24,7 @@ _PREFIX = re.compile(
     r"^(?:\((?:pid=\d+|[^()]*pid[^()]*|EngineCore[^()]*|APIServer[^()]*|Worker[^()]*)\)\s*)+|^[\d.]+ (?=[EWI] )"
 )
 _VLLM_HEAD = re.compile(r"^(?P<level>ERROR|WARNING|INFO|DEBUG) \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]*\] ?)?")
+_LLAMA_CPP_INFO = re.compile(r"^[\d.]+ I ")
 _CAUSE = re.compile(
     r"^E |\b(?:\w+(?:Error|Exception)|error|failed|fatal|abort(?:ed)?|assert\w*|out of memory|killed|terminate called)\b",
     re.IGNORECASE,
@@ -53,14 +54,14 @@ class LogMark:
 
     def meaningful_lines(self) -> tuple[str, ...]:
         """The lines written since that tell most, oldest first: at most 8 lines and 2 KB."""
-        return select_lines(self._written())
+        return select_lines(self.written())
 
     def last_percent(self, label: str) -> int | None:
         """The newest percentage of the progress bar with this label; None if it has not shown."""
-        shown = re.findall(re.escape(label) + r"\s*(\d+)%", self._written())
+        shown = re.findall(re.escape(label) + r"\s*(\d+)%", self.written())
         return int(shown[-1]) if shown else None
 
-    def _written(self) -> str:
+    def written(self) -> str:
         """What was written since, as far back as a tail reaches."""
         if self.path is None:
             return ""
@@ -84,6 +85,8 @@ def select_lines(text: str) -> tuple[str, ...]:
 def _clean(line: str) -> str:
     """The line without colours, prefixes and stack frames; empty if nothing is left worth reading."""
     line = _ANSI.sub("", line.rsplit("\r", 1)[-1])
+    if _LLAMA_CPP_INFO.match(line):
+        return ""
     line = _PREFIX.sub("", line)
     head = _VLLM_HEAD.match(line)
     if head is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import EngineReport, SlotPhase
 
 _MEASURABLE_SECONDS = 1.0
@@ -18,12 +19,21 @@ class ReplicaProgress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began: tuple[float, int] | None = None
+        self._loading_since: float | None = None
         self.report = EngineReport(phase=SlotPhase.DOWNLOADING, message="finding the model")
 
     def enter(self, phase: SlotPhase, message: str = "") -> None:
         """Begin a phase; byte counts start anew."""
         self._began = None
+        if phase is SlotPhase.LOADING:
+            self._loading_since = self._clock()
         self.report = EngineReport(phase=phase, message=message)
+
+    def ready(self, figures: EngineFigures | None) -> None:
+        """It answers; how long that took counts from when the model's files were there."""
+        since = self._loading_since
+        took = None if since is None else round((self._clock() - since) * 1000)
+        self.report = EngineReport(phase=SlotPhase.READY, figures=figures, start_milliseconds=took)
 
     def ask_for_credentials(self, message: str) -> None:
         """Nothing can begin until the token has been handed over."""

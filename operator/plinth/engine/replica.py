@@ -56,8 +56,9 @@ class Replica:
         app = await self._engine.load(model, self.progress)
         self.progress.enter(SlotPhase.PROBING)
         await probe(app, self.spec)
+        figures = await self._engine.figures()
         self.app = app
-        self.progress.enter(SlotPhase.READY)
+        self.progress.ready(figures)
 
     async def _find(self) -> LocalModel:
         """The model's files; the token is known for as long as this takes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plinth.api.v1alpha1.modeldeployment import Task
+from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import ModelFormat
 
 Scope = MutableMapping[str, Any]
@@ -65,6 +66,9 @@ class Engine(Protocol):
         Raises:
             EngineError: the model or an argument does not work with this engine.
         """
+
+    async def figures(self) -> EngineFigures | None:
+        """What the loaded engine says of its memory; None where it does not tell."""
 
     async def until_dead(self) -> str:
         """Return, with the cause, only when the loaded engine has died."""

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import EngineSpec, ModelFormat
 from plinth.engine.conversion import converted
 from plinth.engine.logs import LogMark
 from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress
 from plinth.engine.trust import refuse_untrusted
 from plinth.engine.vllm_args import parse_arguments
+from plinth.engine.vllm_figures import TELL, put_together
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+_log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.25
+_TELL_SECONDS = 10.0
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout otherwise: causes of failures are looked for in one place
@@ -105,6 +110,20 @@ class VllmEngine:
         await self._lifespan.enter_async_context(app.router.lifespan_context(app))
         answer: ASGIApp = app
         return answer
+
+    async def figures(self) -> EngineFigures | None:
+        """What its workers tell. A replica that answers is ready even if they do not."""
+        client = self._client
+        if client is None:
+            return None
+        config = client.vllm_config
+        each_holds = config.cache_config.kv_cache_size_tokens or 0
+        try:
+            told = await client.collective_rpc(TELL, timeout=_TELL_SECONDS)
+            return put_together(told, each_holds * config.parallel_config.data_parallel_size)
+        except Exception:  # noqa: BLE001 - vLLM passes on whatever a worker raised
+            _log.exception("vLLM did not tell its figures.")
+            return None
 
     async def until_dead(self) -> str:
         """Waits: vLLM notes the death of any of its processes; the log tells the cause."""

@@ -7,12 +7,11 @@ from argparse import Action
 from typing import Any, NoReturn
 
 from plinth.api.v1alpha1.modeldeployment import Task
-from plinth.domain.fleet import Engine, EngineSpec
-from plinth.domain.shapes import CPU_OVERHEAD_BYTES
+from plinth.domain.fleet import EngineSpec
+from plinth.domain.predictions import vllm_kv_bytes
+from plinth.domain.sizing.engine_defaults import asked_sequences
 from plinth.engine.seam import EngineError, LocalModel
 
-_DEFAULT_SEQUENCES = 256
-_LEAST_KV_BYTES = 256 << 20
 _TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 _OURS = frozenset(
     (
@@ -22,9 +21,9 @@ _OURS = frozenset(
             "config",
             "headless",
             "served-model-name",
-            "tensor-parallel-size",
             "max-model-len",
         ),
+        *("tensor-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "data-parallel-size"),
         *("distributed-executor-backend", "api-server-count", "host", "port", "uds", "grpc", "root-path"),
         *("api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "allowed-origins"),
     )
@@ -41,17 +40,23 @@ def make_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
         f"--tensor-parallel-size={spec.tensor_parallel}",
         f"--max-model-len={spec.context_tokens}",
     ]
-    if spec.tensor_parallel > 1:
+    if spec.pipeline_parallel > 1:
+        arguments.append(f"--pipeline-parallel-size={spec.pipeline_parallel}")
+    if spec.data_parallel > 1:
+        arguments.append(f"--data-parallel-size={spec.data_parallel}")
+    if spec.expert_parallel > 1:
+        # vLLM spreads experts over all ranks of a stage or none, so the degree is a switch to it.
+        arguments.append("--enable-expert-parallel")
+    if spec.shape.accelerators > 1:
         # All workers in this one actor; left alone, vLLM would see Ray and start actors of its own.
         arguments.append("--distributed-executor-backend=mp")
-    if spec.concurrency > _DEFAULT_SEQUENCES:
-        # Never fewer than vLLM's own default: more than was planned for may come, and waiting is worse.
-        arguments.append(f"--max-num-seqs={spec.concurrency}")
+    sequences = asked_sequences(spec.concurrency)
+    if sequences is not None:
+        arguments.append(f"--max-num-seqs={sequences}")
     if spec.task != Task.GENERATE:
         arguments.append("--runner=pooling")
     if spec.threads:
-        room = spec.memory_bytes - model.weights_bytes - CPU_OVERHEAD_BYTES[Engine.VLLM]
-        arguments.append(f"--kv-cache-memory-bytes={max(room, _LEAST_KV_BYTES)}")
+        arguments.append(f"--kv-cache-memory-bytes={vllm_kv_bytes(spec.memory_bytes, model.weights_bytes)}")
     else:
         arguments.append(f"--gpu-memory-utilization={spec.memory_utilization_percent / 100}")
     return arguments

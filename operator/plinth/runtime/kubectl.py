@@ -1,4 +1,4 @@
-"""`kubectl plinth`: status, logs and chat for the models of a cluster, as a kubectl plugin.
+"""`kubectl plinth`: status, logs, chat and profile for the models of a cluster, as a kubectl plugin.
 
 It has the permissions of whoever runs it, and finds the cluster as kubectl does: the current context of KUBECONFIG.
 """
@@ -24,6 +24,8 @@ from plinth.cluster.ray_rest import RayRest
 from plinth.desired import ray_names
 from plinth.runtime.commands import converse, print_logs
 from plinth.runtime.port_forward import forwarded
+from plinth.runtime.profile_command import CONCURRENCY, SECONDS, show_profile
+from plinth.runtime.profile_command import OUTPUT as PROFILE_OUTPUT
 from plinth.runtime.status_command import OUTPUT, WATCH, show
 
 Answer = TypeVar("Answer")
@@ -87,6 +89,32 @@ def chat(*, model: str, question: tuple[str, ...], namespace: str | None, system
         converse(f"{address}/v1", full_name, " ".join(question))
 
 
+@kubectl.command()
+@click.argument("model")
+@CONCURRENCY
+@SECONDS
+@PROFILE_OUTPUT
+@NAMESPACE
+@SYSTEM_NAMESPACE
+def profile(
+    *,
+    model: str,
+    concurrency: tuple[int, ...],
+    seconds: float,
+    output: str | None,
+    namespace: str | None,
+    system_namespace: str,
+) -> None:
+    """Measure MODEL under the workload that its spec states.
+
+    It is asked through the gateway, and this counts as load: a model that may scale does.
+    """
+    where = namespace or current_namespace()
+    found = ask(lambda client: read_model(client, where, model))
+    with forwarded(system_namespace, GATEWAY, GATEWAY_PORT) as address:
+        show_profile(f"{address}/v1", found, concurrency=concurrency, seconds=seconds, output=output)
+
+
 def current_namespace() -> str:
     """The namespace of kubectl's current context."""
     command = ["kubectl", "config", "view", "--minify", "--output", "jsonpath={..namespace}"]
@@ -140,12 +168,17 @@ def parse(model: type[Kind], found: dict[str, Any]) -> Kind:
         ) from error
 
 
-async def find_rays(client: KubeClient, namespace: str, name: str) -> list[tuple[str, str]]:
-    """The RayClusters of the pool that a model runs on (`namespace/name`), each with its token."""
+async def read_model(client: KubeClient, namespace: str, name: str) -> ModelDeployment:
+    """One model. Raises ClickException where there is none."""
     found = await client.get(MODEL_DEPLOYMENT, namespace, name)
     if found is None:
         raise click.ClickException(f"there is no ModelDeployment {namespace}/{name}")
-    status = parse(ModelDeployment, found).status
+    return parse(ModelDeployment, found)
+
+
+async def find_rays(client: KubeClient, namespace: str, name: str) -> list[tuple[str, str]]:
+    """The RayClusters of the pool that a model runs on (`namespace/name`), each with its token."""
+    status = (await read_model(client, namespace, name)).status
     pool = await client.get(GPU_POOL, "", status.pool) if status.pool else None
     if pool is None:
         raise click.ClickException(f"{namespace}/{name} runs on no pool yet; its conditions say why")

@@ -18,14 +18,14 @@ from plinth.api.v1alpha1 import KINDS, AnyResource, GPUPool, ModelDeployment
 from plinth.cluster.status_db import StatusDB
 from plinth.domain.quantities import format_bytes
 from plinth.runtime.commands import FOLDER, find_instance
-from plinth.runtime.view import describe
+from plinth.runtime.view import compare_figures, describe
 
 WATCH_SECONDS = 1.0
 WIDEST = 1000
 """Columns where nothing is folded: in what another program reads, and in the wide table, as kubectl's."""
 MODEL_COLUMNS = ("MODEL", "READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "")
 POOL_COLUMNS = ("POOL", "ACCELERATOR", "NODES", "GPUS USED", "MEMORY USED", "REASON")
-WIDE_COLUMNS = ("POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES")
+WIDE_COLUMNS = ("POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES", "PREDICTION")
 
 
 OUTPUT = click.option(
@@ -99,7 +99,7 @@ def render(console: Console, resources: list[AnyResource], output: str | None) -
             console.print(_pools_table(pools))
         if output == "wide":
             for each in models:
-                for sentence in each.status.plan:
+                for sentence in (*each.status.plan, *compare_figures(each.status)):
                     console.print(f"  {each.metadata.name}: {sentence}", markup=False, highlight=False)
     return capture.get()
 
@@ -137,6 +137,7 @@ def _models_table(models: list[ModelDeployment], *, wide: bool) -> Table:
                 found.revision,
                 reasons.get("Updated", ""),
                 reasons.get("ObjectivesMet", ""),
+                reasons.get("AsPredicted", ""),
             ]
         table.add_row(*row)
     return table

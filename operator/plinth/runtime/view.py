@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.table import Table
 
 from plinth.api.v1alpha1 import ModelDeploymentStatus
 from plinth.controllers.cycle import Pass
+from plinth.domain.figures import format_tokens
 from plinth.domain.fleet import ModelKey
+from plinth.domain.quantities import format_bytes
 from plinth.domain.traffic import LoadReport
 
 COLUMNS = ("MODEL", "READY", "SHAPE", "IN FLIGHT", "QUEUE", "TOKENS/S", "REASON", "")
@@ -106,6 +108,22 @@ class View:
                 describe(status),
             )
         return table
+
+
+def compare_figures(status: ModelDeploymentStatus) -> Iterator[str]:
+    """What was predicted beside what was measured, a line each; none while nothing was."""
+    for name, figures in (("predicted", status.predicted), ("measured", status.measured)):
+        if figures is not None:
+            parts: list[tuple[str, int | None, Callable[[int], str]]] = [
+                ("weights {}", figures.weights_bytes, format_bytes),
+                ("· KV {}", figures.kv_bytes, format_bytes),
+                ("= {}", figures.kv_tokens, format_tokens),
+                ("· overhead {}", figures.overhead_bytes, format_bytes),
+                ("· {} tokens/s", figures.tokens_per_second, str),
+                ("at {} requests", figures.concurrency, str),
+            ]
+            told = [words.format(form(value)) for words, value, form in parts if value is not None]
+            yield f"{name}: {' '.join(told)}"
 
 
 def describe(status: ModelDeploymentStatus) -> str:

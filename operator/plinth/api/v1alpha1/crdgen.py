@@ -78,6 +78,8 @@ def make_modeldeployment_crd() -> Manifest:
             _column("Cost/h", "string", ".status.costPerHour"),
             _column("Reason", "string", ".status.reason"),
             _AGE,
+            # A column of a priority other than 0 is shown by `-o wide` only.
+            _column("Priority", "integer", ".spec.priority") | {"priority": 1},
         ],
     )
 

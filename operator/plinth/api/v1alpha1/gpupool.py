@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, computed_field
 
+from plinth.api.v1alpha1.accelerators import AcceleratorName, AcceleratorTypes
 from plinth.api.v1alpha1.meta import (
     API_VERSION,
     Conditions,
@@ -19,8 +20,6 @@ from plinth.api.v1alpha1.meta import (
 )
 from plinth.api.v1alpha1.workers import LabelValue, NodeTypes, RaySpec, TrustRemoteCode, Volumes, Workers
 
-AcceleratorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][-_.A-Za-z0-9]*$", max_length=63)]
-
 
 class GPUPoolSpec(Resource):
     """A set of nodes that models may be placed on."""
@@ -32,6 +31,8 @@ class GPUPoolSpec(Resource):
     Kubernetes nodes, standalone those of Ray nodes."""
     memory_utilization_percent: Int = Field(default=90, ge=10, le=98)
     """Share of each accelerator's (on a CPU pool: each node's) memory that engines may use."""
+    accelerator_types: AcceleratorTypes = Field(default_factory=list)
+    """What the planner is to compute with, of accelerators that its catalogue lacks or has otherwise."""
     cost_per_accelerator_hour: DecimalString = "0"
     """Money for one accelerator (on a CPU pool: one node) an hour, as a decimal string in your currency."""
     namespace: DnsLabel | None = None

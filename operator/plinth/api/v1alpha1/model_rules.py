@@ -209,17 +209,24 @@ SCALING = (
 )
 
 
-MODEL_DEPLOYMENT = (
-    Rule(
-        field="parallelism.tensor",
+def _one_with_llamacpp(degree: str) -> Rule:
+    return Rule(
+        field=f"parallelism.{degree}",
         must="must be 1 with engine.type LlamaCpp",
-        cel="self.engine.type != 'LlamaCpp' || !has(self.parallelism) || self.parallelism.tensor == 1",
+        cel=(
+            "self.engine.type != 'LlamaCpp' || !has(self.parallelism)"
+            f" || !has(self.parallelism.{degree}) || self.parallelism.{degree} == 1"
+        ),
         holds=lambda model: (
-            model.engine.type != "LlamaCpp" or model.parallelism is None or model.parallelism.tensor == 1
+            model.engine.type != "LlamaCpp" or getattr(model.parallelism, degree, None) in {None, 1}
         ),
         remedy="remove spec.parallelism, or set spec.engine.type to VLLM",
         shown=Shown.NUMBER,
-    ),
+    )
+
+
+MODEL_DEPLOYMENT = (
+    *(_one_with_llamacpp(degree) for degree in ("tensor", "pipeline", "expert", "data")),
     Rule(
         field="objectives.tpotMilliseconds",
         must="must be absent unless model.task is Generate",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, computed_field, model_validator
 
+from plinth.api.v1alpha1.figures import Measured, Predicted
 from plinth.api.v1alpha1.meta import (
     API_VERSION,
     Conditions,
@@ -84,10 +85,16 @@ class EngineSpec(Resource):
 
 
 class Parallelism(Resource):
-    """Degrees set by hand; absent, the planner computes them."""
+    """Degrees set by hand; the planner computes those that are absent."""
 
-    tensor: Int = Field(ge=1, le=64)
+    tensor: Int | None = Field(default=None, ge=1, le=64)
     """Tensor parallel degree: over how many accelerators each layer is split."""
+    pipeline: Int | None = Field(default=None, ge=1, le=64)
+    """Pipeline parallel degree: into how many stages the layers are parted, each on accelerators of its own."""
+    expert: Int | None = Field(default=None, ge=1, le=512)
+    """Expert parallel degree: over how many accelerators whole experts are spread; tensor times data, or 1."""
+    data: Int | None = Field(default=None, ge=1, le=64)
+    """Data parallel degree: copies in one replica that share their experts; other models take more replicas."""
 
 
 DEFAULT_INPUT_TOKENS = 512
@@ -183,10 +190,13 @@ class ModelDeploymentSpec(Resource):
     """The name clients ask for; the resource's own name unless given. `namespace/name` always works too."""
     pool: DnsLabel | None = None
     """The GPUPool to run on; absent, the planner chooses."""
+    priority: Int = Field(default=0, ge=-1_000_000_000, le=1_000_000_000)
+    """Where not all models fit, higher ones are placed first, and displace replicas of lower ones: first those beyond
+    `scaling.minReplicas` (beyond the first, where that is 0), and only for a replica that is needed itself also those."""
     engine: EngineSpec = Field(default_factory=EngineSpec)
     """Which engine, and what to pass on to it."""
     parallelism: Parallelism | None = None
-    """Degrees set by hand; absent, the planner computes them."""
+    """Degrees set by hand; the planner computes those that are absent."""
     objectives: Objectives = Field(default_factory=Objectives)
     """How good the model must be, and the workload for which that holds."""
     scaling: Scaling = Field(default_factory=Scaling)
@@ -234,7 +244,7 @@ class ModelDeploymentStatus(Observed):
     engine: str = Field(default="", max_length=64)
     """The engine that was chosen."""
     shape: str = Field(default="", max_length=64)
-    """Replicas times parallelism, as in `2xTP4`."""
+    """Replicas times parallelism, as in `2xTP4`; stages, copies and spread experts follow, as in `1xTP4xPP2`."""
     accelerators: Int = 0
     """Accelerators that the replicas hold."""
     queued: Int = 0
@@ -247,6 +257,10 @@ class ModelDeploymentStatus(Observed):
         default_factory=list, max_length=32
     )
     """Why: the plan's sentences about this model."""
+    predicted: Predicted | None = None
+    """What the plan expects of one replica; absent while there is no shape."""
+    measured: Measured | None = None
+    """What the replicas of this revision measured; absent until one has."""
     progress: list[Progress] = Field(default_factory=list, max_length=16)
     """The replicas that are starting."""
     conditions: Conditions = Field(default_factory=list)

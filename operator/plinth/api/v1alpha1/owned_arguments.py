@@ -10,7 +10,9 @@ LEAVE_OUT = "leave it out: Plinth sees to it"
 SAID_ELSEWHERE: dict[str, str] = {
     "alias": "set spec.servedName",
     "ctx-size": "set spec.objectives.contextTokens",
+    "data-parallel-size": "set spec.parallelism.data",
     "embedding": "set spec.model.task",
+    "enable-expert-parallel": "set spec.parallelism.expert",
     "gpu-memory-utilization": "set spec.memoryUtilizationPercent of the GPUPool",
     "hf-token": "set spec.model.credentials",
     "max-model-len": "set spec.objectives.contextTokens",
@@ -18,6 +20,7 @@ SAID_ELSEWHERE: dict[str, str] = {
     "model-tag": "set spec.model.source",
     "n-ctx": "set spec.objectives.contextTokens",
     "n-parallel": "set spec.objectives.concurrency",
+    "pipeline-parallel-size": "set spec.parallelism.pipeline",
     "revision": "set spec.model.revision",
     "served-model-name": "set spec.servedName",
     "tensor-parallel-size": "set spec.parallelism.tensor",

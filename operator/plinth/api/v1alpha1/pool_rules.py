@@ -56,6 +56,7 @@ GPU_POOL = (
         ),
         shown=Shown.TEXT,
     ),
+    _told_apart("acceleratorTypes", "name", "accelerator_types", "figures"),
     Rule(
         field="volumes",
         must="must be empty unless spec.namespace is set",

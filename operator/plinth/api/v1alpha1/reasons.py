@@ -14,6 +14,7 @@ class ConditionType(StrEnum):
     SERVING = "Serving"
     UPDATED = "Updated"
     OBJECTIVES_MET = "ObjectivesMet"
+    AS_PREDICTED = "AsPredicted"
     METRICS_FRESH = "MetricsFresh"
     STALLED = "Stalled"
     READY = "Ready"
@@ -26,6 +27,7 @@ CONDITION_SENTENCES: dict[ConditionType, str] = {
     ConditionType.SERVING: "At least one replica answers.",
     ConditionType.UPDATED: "The replicas that answer run what the spec asks for.",
     ConditionType.OBJECTIVES_MET: "TTFT and TPOT stay within the objectives.",
+    ConditionType.AS_PREDICTED: "What the replicas measure is within 10% of what the plan predicted.",
     ConditionType.METRICS_FRESH: "The gateway's load report is recent enough to scale by.",
     ConditionType.STALLED: "It will not get further until somebody acts; tools that wait for Ready stop waiting.",
     ConditionType.READY: "All is as the spec asks; `kubectl wait --for=condition=Ready` works at zero replicas too.",
@@ -64,6 +66,9 @@ class Reason(StrEnum):
     OBJECTIVES_MISSED = "ObjectivesMissed"
     NO_OBJECTIVES = "NoObjectives"
     NO_TRAFFIC = "NoTraffic"
+    FIGURES_AGREE = "FiguresAgree"
+    FIGURES_PART = "FiguresPart"
+    NOT_MEASURED = "NotMeasured"
     REPORT_FRESH = "ReportFresh"
     REPORT_MISSING = "ReportMissing"
     CAPACITY_READY = "CapacityReady"
@@ -105,6 +110,9 @@ SENTENCES: dict[Reason, str] = {
     Reason.OBJECTIVES_MISSED: "More requests than the percentile allows took longer than the objectives.",
     Reason.NO_OBJECTIVES: "The spec states no TTFT or TPOT objective.",
     Reason.NO_TRAFFIC: "No request of the stated workload came lately.",
+    Reason.FIGURES_AGREE: "Weights, KV cache and throughput are as predicted, within 10%.",
+    Reason.FIGURES_PART: "What was measured parts from what was predicted by more than 10%; the message has both.",
+    Reason.NOT_MEASURED: "No replica has told its figures yet; they come with its first answer.",
     Reason.REPORT_FRESH: "The gateway reports its load.",
     Reason.REPORT_MISSING: "The gateway has not reported lately; load is unknown, so replicas are left as they are.",
     Reason.CAPACITY_READY: "The pool's nodes are there.",

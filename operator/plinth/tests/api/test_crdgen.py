@@ -13,6 +13,7 @@ import yaml
 
 from plinth.api.v1alpha1 import Condition, ModelDeploymentStatus, parse_resource
 from plinth.api.v1alpha1.crdgen import make_crds, render_crds, write_crds
+from plinth.api.v1alpha1.figures import Measured, Predicted
 from plinth.api.v1alpha1.reference import render_reference
 from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.tests.api.apiserver import schema_of, with_defaults
@@ -154,7 +155,7 @@ def test_kubectl_get_answers_the_question() -> None:
     }
     assert columns == {
         "gpool": ["ACCELERATOR", "WORKERS", "GPUS", "USED", "REASON", "AGE"],
-        "mdl": ["READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "AGE"],
+        "mdl": ["READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "AGE", "PRIORITY"],
     }
 
 
@@ -222,7 +223,13 @@ def test_a_full_status_is_one_the_schema_takes() -> None:
         last_transition_time="t",
         observed_generation=1,
     )
-    status = ModelDeploymentStatus(conditions=[condition], plan=["one"], cost_per_hour="7.8")
+    status = ModelDeploymentStatus(
+        conditions=[condition],
+        plan=["one"],
+        cost_per_hour="7.8",
+        predicted=Predicted(kv_tokens=775_216, cost_per_million_tokens="0.45"),
+        measured=Measured(kv_tokens=775_216, start_milliseconds=412),
+    )
     written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     schema = schema_of("ModelDeployment")["properties"]["status"]
     assert (

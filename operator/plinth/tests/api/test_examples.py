@@ -40,6 +40,7 @@ def test_the_promised_examples_are_there() -> None:
         "cluster",
         "embeddings",
         "gpu-large",
+        "plan",
         "quickstart",
     ]
 

@@ -127,6 +127,10 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
         model_document(engine={"type": "LlamaCpp"}, parallelism={"tensor": 2}),
         "spec.parallelism.tensor",
     ),
+    "llama.cpp in two stages": (
+        model_document(engine={"type": "LlamaCpp"}, parallelism={"pipeline": 2}),
+        "spec.parallelism.pipeline",
+    ),
     "time per token of an embedding": (
         model_document(model={"source": "hf://a/b", "task": "Embed"}, objectives={"tpotMilliseconds": 50}),
         "spec.objectives.tpotMilliseconds",
@@ -319,7 +323,10 @@ specs = st.fixed_dictionaries(
                 "args": st.dictionaries(st.sampled_from(["a", "A", "port", "x_y"]), st.just("1"), max_size=2),
             },
         ),
-        "parallelism": st.none() | st.fixed_dictionaries({"tensor": st.integers(0, 65)}),
+        "parallelism": st.none()
+        | st.fixed_dictionaries(
+            {}, optional={each: st.integers(0, 65) for each in ("tensor", "pipeline", "expert", "data")}
+        ),
         "objectives": st.none()
         | st.fixed_dictionaries(
             {},

@@ -14,6 +14,7 @@ from plinth.api.v1alpha1 import GPUPool
 from plinth.cluster.capacity import CapacityAway, CapacityObservation, RayObservation
 from plinth.cluster.ray_rest import RayAnswer, read_node
 from plinth.desired.serve_config import ServeSettings
+from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import EngineReport, PoolPlan, SlotPhase
 
 NODE_ID = "aa" * 28
@@ -43,6 +44,8 @@ class FakeRay:
         self.puts: list[dict[str, Any]] = []
         self.broken: dict[str, str] = {}
         """Engine failure by revision."""
+        self.tells: EngineFigures | None = None
+        """What every ready replica says of itself."""
         self.node_rows = [make_node_row()]
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
@@ -95,7 +98,7 @@ class FakeRay:
             return EngineReport(phase=SlotPhase.FAILED, message=self.broken[revision])
         if self.now - app["put_at"] < self._start_seconds:
             return EngineReport(phase=SlotPhase.LOADING, bytes_done=1, bytes_total=2, eta_seconds=1)
-        return EngineReport(phase=SlotPhase.READY)
+        return EngineReport(phase=SlotPhase.READY, figures=self.tells, start_milliseconds=412)
 
     def port_of(self, name: str) -> int:
         """Where a replica listens; 0 where there is none."""

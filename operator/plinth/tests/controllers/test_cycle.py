@@ -15,10 +15,14 @@ from plinth.controllers.gather import key_of
 from plinth.controllers.ports import DesiredModel, Ports, Resources, Statuses
 from plinth.controllers.replica_reports import STARTING_POLLS_A_PASS
 from plinth.desired.serve_config import ServeSettings
+from plinth.domain import fitting
+from plinth.domain.figures import EngineFigures, Prediction
 from plinth.domain.fleet import Artifact, ArtifactRefusal, EngineReport, ModelFormat
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState, RouteTable
 from plinth.tests.controllers import capacity_contract
 from plinth.tests.controllers.fake_ray import FakeRay, OneRay, make_node_row
+from plinth.tests.domain.builders import make_memory_figures
+from plinth.tests.domain.test_figures import COMPUTED
 
 SETTINGS = ServeSettings(
     secret_file="/s", secrets_dir="/d", cache_dir="/c", http_host="127.0.0.1", http_port=8123
@@ -74,6 +78,8 @@ class FakeGateway:
     now: float = 0.0
     table: RouteTable | None = None
     loads: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, int] = field(default_factory=dict)
+    """Output tokens a second, by model."""
     in_flight: dict[str, int] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
     silent: bool = False
@@ -95,7 +101,10 @@ class FakeGateway:
         }
         models = {
             model.model: ModelLoad(
-                in_flight=self.loads.get(model.model, 0), queued=0, peak=self.loads.get(model.model, 0)
+                in_flight=self.loads.get(model.model, 0),
+                queued=0,
+                peak=self.loads.get(model.model, 0),
+                output_tokens_total=round(self.rates.get(model.model, 0) * self.now),
             )
             for model in (self.table.models if self.table else ())
         }
@@ -195,6 +204,65 @@ async def test_progress_of_a_start_shows_in_the_status() -> None:
     await world.pass_seconds(2)
     step = world.status().progress[0]
     assert (step.phase, step.percent, step.eta_seconds) == ("Loading", 50, 1)
+
+
+async def test_what_a_replica_tells_of_itself_stands_beside_what_was_predicted() -> None:
+    world = World(make_model())
+    await world.pass_seconds(1)
+    predicted = world.status().predicted
+    assert predicted is not None
+    assert (world.status().measured, world.condition("AsPredicted")) == (None, ("Unknown", "NotMeasured"))
+    memory = make_memory_figures(weights_bytes=predicted.weights_bytes, kv_tokens=predicted.kv_tokens)
+    world.ray.tells = EngineFigures(memory=memory)
+    await world.pass_seconds(4)
+    measured = world.status().measured
+    assert measured is not None
+    assert (measured.kv_tokens, measured.start_milliseconds) == (predicted.kv_tokens, 412)
+    assert world.condition("AsPredicted") == ("True", "FiguresAgree")
+    world.restart()
+    await world.pass_seconds(1)
+    assert world.status().measured == measured
+
+
+async def test_the_throughput_under_load_shows_and_steady_load_writes_no_new_status() -> None:
+    world = World(make_model())
+    await world.pass_seconds(4)
+    world.gateway.loads["default/chat"], world.gateway.rates["default/chat"] = 3, 104
+    await world.pass_seconds(15)
+    measured = world.status().measured
+    assert measured is not None
+    assert (measured.tokens_per_second, measured.concurrency) == (100, 3)
+    before = world.status()
+    await world.pass_seconds(60)
+    assert world.status() == before
+
+
+async def test_what_replicas_deliver_corrects_what_later_passes_plan_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(make_model())
+    computed = replace(COMPUTED, concurrency=3, tokens_per_second=200)
+    memory = make_memory_figures()
+    monkeypatch.setattr(fitting, "make_prediction", lambda *_: Prediction(memory=memory, computed=computed))
+    world.ray.tells = EngineFigures(memory=memory)
+    await world.pass_seconds(4)
+    world.gateway.loads["default/chat"], world.gateway.rates["default/chat"] = 3, 120
+    await world.pass_seconds(40)
+    assert planned_throughput(world) == (200, 100)
+    await world.pass_seconds(40)
+    assert planned_throughput(world) == (120, 60)
+    assert any("counted at 60%" in sentence for sentence in world.status().plan)
+    assert world.condition("AsPredicted") == ("False", "FiguresPart")
+    assert world.condition("Ready") == ("True", "Serving")
+    world.gateway.loads.clear()
+    await world.pass_seconds(40)
+    assert planned_throughput(world) == (120, 60)
+
+
+def planned_throughput(world: World) -> tuple[int | None, int]:
+    predicted = world.status().predicted
+    assert predicted is not None
+    return predicted.tokens_per_second, predicted.throughput_percent
 
 
 async def test_what_somebody_else_removed_is_put_back() -> None:

@@ -12,6 +12,7 @@ from plinth.api.v1alpha1 import GPUPool, GPUPoolSpec, ObjectMeta
 from plinth.api.v1alpha1.workers import TrustRemoteCode
 from plinth.desired.pod_settings import make_pod_settings
 from plinth.desired.serve_config import ServeSettings, deployed_configs, parse_slot, same_config, serve_config
+from plinth.desired.serve_details import read_slots
 from plinth.domain.fleet import FleetPlan, ModelKey, Needs, Node, Slot, SlotName, SlotPhase
 from plinth.domain.planner import compute_plan
 from plinth.engine.slot import ReplicaArgs, RuntimePaths
@@ -71,6 +72,18 @@ def test_each_slot_is_an_application_of_one_replica_with_its_own_route() -> None
     assert [each["route_prefix"] for each in applications] == [f"/{name}" for name in names]
     assert {each["deployments"][0]["num_replicas"] for each in applications} == {1}
     assert {each["import_path"] for each in applications} == {"plinth.engine.app:build"}
+
+
+def test_whom_a_replica_replaces_is_kept_at_ray_and_read_back() -> None:
+    plan = cpu_plan()
+    (slot,) = plan.models[0].slots
+    old = slot.name._replace(ordinal=7)
+    told = replace(plan, models=(replace(plan.models[0], slots=(replace(slot, replaces=old),)),))
+    (found,) = read_slots(answered(serve_config(told, SETTINGS)))
+    assert found.slot.replaces == old
+    (found,) = read_slots(answered(serve_config(plan, SETTINGS)))
+    assert found.slot.replaces is None
+    msgspec.convert(only_application(told)["args"], ReplicaArgs)
 
 
 def test_serve_listens_where_it_is_told_on_the_head_only() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
+from plinth.domain.figures import EngineFigures, MemoryFigures
 from plinth.domain.fleet import (
     Artifact,
     ArtifactRefusal,
@@ -170,6 +171,17 @@ def make_slot(
         port=port + ordinal if reachable else None,
     )
     return replace(slot, **changes)
+
+
+def make_memory_figures(**changes: Any) -> MemoryFigures:
+    """What SmolLM2 takes with `make_model`'s objectives: 8 requests of 2048 tokens."""
+    tokens = 8 * 2048
+    figures = MemoryFigures(weights_bytes=98 * MIB, kv_bytes=tokens * 23_040, kv_tokens=tokens)
+    return replace(figures, **changes)
+
+
+def make_figures(**changes: Any) -> EngineFigures:
+    return EngineFigures(memory=make_memory_figures(**changes))
 
 
 def make_report(

@@ -185,6 +185,7 @@ class Fleet:
             running_on=None,
             phase=SlotPhase.PENDING,
             since=float(self.now),
+            replaces=plan.replaces,
         )
         self.slots[plan.name] = SimulatedSlot(
             plan=plan,

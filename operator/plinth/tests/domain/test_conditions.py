@@ -17,6 +17,7 @@ from plinth.domain.planner import compute_plan
 from plinth.domain.quantities import GIB, MIB
 from plinth.tests.domain.builders import (
     draining,
+    make_figures,
     make_model,
     make_node,
     make_pool,
@@ -45,7 +46,8 @@ def replica(ordinal: int = 0, revision: str = REVISION, **changes: Any) -> Slot:
 
 
 def serving_snapshot(**changes: Any) -> FleetSnapshot:
-    return make_snapshot(models=(make_model(**changes),), slots=(replica(),), report=make_report())
+    slots = (replica(figures=make_figures()),)
+    return make_snapshot(models=(make_model(**changes),), slots=slots, report=make_report())
 
 
 def test_every_condition_is_set_on_the_first_pass() -> None:
@@ -159,6 +161,26 @@ def test_a_refusal_stands_where_it_belongs_and_ready_repeats_it(
     assert short(found, kind) == (False, reason)
     assert short(found, ConditionType.READY) == (False, reason)
     assert found[ConditionType.READY].message == found[kind].message
+
+
+def test_a_replica_that_measures_otherwise_than_predicted_is_not_as_predicted_and_serves_all_the_same() -> (
+    None
+):
+    slots = (replica(figures=make_figures()), replica(1, figures=make_figures(kv_tokens=10_000)))
+    model = make_model(scaling={"minReplicas": 2, "maxReplicas": 2})
+    found = verdicts(make_snapshot(models=(model,), slots=slots, report=make_report()))
+    assert short(found, ConditionType.AS_PREDICTED) == (False, "FiguresPart")
+    assert found[ConditionType.AS_PREDICTED].message == (
+        f"default.chat.{REVISION}.1: KV cache 16k tokens predicted, 10k tokens measured"
+    )
+    assert short(found, ConditionType.READY) == (True, "Serving")
+
+
+def test_figures_count_only_of_ready_replicas_of_the_wanted_revision() -> None:
+    old = make_slot("0ld00000", figures=make_figures(kv_tokens=1))
+    loading = replica(phase=SlotPhase.LOADING, figures=make_figures(kv_tokens=1))
+    found = verdicts(make_snapshot(slots=(old, loading), report=make_report()))
+    assert short(found, ConditionType.AS_PREDICTED) == (None, "NotMeasured")
 
 
 def test_what_is_still_being_found_out_is_unknown_not_false() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plinth.api.v1alpha1 import ConditionType
+from plinth.domain.allotment import PlaceMemory
 from plinth.domain.fleet import (
     FailureRecord,
     FleetPlan,
@@ -60,6 +61,7 @@ def models(draw: st.DrawFn, name: str) -> Model:
         failure=failure if failing else None,
         scaling={"minReplicas": least, "maxReplicas": max(1, least + draw(st.integers(0, 3)))},
         status={"desiredReplicas": draw(st.integers(0, 6))},
+        priority=draw(st.integers(0, 2)),
     )
 
 
@@ -190,14 +192,14 @@ def test_the_order_in_which_things_are_seen_does_not_matter(snapshot: FleetSnaps
 
 
 @given(snapshots(), snapshots())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_what_is_remembered_of_an_earlier_pass_makes_no_difference(
     before: FleetSnapshot, after: FleetSnapshot
 ) -> None:
     now = replace(after, models=before.models)
-    targets = TargetMemory()
-    compute_plan(before, NOW, targets=targets)
-    assert compute_plan(now, NOW, targets=targets) == compute_plan(now, NOW)
+    targets, places = TargetMemory(), PlaceMemory()
+    compute_plan(before, NOW, targets=targets, places=places)
+    assert compute_plan(now, NOW, targets=targets, places=places) == compute_plan(now, NOW)
 
 
 @given(snapshots())
@@ -281,6 +283,7 @@ def carried_out(snapshot: FleetSnapshot, plan: FleetPlan) -> FleetSnapshot:
             node_id=plans[name].node_id,
             running_on=plans[name].node_id,
             phase=SlotPhase.READY,
+            replaces=plans[name].replaces,
             host="127.0.0.1",
             port=1,
         )

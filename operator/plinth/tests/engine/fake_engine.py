@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import ModelFormat
 from plinth.engine.refusals import send_json
 from plinth.engine.seam import ASGIApp, LocalModel, Progress, Receive, Scope, Send
@@ -21,6 +22,7 @@ class FakeEngine:
         self.died = asyncio.Event()
         self.answer: object = {"choices": [{"text": "!"}]}
         self.load_error: Exception | None = None
+        self.tells: EngineFigures | None = None
         self.probed = asyncio.Event()
         self.probed.set()
         self.closed = 0
@@ -37,6 +39,9 @@ class FakeEngine:
         await receive()
         await self.probed.wait()
         await send_json(send, 200, self.answer)
+
+    async def figures(self) -> EngineFigures | None:
+        return self.tells
 
     async def until_dead(self) -> str:
         await self.died.wait()

@@ -152,6 +152,28 @@ async def test_arguments_reach_llama_cpp(tmp_path: Path) -> None:
         await served.until("Ready")
 
 
+async def test_a_ready_replica_tells_what_llama_cpp_allocated(tmp_path: Path) -> None:
+    with stderr_in(tmp_path / "worker.err"):
+        async with serving(tmp_path, make_spec(context_tokens=512, concurrency=2)) as served:
+            state = await served.until("Ready")
+    memory = state["figures"]["memory"]
+    assert abs(memory["weights_bytes"] - 96_576_768) < 10_000  # of 272 tensors, as the file's header has them
+    assert memory["kv_bytes"] == 1024 * 30 * 2 * 3 * 64 * 2
+    assert memory["kv_tokens"] == 1024
+    assert memory["overhead_bytes"] > 0
+    assert 0 < state["start_milliseconds"] < 60_000
+
+
+async def test_once_loaded_llama_cpp_is_as_quiet_as_before(tmp_path: Path) -> None:
+    log = tmp_path / "worker.err"
+    with stderr_in(log):
+        async with serving(tmp_path, make_spec()) as served:
+            await served.until("Ready")
+            loaded = log.read_text()
+            await served.post("/v1/completions", {"prompt": "Hi", "max_tokens": 2})
+            assert log.read_text() == loaded
+
+
 async def test_a_file_that_is_no_model_fails_with_llama_cpps_own_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"not a model")

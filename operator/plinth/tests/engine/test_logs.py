@@ -23,6 +23,7 @@ Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:01<00:00,  1.99s
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}
 """
 LLAMA_CPP = """\
+0.00.004.700 I llama_model_loader: an error of 0.01 at most
 0.00.004.795 E gguf_init_from_reader: failed to read magic
 0.00.004.967 W srv          init: something harmless
 0.00.005.105 E srv    load_model: failed to load model, '/m.gguf'

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from plinth.engine.gate import Gate
 from plinth.engine.replica import Replica
 from plinth.engine.seam import EngineError, LocalModel, Progress, SourceError
+from plinth.tests.domain.builders import make_figures
 from plinth.tests.engine.fake_engine import MODEL, FakeEngine
 from plinth.tests.engine.serving import PREFIX, SECRET, Served, http_server, make_spec, under_prefix
 
@@ -38,8 +39,10 @@ async def test_the_phases_follow_each_other_and_end_in_ready() -> None:
         await served.until("Probing")
         status, answer = await served.post("/v1/completions", {})
         assert (status, answer["error"]["code"]) == (503, "replica_not_ready")
+        engine.tells = make_figures(kv_tokens=4096)
         engine.probed.set()
-        await served.until("Ready")
+        ready = await served.until("Ready")
+        assert ready["figures"]["memory"]["kv_tokens"] == 4096
         assert await served.post("/v1/completions", {}) == (200, engine.answer)
     assert engine.closed >= 1
 

@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from plinth.domain.fleet import Engine
+from plinth.domain.sizing.calibration import CALIBRATION
 from plinth.tests.engine.serving import LOOPBACK, SECRET, Served, listening_hosts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
@@ -25,7 +28,10 @@ ROOT = Path(__file__).parents[4]
 VENV = ROOT / ".venv-vllm"
 START_SECONDS = 600
 """40 s on two idle cores, and many times that on busy ones."""
-SPEC = {
+SMOLLM2_PARAMETERS = 134_515_008
+SMOLLM2_KV_BYTES = 30 * 2 * 3 * 64 * 2
+"""A token's K and V: layers, KV heads, head size, 16 bits."""
+SPEC: dict[str, Any] = {
     "engine": "VLLM",
     "context_tokens": 1024,
     "concurrency": 4,
@@ -113,6 +119,16 @@ async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vllm]:
 
 async def test_the_state_answers_while_vllm_starts(vllm: Vllm) -> None:
     assert vllm.answers["Loading"] > 20
+
+
+async def test_a_ready_replica_tells_what_vllm_holds(vllm: Vllm) -> None:
+    state = await vllm.state()
+    memory = state["figures"]["memory"]
+    assert memory["weights_bytes"] == SMOLLM2_PARAMETERS * 2  # bf16
+    room = SPEC["memory_bytes"] - memory["weights_bytes"] - CALIBRATION.memory.cpu_bytes[Engine.VLLM]
+    assert 0.97 * room < memory["kv_bytes"] <= room
+    assert abs(memory["kv_tokens"] * SMOLLM2_KV_BYTES - memory["kv_bytes"]) < 1024 * SMOLLM2_KV_BYTES
+    assert 0 < state["start_milliseconds"] < START_SECONDS * 1000
 
 
 async def test_every_served_name_answers(vllm: Vllm) -> None:

@@ -40,6 +40,15 @@ def test_a_gpu_replica_is_told_its_share_and_keeps_its_workers_in_one_actor() ->
     ]
 
 
+def test_stages_copies_and_spread_experts_are_told_and_stay_in_one_actor() -> None:
+    told = arguments(tensor_parallel=2, pipeline_parallel=2)
+    assert {"--tensor-parallel-size=2", "--pipeline-parallel-size=2"} <= set(told)
+    assert not any("expert" in word or "data" in word for word in told)
+    spread = arguments(data_parallel=4, expert_parallel=4)
+    assert {"--data-parallel-size=4", "--enable-expert-parallel"} <= set(spread)
+    assert all("--distributed-executor-backend=mp" in words for words in (told, spread))
+
+
 def test_on_the_cpu_the_kv_cache_is_what_weights_and_overhead_leave() -> None:
     assert f"--kv-cache-memory-bytes={2 * GIB}" in arguments(threads=2, memory_bytes=5 * GIB)
     assert f"--kv-cache-memory-bytes={GIB // 4}" in arguments(threads=2, memory_bytes=GIB)

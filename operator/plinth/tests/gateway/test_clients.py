@@ -14,6 +14,7 @@ import openai
 import pytest
 import xllamacpp
 
+from plinth.runtime.profiling import Workload, measure
 from plinth.tests.gateway.harness import (
     SECRET,
     Rig,
@@ -109,6 +110,26 @@ async def test_streams_end_with_their_finish_reason_and_a_usage_equal_to_the_tok
     async with running_gateway(tmp_path, make_table(route_to(engine))) as rig, client_of(rig) as client:
         results = await asyncio.gather(*[one(client) for _ in range(12)])
     assert results == [(12, "length", 12)] * 12
+
+
+@scenario
+async def test_a_profile_measures_a_real_engine_and_the_gateway_counts_the_same_tokens(
+    tmp_path: Path, engine: Any
+) -> None:
+    workload = Workload(model="team/tiny", input_tokens=24, output_tokens=16)
+    async with running_gateway(tmp_path, make_table(route_to(engine))) as rig:
+        host, port = rig.gateway.address
+        one, three = await measure(f"http://{host}:{port}/v1", workload, [1, 3], 4.0)
+        await eventually(lambda: rig.controller.last.models["team/tiny"].in_flight == 0)
+        counted = rig.controller.last.models["team/tiny"].output_tokens_total
+    for level in (one, three):
+        assert level.failed == 0
+        assert 0 < level.ttft_p50_milliseconds <= level.ttft_p99_milliseconds < 4000
+        assert level.tpot_microseconds > 0
+    measured = 1.5 * (
+        one.tokens_per_second + three.tokens_per_second
+    )  # in three quarters of two seconds each
+    assert 0.5 * counted < measured < 1.1 * counted
 
 
 @scenario

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,10 @@ from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeRefused
 from plinth.cluster.kube.kinds import Kind
 from plinth.runtime import kubectl as plugin
+from plinth.runtime import profile_command
 from plinth.runtime.port_forward import forwarded
+from plinth.runtime.profiling import Level, Workload
+from plinth.tests.runtime.test_profile_command import make_level
 
 OBJECTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("ModelDeployment", "team-a", "chat"): {
@@ -101,7 +107,7 @@ def test_status_shows_the_models_of_the_contexts_namespace_and_the_pools(
 @pytest.mark.usefixtures("cluster")
 def test_the_wide_table_folds_nothing() -> None:
     head, row, *_ = run("status", "-A", "-o", "wide").splitlines()
-    assert head.split()[-5:] == ["POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES"]
+    assert head.split()[-6:] == ["POOL", "ENGINE", "REVISION", "UPDATED", "OBJECTIVES", "PREDICTION"]
     assert row.split()[-1] == "h200"
 
 
@@ -117,6 +123,26 @@ def test_what_the_api_server_refuses_is_one_clear_line(monkeypatch: pytest.Monke
     result = CliRunner().invoke(plugin.kubectl, ["status", "-n", "team-a"])
     assert result.exit_code == 1
     assert result.output == "Error: 403 Forbidden: modeldeployments is forbidden\n"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_profile_is_measured_through_the_gateway_s_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Workload, list[int], float]] = []
+
+    async def measure(endpoint: str, workload: Workload, users: list[int], seconds: float) -> list[Level]:
+        asked.append((endpoint, workload, users, seconds))
+        return [make_level(users=each) for each in users]
+
+    @contextmanager
+    def forward(*_: str) -> Iterator[str]:
+        yield "http://127.0.0.1:40123"
+
+    monkeypatch.setattr(plugin, "forwarded", forward)
+    monkeypatch.setattr(profile_command, "measure", measure)
+    shown = json.loads(run("profile", "chat", "-n", "team-a", "-c", "4", "--seconds", "9", "-o", "json"))
+    workload = Workload(model="team-a/chat", input_tokens=512, output_tokens=256)
+    assert asked == [("http://127.0.0.1:40123/v1", workload, [4], 9.0)]
+    assert [level["concurrency"] for level in shown["levels"]] == [4]
 
 
 async def test_logs_are_asked_of_the_rays_that_the_pool_names() -> None:

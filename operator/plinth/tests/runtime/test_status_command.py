@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, ResourceKey
+from plinth.api.v1alpha1.figures import Measured, Predicted
 from plinth.cluster.folder import FolderStore
 from plinth.cluster.status_db import StatusDB
 from plinth.runtime.status_command import read_all, render
@@ -46,6 +47,10 @@ def make_database(place: Path) -> StatusDB:
                 accelerators=4,
                 reason="Scaling",
                 plan=["because"],
+                predicted=Predicted(weights_bytes=30 << 30, kv_bytes=95 << 30, kv_tokens=778_000),
+                measured=Measured(
+                    weights_bytes=29 << 30, kv_tokens=775_216, tokens_per_second=2400, concurrency=40
+                ),
             ),
         }
     )
@@ -62,9 +67,14 @@ def test_the_table_answers_for_models_and_pools(tmp_path: Path) -> None:
     assert "because" not in text
 
 
-def test_wide_adds_the_reasons(tmp_path: Path) -> None:
+def test_wide_adds_the_reasons_and_what_was_predicted_beside_what_was_measured(tmp_path: Path) -> None:
     with make_database(tmp_path) as database:
-        assert "chat: because" in render(Console(width=200), read_all(database), "wide")
+        shown = render(Console(width=200), read_all(database), "wide").splitlines()
+    assert shown[-3:] == [
+        "  chat: because",
+        "  chat: predicted: weights 30.0 GiB · KV 95.0 GiB = 778k tokens",
+        "  chat: measured: weights 29.0 GiB = 775k tokens · 2400 tokens/s at 40 requests",
+    ]
 
 
 def test_json_and_yaml_are_the_same_list_of_whole_resources(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""A plan as the JSON of `plinth plan`: what each model would get and why, and what would stay pending.
+
+Bytes are of one accelerator (on a CPU node, of the replica); all numbers are integers, money is a decimal string.
+What is not computed is null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plinth.api.v1alpha1 import ConditionType
+from plinth.domain.figures import MemoryFigures, SpeedFigures
+from plinth.domain.fleet import EngineSpec, FleetPlan, ModelKey, ModelPlan, PoolPlan, Verdict
+from plinth.domain.quantities import multiply_money
+from plinth.domain.sizing.shape import Shape
+
+NEEDED = (ConditionType.ACCEPTED, ConditionType.PLANNED, ConditionType.PLACED)
+"""What must be True of a model for the plan to give it all that is asked."""
+
+
+def make_plan_document(plan: FleetPlan, prices: dict[str, str]) -> dict[str, Any]:
+    """`models` in the order of their names, then what is `pending`.
+
+    Args:
+        plan: as the production planner made it.
+        prices: money for one accelerator (on a CPU pool: one node) an hour, by pool.
+    """
+    pools = {pool.name: pool for pool in plan.pools}
+    return {
+        "models": [
+            _model(each, each.spec, pools[each.pool], prices[each.pool])
+            for each in plan.models
+            if each.spec is not None and each.pool in pools
+        ],
+        "pending": [
+            {**_name(each.key), "reason": verdict.reason, "message": verdict.message}
+            for each in plan.models
+            if (verdict := find_obstacle(each)) is not None
+        ],
+    }
+
+
+def find_obstacle(model: ModelPlan) -> Verdict | None:
+    """The first condition that keeps the model from what it asks for, or None."""
+    return next((each for each in model.verdicts if each.type in NEEDED and each.status is not True), None)
+
+
+def _name(key: ModelKey) -> dict[str, str]:
+    return {"name": key.name, "namespace": key.namespace}
+
+
+def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> dict[str, Any]:
+    prediction = model.prediction
+    accelerators = spec.shape.accelerators * model.desired_replicas if pool.accelerators else 0
+    return {
+        **_name(model.key),
+        "pool": model.pool,
+        "engine": spec.engine.value,
+        "shape": _shape(spec.shape),
+        "replicas": model.desired_replicas,
+        "gpus": accelerators,
+        "memory": _memory(prediction.memory) if prediction else None,
+        "predicted": _speed(prediction.speed) if prediction and prediction.speed else None,
+        "costPerHour": multiply_money(price, accelerators or len({slot.node_id for slot in model.slots})),
+        "reasons": list(model.reasons),
+        "rejected": [{"shape": str(each.shape), "reason": each.reason} for each in model.rejected],
+    }
+
+
+def _shape(shape: Shape) -> dict[str, int]:
+    return {
+        "tensorParallel": shape.tensor,
+        "pipelineParallel": shape.pipeline,
+        "expertParallel": shape.expert,
+        "dataParallel": shape.data,
+    }
+
+
+def _memory(memory: MemoryFigures) -> dict[str, int | None]:
+    return {
+        "weightsBytesPerGpu": memory.weights_bytes,
+        "kvBytesPerGpu": memory.kv_bytes,
+        "kvTokens": memory.kv_tokens,
+        "overheadBytesPerGpu": memory.overhead_bytes,
+    }
+
+
+def _speed(speed: SpeedFigures) -> dict[str, int | str]:
+    return {
+        "ttftP50Milliseconds": speed.ttft_p50_milliseconds,
+        "ttftP99Milliseconds": speed.ttft_p99_milliseconds,
+        "tpotMicroseconds": speed.tpot_microseconds,
+        "tokensPerSecond": speed.tokens_per_second,
+        "costPerMillionTokens": speed.cost_per_million_tokens,
+    }

@@ -1,0 +1,144 @@
+"""Places for what is missing of all models at once: what models claim, put to placement, and its answer by replica.
+
+All of it follows from the snapshot: a replica that moves is known by the one that was started in its stead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from plinth.domain.accelerators.catalogue import find_accelerator
+from plinth.domain.fleet import FleetSnapshot, ModelKey, Node, SlotName, SlotPhase
+from plinth.domain.placing.demands import Demand
+from plinth.domain.placing.hosts import Place
+from plinth.domain.placing.plan import Move, PlacementPlan, plan_places
+from plinth.domain.placing.room import Room
+from plinth.domain.placing.view import Holdings, hosts_of, node_id_of
+from plinth.domain.pools import Pool
+from plinth.domain.sides import RolloutRequest
+
+MOVES = 1
+"""Replicas that may be on the move at once: each costs a start, and a second place while it lasts."""
+
+
+class PlaceMemory:
+    """Who holds what, kept from pass to pass. It makes no difference to a plan and only saves work."""
+
+    def __init__(self) -> None:
+        self.room = Room()
+        self.holdings = Holdings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One model's."""
+
+    request: RolloutRequest
+    priority: int
+    needed: int
+    """Replicas that it cannot do without."""
+    first_seen: float
+
+    def demand(self) -> Demand:
+        """As placement sees it."""
+        request = self.request
+        return Demand(
+            model=str(request.model),
+            priority=self.priority,
+            options=(request.option,),
+            missing=tuple(str(name) for name in request.missing),
+            turn=self.first_seen,
+            kept=self.needed,
+            runs=bool(request.slots),
+        )
+
+    def leaving(self) -> Iterator[SlotName]:
+        """Replicas whose place will be free."""
+        yield from self.request.broken
+        yield from self.request.moving
+        for slot in self.request.sides.leaving:
+            yield slot.name
+
+    def movable(self) -> Iterator[SlotName]:
+        """Replicas that another could be started for: what does not start is not made to."""
+        if self.request.failing or self.request.retry_at is not None:
+            return
+        for slot in self.request.sides.kept_new:
+            if slot.phase is SlotPhase.READY and slot.draining_since is None:
+                yield slot.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allotment:
+    """The places of one pass."""
+
+    room: Room
+    """With all that was given."""
+    plan: PlacementPlan
+    nodes: Mapping[str, Node]
+    """By id."""
+    moved: Mapping[SlotName, Move] = field(default_factory=dict)
+    displaced: Mapping[SlotName, str] = field(default_factory=dict)
+    promised: frozenset[SlotName] = frozenset()
+    """Replicas that must be gone before others can be created, those aside that move."""
+
+    def node_at(self, place: Place) -> Node:
+        """The node of a replica with one part."""
+        return self.nodes[node_id_of(place[0].host)]
+
+    def settle(self, request: RolloutRequest) -> RolloutRequest:
+        """The request with what becomes of its replicas for the sake of others."""
+        names = {slot.name for slot in request.slots}
+        moved = {name: self.moved[name].reason for name in names & self.moved.keys()}
+        yielding = {name: self.displaced[name] for name in names & self.displaced.keys()}
+        promised = names & self.promised
+        if not moved and not yielding and not promised:
+            return request
+        return replace(
+            request, moving={**request.moving, **moved}, yielding=yielding, promised=frozenset(promised)
+        )
+
+
+def allot(
+    claims: Mapping[ModelKey, Claim],
+    snapshot: FleetSnapshot,
+    pools: Iterable[Pool],
+    *,
+    leaving: Iterable[SlotName],
+    memory: PlaceMemory,
+) -> Allotment:
+    """Places for all that is missing. `leaving`: replicas that go of models without a claim."""
+    going = {*leaving, *(name for claim in claims.values() for name in claim.leaving())}
+    movable = {name for claim in claims.values() for name in claim.movable()}
+    fixed = {slot.name for slot in snapshot.slots} - movable
+    hosts = hosts_of(pools, _link_domains(snapshot.nodes))
+    holds = memory.holdings.of(snapshot.slots, hosts, leaving=going, fixed=fixed)
+    memory.room.update(hosts, holds)
+    moving = {name for claim in claims.values() for name in claim.request.moving}
+    demands = {str(key): claim.demand() for key, claim in claims.items()}
+    plan = plan_places(memory.room, demands, moves=max(0, MOVES - len(moving)))
+    moved = {_slot(replica): move for replica, move in plan.moved.items()}
+    awaited = {_slot(replica) for placed in plan.placed.values() for replica in placed.after}
+    return Allotment(
+        room=memory.room,
+        plan=plan,
+        nodes={node.node_id: node for node in snapshot.nodes},
+        moved=moved,
+        displaced={_slot(replica): reason for replica, reason in plan.displaced.items()},
+        promised=frozenset(awaited - moved.keys() - moving),
+    )
+
+
+def _slot(replica: str) -> SlotName:
+    name = SlotName.parse(replica)
+    if name is None:
+        raise ValueError(f"{replica!r} is no slot's name")
+    return name
+
+
+def _link_domains(nodes: Iterable[Node]) -> dict[str, int]:
+    """Accelerators of one link domain, of the kinds that are known."""
+    kinds = {node.accelerator: node.accelerator_memory_bytes for node in nodes if node.accelerators}
+    found = {kind: find_accelerator(kind, memory) for kind, memory in sorted(kinds.items())}
+    return {kind: known.link.domain_size for kind, known in found.items() if known is not None}

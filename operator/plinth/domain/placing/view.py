@@ -1,0 +1,175 @@
+"""The fleet as placement sees it: nodes become hosts, slots become holds, a target becomes an option.
+
+A node of an accelerated pool is a host by its accelerators; one of a CPU pool is another host by its memory. What is
+being emptied is in no pool: it holds what it holds, and takes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from plinth.domain.fleet import Engine, Needs, Node, NodeState, Slot, SlotName, SlotPhase
+from plinth.domain.placing.demands import Gang, Option
+from plinth.domain.placing.hosts import Hold, Host, Part, Standing
+from plinth.domain.placing.stands import Stand
+from plinth.domain.pools import Pool, has_engine
+
+RACK_LABELS = ("plinth.dev/rack", "fabric.topograph.run/tier-0", "network.topology.nvidia.com/leaf")
+"""Node labels that name the rack: ours, else those of NVIDIA's Topograph, now and before 1.0, for the first switch
+(https://docs.nvidia.com/topograph/reference/node-labels-and-annotations)."""
+LINK_DOMAIN_LABEL = "plinth.dev/link-domain-size"
+"""Node label with the number of accelerators of one link domain; without it, the kind's, else all of the node's."""
+MEMORY = " (memory)"
+"""Ends the name of a host that counts a node's memory."""
+
+
+def pool_key(pool: str, engine: Engine) -> str:
+    """The name under which replicas of an engine ask for a pool's hosts."""
+    return f"{pool}/{engine}"
+
+
+def option_of(pool: Pool, engine: Engine, needs: Needs, *, price: int = 0) -> Option:
+    """What a replica on one node takes."""
+    return Option(pool_key(pool.name, engine), _gang(needs), price)
+
+
+def host_name(node: Node, pool: Pool) -> str:
+    """The host that a node is to a pool: by its memory, or by its accelerators."""
+    return node.node_id + MEMORY if pool.is_cpu else node.node_id
+
+
+def node_id_of(host: str) -> str:
+    """The node that a host stands for."""
+    return host.removesuffix(MEMORY)
+
+
+def hosts_of(pools: Iterable[Pool], link_domains: Mapping[str, int]) -> dict[str, Host]:
+    """All pools' hosts by name. `link_domains`: accelerators of one link domain, by kind of accelerator."""
+    found: dict[str, Host] = {}
+    for pool in pools:
+        for node in (*pool.nodes, *pool.retiring):
+            retiring = node.state is NodeState.RETIRING
+            keys = [pool_key(pool.name, each) for each in Engine if has_engine(node, each) and not retiring]
+            host = _memory_host(node, pool) if pool.is_cpu else _accelerator_host(node, link_domains)
+            if host is not None:
+                known = found.get(host.name, host)
+                # Pools that share a node's memory may differ in how much of it they use: the smaller share counts.
+                whole = min(known.whole, host.whole)
+                found[host.name] = known._replace(pools=(*known.pools, *keys), whole=whole)
+    return found
+
+
+def _memory_host(node: Node, pool: Pool) -> Host:
+    whole = pool.usable_memory_bytes(node)
+    return Host(host_name(node, pool), (), (1,), _rack(node), _standing(node), whole)
+
+
+def _accelerator_host(node: Node, link_domains: Mapping[str, int]) -> Host | None:
+    if node.accelerators == 0:
+        return None
+    label = node.labels.get(LINK_DOMAIN_LABEL, "")
+    size = int(label) if label.isdecimal() else link_domains.get(node.accelerator, 0)
+    whole, rest = divmod(node.accelerators, size or node.accelerators)
+    domains = (size or node.accelerators,) * whole + ((rest,) if rest else ())
+    return Host(node.node_id, (), domains, _rack(node), _standing(node))
+
+
+def _rack(node: Node) -> str:
+    return next((node.labels[label] for label in RACK_LABELS if label in node.labels), "")
+
+
+def _standing(node: Node) -> Standing:
+    if node.state is not NodeState.POTENTIAL:
+        return Standing.PRESENT
+    return Standing.COMING if node.worker else Standing.POSSIBLE
+
+
+class Holdings:
+    """The holds of the slots found, kept from pass to pass; a host whose slots are as they were is not looked at.
+
+    Nobody says which accelerators of a node a slot has: they are laid out by name, each where it fits best.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
+        self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]] = {}
+        """By host, its holds without and with their accelerators."""
+
+    def of(
+        self,
+        slots: Iterable[Slot],
+        hosts: Mapping[str, Host],
+        *,
+        leaving: Collection[SlotName],
+        fixed: Collection[SlotName] = (),
+    ) -> dict[str, Hold]:
+        """Who holds what.
+
+        `leaving`: slots that drain or are being moved; those that stop are known to leave. `fixed`: slots whose like
+        could not be started elsewhere.
+        """
+        on: dict[str, list[Hold]] = {}
+        seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
+        for slot in slots:
+            at = slot.running_on or slot.node_id
+            host = hosts.get(at if slot.needs.accelerators > 0 else at + MEMORY)
+            if host is not None:
+                leaves = slot.name in leaving or slot.phase is SlotPhase.STOPPING
+                seen[slot.name] = self._seen_as(slot, host, leaves=leaves, movable=slot.name not in fixed)
+                on.setdefault(host.name, []).append(seen[slot.name][2])
+        self._seen = seen
+        self._known = {name: self._laid_out(hosts[name], tuple(sorted(holds))) for name, holds in on.items()}
+        return {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
+
+    def _seen_as(self, slot: Slot, host: Host, *, leaves: bool, movable: bool) -> tuple[Slot, Host, Hold]:
+        """The slot's hold, its accelerators still to be told."""
+        known = self._seen.get(slot.name)
+        fate = (leaves, movable)
+        if known is not None and known[0] is slot and known[1] == host and known[2][-2:] == fate:
+            return known
+        return slot, host, _hold(slot, host)._replace(leaving=leaves, movable=movable)
+
+    def _laid_out(
+        self, host: Host, holds: tuple[Hold, ...]
+    ) -> tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]:
+        known = self._known.get(host.name)
+        if known is not None and known[:2] == (host, holds):
+            return known
+        return host, holds, tuple(_lay_out(host, holds))
+
+
+def _gang(needs: Needs) -> Gang:
+    if needs.accelerators > 0:
+        return Gang(1, needs.accelerators)
+    return Gang(1, 1, share=needs.memory_bytes, spread=True)
+
+
+def _hold(slot: Slot, host: Host) -> Hold:
+    """Of an unreadable slot nobody knows what pool would do."""
+    keys = [key for key in host.pools if slot.spec is not None and key.endswith(f"/{slot.spec.engine}")]
+    return Hold(
+        replica=str(slot.name),
+        model=str(slot.name.model),
+        pool=keys[0] if keys else "",
+        gang=_gang(slot.needs),
+        place=(),
+        since=slot.since,
+    )
+
+
+def _lay_out(host: Host, holds: Iterable[Hold]) -> Iterator[Hold]:
+    """Each in the smallest gap that takes it; more than there is, where most is free."""
+    stand = Stand(host)
+    for hold in holds:
+        able = [
+            (stand.whole_free[number], number)
+            for number in range(len(stand.domains))
+            if stand.capacity(number, hold.gang) > 0
+        ]
+        if able:
+            part = stand.parts(min(able)[1], hold.gang, 1)[0]
+        else:
+            roomiest = sorted(range(len(stand.free)), key=lambda each: (-stand.free[each], each))
+            part = Part(host.name, tuple(sorted(roomiest[: hold.gang.accelerators])))
+        stand.change(part.accelerators, -hold.gang.share)
+        yield hold._replace(place=(part,))

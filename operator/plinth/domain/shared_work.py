@@ -1,0 +1,41 @@
+"""What planning computes once for all models that are alike: reading a config, fitting a replica to a place.
+
+A fleet has many models and few kinds of them. Both steps are pure, so what is kept makes no difference to a plan.
+"""
+
+from __future__ import annotations
+
+from plinth.domain.fitting import Fit, FitRefusal, FitRequest, fit_replica
+from plinth.domain.fleet import Artifact, ArtifactRefusal
+from plinth.domain.models.architecture import ModelArchitecture
+from plinth.domain.models.reading import read_model
+
+MOST_KEPT = 4096
+"""Of each; with more, all are forgotten and those in use come back."""
+
+
+class SharedWork:
+    """Answers of before, by all that they depend on."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str], ModelArchitecture | ArtifactRefusal] = {}
+        self._fits: dict[FitRequest, Fit | FitRefusal] = {}
+
+    def read(self, artifact: Artifact) -> ModelArchitecture | ArtifactRefusal:
+        """What the model is made of. Equal configs are told by their text: they hold lists, which have no hash."""
+        key = artifact.format, repr(artifact.config)
+        found = self._models.get(key)
+        if found is None:
+            if len(self._models) >= MOST_KEPT:
+                self._models.clear()
+            found = self._models[key] = read_model(artifact.config, format=artifact.format)
+        return found
+
+    def fit(self, request: FitRequest) -> Fit | FitRefusal:
+        """The replica that fits."""
+        found = self._fits.get(request)
+        if found is None:
+            if len(self._fits) >= MOST_KEPT:
+                self._fits.clear()
+            found = self._fits[request] = fit_replica(request)
+        return found

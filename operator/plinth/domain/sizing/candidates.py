@@ -1,0 +1,78 @@
+"""The shapes that are worth asking about in a place: tensor ranks in one link domain, stages across nodes, experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plinth.domain.accelerators.catalogue import CPU, LinkKind
+from plinth.domain.fleet import Engine
+from plinth.domain.quantities import ceil_div
+from plinth.domain.sizing.request import Asked, Place, SizingRequest
+from plinth.domain.sizing.rules import find_obstacle
+from plinth.domain.sizing.shape import Shape
+
+_MOST_STAGES = 16
+_COPIES = (2, 4, 8, 16, 32, 64)
+
+
+def find_candidates(request: SizingRequest) -> list[Shape]:
+    """Shapes that the place has room for and that nothing asked for by hand rules out, the fewest accelerators first.
+
+    Among as many accelerators the plainest is first: one stage, one copy, experts not spread.
+    """
+    if request.place.accelerator.name == CPU or request.engine is Engine.LLAMA_CPP:
+        found = iter([Shape()])
+    else:
+        found = _shapes(request)
+    fitting = [shape for shape in found if _is_as_asked(shape, request.asked)]
+    return sorted(fitting, key=_plainness)
+
+
+def largest_tensor(place: Place) -> int:
+    """The most ranks that one layer can be split over: what one node has, within one link domain."""
+    return min(place.accelerators_per_node, place.accelerator.link.domain_size)
+
+
+def _plainness(shape: Shape) -> tuple[int, ...]:
+    return (shape.accelerators, shape.pipeline, shape.data, shape.expert, shape.tensor)
+
+
+def _shapes(request: SizingRequest) -> Iterator[Shape]:
+    most = largest_tensor(request.place)
+    for tensor in range(1, most + 1):
+        yield Shape(tensor=tensor)
+        if request.model.experts:
+            yield from _expert_shapes(tensor, most)
+        yield from _staged_shapes(request, tensor)
+
+
+def _expert_shapes(tensor: int, most: int) -> Iterator[Shape]:
+    if tensor > 1:
+        yield Shape(tensor=tensor, expert=tensor)
+    for data in _COPIES:
+        if tensor * data <= most:
+            yield Shape(tensor=tensor, data=data, expert=tensor * data)
+
+
+def _staged_shapes(request: SizingRequest, tensor: int) -> Iterator[Shape]:
+    """Stages across nodes; inside a node only where splitting layers further is slow or not possible."""
+    place = request.place
+    stages_a_node = place.accelerators_per_node // tensor
+    asked = request.asked.pipeline is not None
+    slow = place.accelerator.link.kind is LinkKind.PCIE
+    widest = 2 * tensor > largest_tensor(place)
+    inside = asked or slow or widest or find_obstacle(request.model, Shape(tensor=2 * tensor)) is not None
+    for pipeline in range(2, _MOST_STAGES + 1):
+        nodes = ceil_div(pipeline, stages_a_node)
+        if (nodes == 1 and inside) or 1 < nodes <= place.nodes:
+            yield Shape(tensor=tensor, pipeline=pipeline)
+
+
+def _is_as_asked(shape: Shape, asked: Asked) -> bool:
+    pairs = (
+        (shape.tensor, asked.tensor),
+        (shape.pipeline, asked.pipeline),
+        (shape.expert, asked.expert),
+        (shape.data, asked.data),
+    )
+    return all(wanted in {None, degree} for degree, wanted in pairs)

@@ -1,0 +1,124 @@
+"""What users of a replica would see: time to first token, time per token, tokens a second, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from plinth.api.v1alpha1 import Task
+from plinth.domain.quantities import ceil_div
+from plinth.domain.sizing.batching import Capacity, ClosedLoop, Served, serve
+from plinth.domain.sizing.calibration import CALIBRATION, Calibration
+from plinth.domain.sizing.engine_defaults import batch_limits
+from plinth.domain.sizing.memory import MemoryPlan
+from plinth.domain.sizing.request import FULL_SPEED_PERMILLE, SizingRequest
+from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.steps import StepClock
+from plinth.domain.sizing.work import step_work
+
+ROUNDS = 3
+"""How often each user asks: the first round comes all at once, the later ones as answers end."""
+_SECONDS_AN_HOUR = 3600
+_MILLION = 1_000_000
+_CENTS_OF_A_CENT = Decimal("0.0001")
+_MEDIAN = 50
+_LATEST = 99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Of a closed loop of `concurrency` users on one replica."""
+
+    ttft_p50_milliseconds: int
+    ttft_p99_milliseconds: int
+    ttft_milliseconds: int
+    """At the percentile that the goals name."""
+    tpot_microseconds: int
+    """Median over requests of the time per token after the first."""
+    tpot_at_goal_microseconds: int
+    """At the percentile that the goals name."""
+    tokens_per_second: int
+    """Generated tokens; of a model that generates none, tokens read."""
+    cost_per_million_tokens: str
+
+
+def predict(
+    request: SizingRequest,
+    shape: Shape,
+    memory: MemoryPlan,
+    *,
+    requests: int = 0,
+    calibration: Calibration = CALIBRATION,
+) -> Prediction:
+    """How one shape would serve the stated load; `requests` in all, or `ROUNDS` a user.
+
+    Copies and stages share the users out: a pipeline of p stages works on p batches at a time, one a stage.
+    """
+    load = request.load
+    streams = min(shape.data * shape.pipeline, load.concurrency)
+    generates = request.model.task is Task.GENERATE
+    loop = ClosedLoop(
+        users=ceil_div(load.concurrency, streams),
+        requests=ceil_div(requests or ROUNDS * load.concurrency, streams),
+        input_tokens=load.input_tokens,
+        output_tokens=load.output_tokens if generates else 0,
+    )
+    capacity = _capacity(request, memory, streams, calibration)
+    served = serve(_clock(request, shape, calibration), loop, capacity)
+    made = loop.output_tokens if generates else loop.input_tokens
+    return _prediction(request, shape, calibration, served, made * streams)
+
+
+def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> StepClock:
+    in_a_node = shape.accelerators <= request.place.accelerators_per_node
+    return StepClock(
+        work=step_work(request.model, shape, request.options.kv_element_bytes),
+        shape=shape,
+        accelerator=request.place.accelerator,
+        constants=calibration.speed,
+        across_nodes=not in_a_node,
+    )
+
+
+def _capacity(request: SizingRequest, memory: MemoryPlan, streams: int, calibration: Calibration) -> Capacity:
+    """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for."""
+    place, load = request.place, request.load
+    limits = batch_limits(place.accelerator, place.total_bytes, request.options)
+    length = load.input_tokens + load.output_tokens
+    room = memory.kv_tokens // (length * streams) if memory.kv_tokens else limits.sequences
+    return Capacity(
+        step_tokens=limits.tokens,
+        requests=max(1, min(limits.sequences, room)),
+        admission_microseconds=calibration.speed.admission_microseconds
+        + calibration.speed.admission_token_microseconds * load.input_tokens,
+    )
+
+
+def _prediction(
+    request: SizingRequest, shape: Shape, calibration: Calibration, served: Served, tokens_a_request: int
+) -> Prediction:
+    slower = FULL_SPEED_PERMILLE / request.speed_permille
+    before = calibration.speed.request_microseconds
+
+    def ttft(percent: int) -> int:
+        return round((served.ttft.percentile(percent) * slower + before) / 1000)
+
+    speed = round(served.requests * tokens_a_request / (served.duration * slower) * _MILLION)
+    return Prediction(
+        ttft_p50_milliseconds=ttft(_MEDIAN),
+        ttft_p99_milliseconds=ttft(_LATEST),
+        ttft_milliseconds=ttft(request.goals.percentile),
+        tpot_microseconds=round(served.tpot.percentile(_MEDIAN) * slower),
+        tpot_at_goal_microseconds=round(served.tpot.percentile(request.goals.percentile) * slower),
+        tokens_per_second=speed,
+        cost_per_million_tokens=_cost(request.place.cost_per_accelerator_hour, shape.accelerators, speed),
+    )
+
+
+def _cost(an_hour: str, accelerators: int, tokens_per_second: int) -> str:
+    """Money for a million tokens at full load: `3.9` an hour, 2 accelerators, 2400 tokens/s is `0.9028`."""
+    if tokens_per_second == 0:
+        return "0"
+    tokens = Decimal(tokens_per_second * _SECONDS_AN_HOUR)
+    cost = Decimal(an_hour) * accelerators * _MILLION / tokens
+    return format(cost.quantize(_CENTS_OF_A_CENT).normalize(), "f")

@@ -1,0 +1,106 @@
+"""What a spec asks of one replica, in the words of sizing: load, goals, degrees by hand, the engine's options.
+
+And the model as the engine loads it, which is not always as it is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from plinth.api.v1alpha1 import ModelDeploymentSpec, Objectives, Parallelism, Task
+from plinth.domain.fleet import Artifact, ArtifactRefusal, Engine, ModelFormat
+from plinth.domain.models.architecture import ModelArchitecture
+from plinth.domain.sizing.engine_defaults import asked_sequences
+from plinth.domain.sizing.request import Asked, EngineOptions, Goals, Load, Place, SizingRequest
+
+_OFF = frozenset({"false", "0", "off"})
+
+
+def make_sizing_request(
+    spec: ModelDeploymentSpec,
+    model: ModelArchitecture,
+    place: Place,
+    *,
+    engine: Engine,
+    context_tokens: int,
+) -> SizingRequest:
+    """The question to sizing; `context_tokens` is what is planned for, see `targets`."""
+    return SizingRequest(
+        model=model,
+        place=place,
+        load=_load_of(spec.objectives, context_tokens),
+        goals=Goals(
+            ttft_milliseconds=spec.objectives.ttft_milliseconds,
+            tpot_milliseconds=spec.objectives.tpot_milliseconds,
+            percentile=spec.objectives.percentile,
+        ),
+        asked=asked_of(spec.parallelism),
+        engine=engine,
+        options=options_of(spec, engine),
+    )
+
+
+def as_loaded(
+    model: ModelArchitecture, model_format: ModelFormat, task: Task, engine: Engine
+) -> ModelArchitecture:
+    """The model in the engine's memory.
+
+    vLLM gets GGUF weights converted to 16 bits. What a user says of the task counts more than what the config looks
+    like; `Generate` says nothing, for it is what stands there unsaid.
+    """
+    if model_format is ModelFormat.GGUF and engine is Engine.VLLM:
+        model = replace(model, quantization=None)
+    if task in {Task.GENERATE, model.task}:
+        return model
+    # Engines load no head for a model that generates nothing; the embedding stands for both, as where they are tied.
+    return replace(model, task=task, tied_embeddings=True)
+
+
+def file_bytes_of(artifact: Artifact | ArtifactRefusal | None, engine: Engine) -> int:
+    """Bytes of the weights in the files that the engine opens; 0 where they are converted first."""
+    if not isinstance(artifact, Artifact):
+        return 0
+    converted = artifact.format is ModelFormat.GGUF and engine is Engine.VLLM
+    return 0 if converted else artifact.weights_bytes
+
+
+def _load_of(objectives: Objectives, context_tokens: int) -> Load:
+    """What one replica must hold; requests are cut to the context where the model has less than was asked."""
+    tokens_in = min(objectives.input_tokens, context_tokens - 1)
+    return Load(
+        concurrency=objectives.concurrency,
+        input_tokens=tokens_in,
+        output_tokens=min(objectives.output_tokens, context_tokens - tokens_in),
+        context_tokens=context_tokens,
+    )
+
+
+def asked_of(parallelism: Parallelism | None) -> Asked:
+    """The degrees set by hand."""
+    if parallelism is None:
+        return Asked()
+    return Asked(
+        tensor=parallelism.tensor,
+        pipeline=parallelism.pipeline,
+        expert=parallelism.expert,
+        data=parallelism.data,
+    )
+
+
+def options_of(spec: ModelDeploymentSpec, engine: Engine) -> EngineOptions:
+    """What the user's arguments change of vLLM's memory and speed; those that cannot be read are vLLM's to refuse."""
+    if engine is not Engine.VLLM:
+        return EngineOptions()
+    args = spec.engine.args
+    return EngineOptions(
+        batched_tokens=_number(args, "max-num-batched-tokens"),
+        sequences=_number(args, "max-num-seqs") or asked_sequences(spec.objectives.concurrency),
+        kv_element_bytes=1 if args.get("kv-cache-dtype", "").startswith("fp8") else 2,
+        graphs=args.get("enforce-eager", "false").strip().lower() in _OFF,
+    )
+
+
+def _number(args: Mapping[str, str], name: str) -> int | None:
+    text = args.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and int(text) else None
