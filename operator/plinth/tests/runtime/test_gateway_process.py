@@ -92,10 +92,10 @@ async def test_a_gateway_started_anew_gets_the_table_without_being_asked(tmp_pat
         await gateway_contract.until(
             link, lambda: asyncio.sleep(0.05), lambda report: report.table_version == version
         )
-        await end_processes([first.process.pid], patience_seconds=3)
-        second = await start(tmp_path, port)
         identity = link.latest_report()
         assert identity is not None
+        await end_processes([first.process.pid], patience_seconds=3)
+        second = await start(tmp_path, port)
         report = await gateway_contract.until(
             link,
             lambda: asyncio.sleep(0.05),
