@@ -101,6 +101,27 @@ class Needs:
     """Host memory, counted on CPU nodes only; accelerators are counted whole."""
 
 
+class SlotPlace(NamedTuple):
+    """What one replica holds of one node. A replica's place is a tuple of them, the first on its Serve replica's node."""
+
+    node_id: str
+    accelerators: tuple[int, ...] = ()
+    """By their index among those that the node's Ray has; empty on a CPU node, and where nobody knows which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenDevice:
+    """One accelerator that a replica's engine really computes on."""
+
+    node_id: str
+    index: int
+    """Among those that the node's Ray has, in its order: what `SlotPlace.accelerators` holds."""
+    uuid: str = ""
+    """The driver's own name for it; empty where it has none."""
+    link_domain: int | None = None
+    """The lowest index among those that it is linked to directly (NVLink, xGMI), itself included; None: not told."""
+
+
 class NodeState(StrEnum):
     """What may be done with a node."""
 
@@ -171,6 +192,8 @@ class EngineReport:
     """What the engine told once it was ready; None before, and where it does not tell."""
     start_milliseconds: int | None = None
     """From the model's files at hand to the first answer."""
+    accelerators: tuple[SeenDevice, ...] = ()
+    """Those it computes on, stage by stage; empty on CPUs, and before the engine is up."""
 
 
 @dataclass(frozen=True, kw_only=True)
