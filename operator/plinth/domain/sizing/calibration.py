@@ -21,7 +21,7 @@ class MemoryConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     cpu_bytes: dict[Engine, int]
 
 
-class SpeedConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SpeedConstants(msgspec.Struct, frozen=True, eq=False, kw_only=True, forbid_unknown_fields=True):
     """Fractions of what hardware could do, and times that no formula gives; see the file for each."""
 
     bandwidth_fraction: float

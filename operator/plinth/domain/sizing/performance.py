@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from plinth.api.v1alpha1 import Task
 from plinth.domain.quantities import ceil_div
@@ -23,6 +24,8 @@ _MILLION = 1_000_000
 _CENTS_OF_A_CENT = Decimal("0.0001")
 _MEDIAN = 50
 _LATEST = 99
+_serve = lru_cache(maxsize=4096)(serve)
+"""Pure, and remembered: loads that differ in goals alone, or in room that they do not need, fare alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,8 @@ def predict(
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens if generates else 0,
     )
-    capacity = _capacity(request, memory, streams, calibration)
-    served = serve(_clock(request, shape, calibration), loop, capacity)
+    capacity = _capacity(request, memory, streams, calibration, users=loop.users)
+    served = _serve(_clock(request, shape, calibration), loop, capacity)
     made = loop.output_tokens if generates else loop.input_tokens
     return _prediction(request, shape, calibration, served, made * streams)
 
@@ -80,15 +83,20 @@ def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> St
     )
 
 
-def _capacity(request: SizingRequest, memory: MemoryPlan, streams: int, calibration: Calibration) -> Capacity:
-    """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for."""
+def _capacity(
+    request: SizingRequest, memory: MemoryPlan, streams: int, calibration: Calibration, *, users: int
+) -> Capacity:
+    """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for.
+
+    No more than all users ask for at once: it would make no difference.
+    """
     place, load = request.place, request.load
     limits = batch_limits(place.accelerator, place.total_bytes, request.options)
     length = load.input_tokens + load.output_tokens
     room = memory.kv_tokens // (length * streams) if memory.kv_tokens else limits.sequences
     return Capacity(
         step_tokens=limits.tokens,
-        requests=max(1, min(limits.sequences, room)),
+        requests=max(1, min(limits.sequences, room, users)),
         admission_microseconds=calibration.speed.admission_microseconds
         + calibration.speed.admission_token_microseconds * load.input_tokens,
     )

@@ -57,8 +57,8 @@ class StepClock:
     def step_microseconds(self, batch: Batch) -> float:
         """One step. The host's parts run beside the accelerator's, so the longest counts."""
         tokens = batch.decoding + batch.prompt
-        products = sum(self._product(each, tokens) for each in self.work.products)
-        products += self._product(self.work.head, batch.decoding + batch.sampled)
+        products = sum(self._product(each, rate, tokens) for each, rate in self._rates)
+        products += self._product(*self._head_rate, batch.decoding + batch.sampled)
         busy = products + self._attention(batch) + self._messages(tokens) + self._fixed
         return max(busy, self._host(batch))
 
@@ -96,7 +96,15 @@ class StepClock:
         """What is reached of the fractions: less on a CPU."""
         return self.constants.cpu_fraction if self.accelerator.name == CPU else 1.0
 
-    def _product(self, product: Product, tokens: int) -> float:
+    @cached_property
+    def _rates(self) -> tuple[tuple[Product, float], ...]:
+        return tuple((each, self._rate(each)) for each in self.work.products)
+
+    @cached_property
+    def _head_rate(self) -> tuple[Product, float]:
+        return self.work.head, self._rate(self.work.head)
+
+    def _product(self, product: Product, rate: float, tokens: int) -> float:
         """The longer of reading the weights and computing."""
         read, flops = product.weights_bytes, product.flops_per_token * tokens
         fraction = self.constants.bandwidth_fraction
@@ -106,7 +114,7 @@ class StepClock:
             read = round(read * (1 - (1 - product.touched_share) ** everyones))
             fraction = self.constants.expert_bandwidth_fraction
         reading = read / (self.accelerator.bandwidth_bytes_per_second * fraction)
-        computing = flops / self._rate(product)
+        computing = flops / rate
         return max(reading, computing) * _MICROSECONDS / self._share
 
     def _rate(self, product: Product) -> float:
