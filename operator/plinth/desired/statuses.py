@@ -39,8 +39,6 @@ from plinth.domain.pools import CPU
 from plinth.domain.quantities import multiply_money
 from plinth.domain.traffic import ModelLoad
 
-MAX_SENTENCES = 32
-MAX_SENTENCE_CHARACTERS = 512
 MAX_MESSAGE_CHARACTERS = 4096
 MAX_PROGRESS = 16
 EXISTING = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.DRAIN}
@@ -108,7 +106,7 @@ def model_status(plan: ModelPlan, resource: ModelDeployment, seen: Seen, now: fl
         queued=load.queued if load else 0,
         cost_per_hour=_cost_per_hour(existing, seen),
         reason=_main_reason(plan.verdicts),
-        plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
+        plan=list(plan.reasons),
         predicted=predicted_figures(plan.prediction),
         measured=measured_figures(plan.revision, slots, seen.stretches),
         progress=_progress(slots, {slot.name for slot in existing}),
@@ -130,7 +128,7 @@ def pool_status(plan: PoolPlan, resource: GPUPool, now: float) -> GPUPoolStatus:
         workers_ready=plan.workers_ready,
         workers_wanted=sum(group.workers for group in plan.workers),
         ray_clusters=list(plan.rays),
-        plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
+        plan=list(plan.reasons),
         reason=_main_reason(plan.verdicts),
         conditions=date_conditions(plan.verdicts, resource.status.conditions, generation, now),
     )

@@ -79,8 +79,7 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
 
 
 def _sentences(choice: ShapeChoice) -> tuple[str, ...]:
-    rejected = " · ".join(f"{each.shape}: {each.reason}" for each in choice.rejected)
-    return (*choice.reasons, f"not chosen: {rejected}") if rejected else choice.reasons
+    return (*choice.reasons, *(f"not {each.shape}: {each.reason}" for each in choice.rejected))
 
 
 def _predict(request: FitRequest, shape: Shape, memory: MemoryPlan) -> Prediction:

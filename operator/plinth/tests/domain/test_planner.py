@@ -353,7 +353,8 @@ def test_a_plan_reads_as_prose() -> None:
     assert lines == [
         f"team-a/qwen32b on pool h200 (2 nodes, H200): 1 replica x TP2 = 2 accelerators, revision {revision}",
         "  VLLM: the engine for Safetensors on H200",
-        "  not chosen: TP1: its KV cache holds 32 requests of 8192 tokens, 40 asked · TP4: 2 accelerators more for the same goals",
+        "  not TP1: its KV cache holds 32 requests of 8192 tokens, 40 asked",
+        "  not TP4: 2 accelerators more for the same goals",
         "  1 replica: the load asks for no more than minReplicas",
         f"  create  team-a.qwen32b.{revision}.0 on b: one more of 1 wanted replica, on b.local",
         "",
