@@ -12,7 +12,6 @@ from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
 
 _MOST_STAGES = 16
-_COPIES = (2, 4, 8, 16, 32, 64)
 
 
 def find_candidates(request: SizingRequest) -> list[Shape]:
@@ -49,9 +48,8 @@ def _shapes(request: SizingRequest) -> Iterator[Shape]:
 def _expert_shapes(tensor: int, most: int) -> Iterator[Shape]:
     if tensor > 1:
         yield Shape(tensor=tensor, expert=tensor)
-    for data in _COPIES:
-        if tensor * data <= most:
-            yield Shape(tensor=tensor, data=data, expert=tensor * data)
+    for data in range(2, most // tensor + 1):
+        yield Shape(tensor=tensor, data=data, expert=tensor * data)
 
 
 def _staged_shapes(request: SizingRequest, tensor: int) -> Iterator[Shape]:
