@@ -148,7 +148,9 @@ def _known_artifact(resource: ModelDeployment, fleet: FleetSnapshot) -> Artifact
 
 def _architecture(model: Model) -> ModelArchitecture | None:
     artifact = model.artifact
-    found = read_model(artifact.config, format=artifact.format) if isinstance(artifact, Artifact) else None
+    if not isinstance(artifact, Artifact):
+        return None
+    found = read_model(artifact.config, format=artifact.format, tensors=artifact.tensors)
     return found if isinstance(found, ModelArchitecture) else None
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.domain.corrections import SpeedStretch
 from plinth.domain.figures import Correction, EngineFigures, Prediction
+from plinth.domain.models.headers import TensorGroup
 from plinth.domain.sizing.shape import Rejected, Shape
 from plinth.domain.traffic import LoadReport, RouteTable
 
@@ -244,6 +245,8 @@ class Artifact:
     format: ModelFormat
     config: Mapping[str, object]
     weights_bytes: int
+    tensors: tuple[TensorGroup, ...] = ()
+    """What the headers of its files say of its tensors; empty where they were out of reach."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,27 +8,32 @@ from __future__ import annotations
 from plinth.domain.fitting import Fit, FitRefusal, FitRequest, fit_replica
 from plinth.domain.fleet import Artifact, ArtifactRefusal
 from plinth.domain.models.architecture import ModelArchitecture
+from plinth.domain.models.headers import TensorGroup
 from plinth.domain.models.reading import read_model
 
 MOST_KEPT = 4096
 """Of each; with more, all are forgotten and those in use come back."""
+
+_ModelKey = tuple[str, str, tuple[TensorGroup, ...]]
 
 
 class SharedWork:
     """Answers of before, by all that they depend on."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[str, str], ModelArchitecture | ArtifactRefusal] = {}
+        self._models: dict[_ModelKey, ModelArchitecture | ArtifactRefusal] = {}
         self._fits: dict[FitRequest, Fit | FitRefusal] = {}
 
     def read(self, artifact: Artifact) -> ModelArchitecture | ArtifactRefusal:
         """What the model is made of. Equal configs are told by their text: they hold lists, which have no hash."""
-        key = artifact.format, repr(artifact.config)
+        key = artifact.format, repr(artifact.config), artifact.tensors
         found = self._models.get(key)
         if found is None:
             if len(self._models) >= MOST_KEPT:
                 self._models.clear()
-            found = self._models[key] = read_model(artifact.config, format=artifact.format)
+            found = self._models[key] = read_model(
+                artifact.config, format=artifact.format, tensors=artifact.tensors
+            )
         return found
 
     def fit(self, request: FitRequest) -> Fit | FitRefusal:

@@ -43,15 +43,30 @@ class ModelArchitecture:
     """The tower and its projector."""
     outer_vectors: int = 0
     """Parameters outside layers and vocabulary: last norm, position and segment embeddings, pooler, classifier."""
+    counted: tuple[tuple[Part, int], ...] = ()
+    """Weights of each part, where the checkpoint's tensors told; counted by the layers for other parts."""
     stored: tuple[tuple[Part, int], ...] = ()
-    """Bytes that each part takes once loaded, where the checkpoint's tensors told; computed for other parts."""
+    """Bytes that each quantised part takes, where they told; computed for other parts."""
     task: Task = Task.GENERATE
     """What it looks made for; the user's word counts more."""
 
     @property
     def parameters(self) -> int:
         """All weights of the model, the prediction layers that are not loaded left out."""
-        return self._elements.total()
+        return sum(self._counted.get(part, elements) for part, elements in self._elements.items())
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts that it has."""
+        return frozenset(part for part, elements in self._elements.items() if elements)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether its last step is a product with the vocabulary: engines load no head for what generates nothing.
+
+        vllm/model_executor/models/adapters.py, `_create_pooling_model_cls`.
+        """
+        return self.task is Task.GENERATE
 
     @property
     def active_parameters(self) -> int:
@@ -132,7 +147,7 @@ class ModelArchitecture:
         A softmax layer takes 2 · heads · (key + value width) for each token it looks at. The embedding is looked
         up and not multiplied, unless it is the head as well.
         """
-        looked_up = 0 if self.tied_embeddings else self.vocabulary * self.hidden
+        looked_up = 0 if self.tied_embeddings and self.has_head else self.vocabulary * self.hidden
         total = 2 * (self.active_parameters - looked_up)
         for each in self.layers:
             attention = each.attention
@@ -165,6 +180,10 @@ class ModelArchitecture:
         return found
 
     @cached_property
+    def _counted(self) -> Mapping[Part, int]:
+        return dict(self.counted)
+
+    @cached_property
     def _stored_bytes(self) -> Mapping[Part, int]:
         return dict(self.stored)
 
@@ -172,7 +191,7 @@ class ModelArchitecture:
         """What a stage holds beside its layers, with a vocabulary of so many rows."""
         if first or (last and self.tied_embeddings):
             yield Weights(Part.EMBEDDING, rows * self.hidden)
-        if last and not self.tied_embeddings:
+        if last and self.has_head and not self.tied_embeddings:
             yield Weights(Part.HEAD, rows * self.hidden)
         yield Weights(Part.VISION, self.vision_parameters)
         yield Weights(Part.VECTORS, self.outer_vectors, WHOLE)
@@ -192,13 +211,16 @@ class ModelArchitecture:
         return total + (copies * self.dtype_bytes if self._is_quantised(Part.ATTENTION) else 0)
 
     def _bytes(self, part: Part, elements: int) -> int:
-        """Bytes of some elements of a part: its share of what is stored, else by the bits of one."""
-        stored = self._stored_bytes.get(part)
-        if stored is not None:
-            return ceil_div(stored * elements, self._elements[part])
+        """Bytes of so many elements of a part by the layers' count: their share of what the tensors tell of it."""
+        if not elements:
+            return 0
+        everything = self._elements[part]
         if self.quantization and self._is_quantised(part):
+            stored = self._stored_bytes.get(part)
+            if stored is not None:
+                return ceil_div(stored * elements, everything)
             return ceil_div(elements * self.quantization.weight_bits_hundredths, BITS_HUNDREDTHS_PER_BYTE)
-        return elements * self.dtype_bytes
+        return ceil_div(self._counted.get(part, everything) * elements, everything) * self.dtype_bytes
 
     def _is_quantised(self, part: Part) -> bool:
         return self.quantization is not None and part not in self.quantization.kept_in_full

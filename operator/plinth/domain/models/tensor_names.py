@@ -9,10 +9,10 @@ from plinth.domain.models.weights import Part
 PATTERNS: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
     (part, re.compile(pattern))
     for part, pattern in (
-        (Part.VISION, r"visual|vision|multi_modal|mm_|^v\.|^mm\.|image_newline|patch_merger"),
+        (Part.VISION, r"visual|vision|audio|multi_modal|mm_|^v\.|^mm\.|image_newline|patch_merger"),
         (
             Part.VECTORS,
-            r"norm|bias$|sinks|\bln_|conv1d|A_log|dt_|position|token_type|pooler|classifier|_norm\b",
+            r"norm|bias$|sinks|\bln_|conv1d|A_log|dt_|position|token_type|pooler|classifier|^score\.|_norm\b",
         ),
         (Part.SHARED_EXPERTS, r"shared_expert|shared_mlp|_shexp"),
         (Part.ROUTER, r"router|(mlp|moe|feed_forward|mixer)\.gate(\.|$)|ffn_gate_inp|\bgate$"),

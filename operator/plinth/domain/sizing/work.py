@@ -156,6 +156,8 @@ def _width(model: ModelArchitecture, part: Part) -> Width:
 
 
 def _head(model: ModelArchitecture, shape: Shape) -> Product:
+    if not model.has_head:
+        return Product(weights_bytes=0, flops_per_token=0)
     elements = ceil_div(model.vocabulary * model.hidden, shape.tensor)
     part = Part.EMBEDDING if model.tied_embeddings else Part.HEAD
     size = elements * bits_hundredths(model, part) // BITS_HUNDREDTHS_PER_BYTE
