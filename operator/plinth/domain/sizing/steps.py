@@ -153,15 +153,15 @@ class StepClock:
     def _messages(self, tokens: int) -> float:
         """All-reduces of the tensor ranks, tokens to experts and back, and hidden states to the next stage."""
         link, size = self.accelerator.link, tokens * self.work.hidden_bytes
-        speed = max(1, link.bytes_per_second_per_accelerator) * self.constants.link_fraction
         latency = self.constants.all_reduce_microseconds[link.kind]
         total = 0.0
         if self.shape.tensor > 1:
             ranks = self.shape.tensor
             # A ring moves 2 · (n - 1) / n of the data over each link; latency grows with the hops of a tree.
-            moved = 2 * (ranks - 1) / ranks * size / speed * _MICROSECONDS
+            moved = 2 * (ranks - 1) / ranks * size / self._link_speed(ranks) * _MICROSECONDS
             total += self.work.reduced_layers * (latency * log2(ranks) + moved)
         if self.work.exchanged_layers:
+            speed = self._link_speed(self.shape.tensor * self.shape.data)
             sent = 2 * size * self.work.experts_per_token / speed * _MICROSECONDS
             total += self.work.exchanged_layers * (2 * latency * log2(self.shape.data) + sent)
         if self.shape.pipeline > 1:
@@ -170,9 +170,13 @@ class StepClock:
 
     def _handover(self, size: int) -> float:
         if not self.across_nodes:
-            link = self.accelerator.link
-            speed = max(1, link.bytes_per_second_per_accelerator)
-            latency = self.constants.all_reduce_microseconds[link.kind]
+            speed = self._link_speed(2)
+            latency = self.constants.all_reduce_microseconds[self.accelerator.link.kind]
         else:
-            speed, latency = self.accelerator.node_link_bytes_per_second, self.constants.node_microseconds
-        return latency + size / (speed * self.constants.link_fraction) * _MICROSECONDS
+            speed = self.accelerator.node_link_bytes_per_second * self.constants.link_fraction
+            latency = self.constants.node_microseconds
+        return latency + size / speed * _MICROSECONDS
+
+    def _link_speed(self, ranks: int) -> float:
+        """Bytes a second that one of so many ranks of a link domain gets through to the others."""
+        return max(1, self.accelerator.link.bytes_per_second_among(ranks)) * self.constants.link_fraction
