@@ -102,7 +102,7 @@ def model_status(plan: ModelPlan, resource: ModelDeployment, seen: Seen, now: fl
         pool=plan.pool,
         engine=_engine(plan),
         shape=_shape(plan),
-        accelerators=sum(slot.needs.accelerators for slot in existing),
+        accelerators=sum(slot.needs.all_accelerators for slot in existing),
         queued=load.queued if load else 0,
         cost_per_hour=_cost_per_hour(existing, seen),
         reason=_main_reason(plan.verdicts),
@@ -192,7 +192,7 @@ def _cost_per_hour(slots: list[SlotPlan], seen: Seen) -> str:
     price = seen.cost_per_accelerator_hour
     if seen.pool is not None and seen.pool.accelerator == CPU:
         return multiply_money(price, len({slot.node_id for slot in slots}))
-    return multiply_money(price, sum(slot.needs.accelerators for slot in slots))
+    return multiply_money(price, sum(slot.needs.all_accelerators for slot in slots))
 
 
 def _main_reason(verdicts: tuple[Verdict, ...]) -> str:

@@ -95,11 +95,19 @@ class EngineSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What one replica takes from one node."""
+    """What one replica takes from each of its nodes."""
 
     accelerators: int
     memory_bytes: int
     """Host memory, counted on CPU nodes only; accelerators are counted whole."""
+    nodes: int = 1
+    stages: int = 1
+    """Pipeline stages on each node: as many equal groups of its accelerators, each within one link domain."""
+
+    @property
+    def all_accelerators(self) -> int:
+        """Those of all its nodes."""
+        return self.nodes * self.accelerators
 
 
 class SlotPlace(NamedTuple):
@@ -107,7 +115,10 @@ class SlotPlace(NamedTuple):
 
     node_id: str
     accelerators: tuple[int, ...] = ()
-    """By their index among those that the node's Ray has; empty on a CPU node, and where nobody knows which."""
+    """By their index among those that the node's Ray has, in the order of the engine's ranks: stage by stage.
+
+    Empty on a CPU node, and where the replica was told none: then only Ray knows which.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +216,12 @@ class Slot:
     spec: EngineSpec | None
     """None where its deployed arguments could not be read: a foreign or older one, to be replaced."""
     needs: Needs
-    node_id: str
-    """The node it was told to run on."""
+    place: tuple[SlotPlace, ...] = ()
+    """What it was told to run on; empty where that could not be read."""
     ray: str = ""
     """The Ray that lists it; see Node."""
     running_on: str | None
-    """The node it runs on, once it does."""
+    """The node its Serve replica runs on, once it does."""
     phase: SlotPhase
     host: str | None = None
     port: int | None = None
@@ -227,8 +238,25 @@ class Slot:
     eta_seconds: int | None = None
     message: str = ""
     figures: EngineFigures | None = None
-    """See EngineReport, as are the start's milliseconds."""
+    """See EngineReport, as are the start's milliseconds and the accelerators that it sees."""
     start_milliseconds: int | None = None
+    seen: tuple[SeenDevice, ...] = ()
+
+    @property
+    def node_id(self) -> str:
+        """The node it was told to run on, of several the first."""
+        return self.place[0].node_id if self.place else ""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes it holds something of: the first is where it runs, once it does."""
+        return (self.running_on or self.node_id, *(each.node_id for each in self.place[1:]))
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether it was told which accelerators to compute on, and runs where it was told to."""
+        elsewhere = self.running_on is not None and self.running_on != self.node_id
+        return bool(self.place) and not elsewhere and all(each.accelerators for each in self.place)
 
 
 class ModelFormat(StrEnum):
@@ -355,12 +383,17 @@ class SlotPlan:
     action: SlotAction
     spec: EngineSpec | None
     needs: Needs
-    node_id: str
+    place: tuple[SlotPlace, ...]
     reason: str
     ray: str = ""
     """The Ray that runs it, or is to."""
     replaces: SlotName | None = None
     """See Slot."""
+
+    @property
+    def node_id(self) -> str:
+        """The node of its Serve replica."""
+        return self.place[0].node_id if self.place else ""
 
     @classmethod
     def of(cls, slot: Slot, action: SlotAction, reason: str) -> SlotPlan:
@@ -370,7 +403,7 @@ class SlotPlan:
             action=action,
             spec=slot.spec,
             needs=slot.needs,
-            node_id=slot.node_id,
+            place=slot.place,
             reason=reason,
             ray=slot.ray,
             replaces=slot.replaces,

@@ -120,8 +120,11 @@ def _leaving_unclaimed(intents: Iterable[Intent], shared: Surroundings) -> Itera
 
 def _closing(slots: tuple[Slot, ...], shared: Surroundings) -> frozenset[SlotName]:
     """Replicas on pools that are being deleted."""
-    homes = ((slot.name, shared.homes.get(slot.running_on or slot.node_id)) for slot in slots)
-    return frozenset(name for name, home in homes if home is not None and home.deleted)
+    return frozenset(
+        slot.name
+        for slot in slots
+        if any(shared.homes[node_id].deleted for node_id in slot.nodes if node_id in shared.homes)
+    )
 
 
 def _keep_all(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plinth.domain.fleet import Engine, Needs, Node, NodeState, Slot, SlotName, SlotPhase
-from plinth.domain.placing.demands import Gang, Option
+from plinth.domain.placing.demands import Gang, Near, Option
 from plinth.domain.placing.hosts import Hold, Host, Part, Standing
 from plinth.domain.placing.stands import Stand
 from plinth.domain.pools import Pool, has_engine
@@ -29,7 +29,7 @@ def pool_key(pool: str, engine: Engine) -> str:
 
 
 def option_of(pool: Pool, engine: Engine, needs: Needs, *, price: int = 0) -> Option:
-    """What a replica on one node takes."""
+    """What one replica takes."""
     return Option(pool_key(pool.name, engine), _gang(needs), price)
 
 
@@ -87,7 +87,8 @@ def _standing(node: Node) -> Standing:
 class Holdings:
     """The holds of the slots found, kept from pass to pass; a host whose slots are as they were is not looked at.
 
-    Nobody says which accelerators of a node a slot has: they are laid out by name, each where it fits best.
+    A slot that was told its accelerators holds those. Which the others have nobody says: they are laid out by name,
+    each where it fits best.
     """
 
     def __init__(self) -> None:
@@ -109,6 +110,7 @@ class Holdings:
         could not be started elsewhere.
         """
         on: dict[str, list[Hold]] = {}
+        told: dict[str, Hold] = {}
         seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
         for slot in slots:
             at = slot.running_on or slot.node_id
@@ -116,13 +118,17 @@ class Holdings:
             if host is not None:
                 leaves = slot.name in leaving or slot.phase is SlotPhase.STOPPING
                 seen[slot.name] = self._seen_as(slot, host, leaves=leaves, movable=slot.name not in fixed)
-                on.setdefault(host.name, []).append(seen[slot.name][2])
+                hold = seen[slot.name][2]
+                if hold.place:
+                    told[hold.replica] = hold
+                else:
+                    on.setdefault(host.name, []).append(hold)
         self._seen = seen
         self._known = {name: self._laid_out(hosts[name], tuple(sorted(holds))) for name, holds in on.items()}
-        return {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
+        return told | {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
 
     def _seen_as(self, slot: Slot, host: Host, *, leaves: bool, movable: bool) -> tuple[Slot, Host, Hold]:
-        """The slot's hold, its accelerators still to be told."""
+        """The slot's hold, its place still to be found where the slot was told no accelerators."""
         known = self._seen.get(slot.name)
         fate = (leaves, movable)
         if known is not None and known[0] is slot and known[1] == host and known[2][-2:] == fate:
@@ -139,6 +145,11 @@ class Holdings:
 
 
 def _gang(needs: Needs) -> Gang:
+    """A part for each node, or on one node for each stage."""
+    if needs.nodes > 1:
+        return Gang(needs.nodes, needs.accelerators)
+    if needs.stages > 1:
+        return Gang(needs.stages, needs.accelerators // needs.stages, within=Near.HOST)
     if needs.accelerators > 0:
         return Gang(1, needs.accelerators)
     return Gang(1, 1, share=needs.memory_bytes, spread=True)
@@ -147,14 +158,22 @@ def _gang(needs: Needs) -> Gang:
 def _hold(slot: Slot, host: Host) -> Hold:
     """Of an unreadable slot nobody knows what pool would do."""
     keys = [key for key in host.pools if slot.spec is not None and key.endswith(f"/{slot.spec.engine}")]
+    gang = _gang(slot.needs)
     return Hold(
         replica=str(slot.name),
         model=str(slot.name.model),
         pool=keys[0] if keys else "",
-        gang=_gang(slot.needs),
-        place=(),
+        gang=gang,
+        place=tuple(_told_parts(slot, gang)) if slot.is_numbered else (),
         since=slot.since,
     )
+
+
+def _told_parts(slot: Slot, gang: Gang) -> Iterator[Part]:
+    """The accelerators that the slot was told, by the parts of its gang."""
+    for node_id, indices in slot.place:
+        for at in range(0, len(indices), gang.accelerators):
+            yield Part(node_id, indices[at : at + gang.accelerators])
 
 
 def _lay_out(host: Host, holds: Iterable[Hold]) -> Iterator[Hold]:
@@ -164,12 +183,12 @@ def _lay_out(host: Host, holds: Iterable[Hold]) -> Iterator[Hold]:
         able = [
             (stand.whole_free[number], number)
             for number in range(len(stand.domains))
-            if stand.capacity(number, hold.gang) > 0
+            if hold.gang.parts == 1 and stand.capacity(number, hold.gang) > 0
         ]
         if able:
             part = stand.parts(min(able)[1], hold.gang, 1)[0]
         else:
             roomiest = sorted(range(len(stand.free)), key=lambda each: (-stand.free[each], each))
-            part = Part(host.name, tuple(sorted(roomiest[: hold.gang.accelerators])))
+            part = Part(host.name, tuple(sorted(roomiest[: hold.gang.total])))
         stand.change(part.accelerators, -hold.gang.share)
         yield hold._replace(place=(part,))

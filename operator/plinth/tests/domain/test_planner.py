@@ -14,6 +14,7 @@ from plinth.domain.fleet import (
     SlotAction,
     SlotName,
     SlotPhase,
+    SlotPlace,
 )
 from plinth.domain.planner import compute_plan
 from plinth.domain.prose import describe
@@ -268,7 +269,7 @@ def test_the_pool_that_a_model_runs_on_is_kept() -> None:
     pools = (make_pool("a", nodeSelector={"p": "a"}), make_pool("b", nodeSelector={"p": "b"}))
     nodes = (make_node("n-a", labels={"p": "a"}), make_node("n-b", labels={"p": "b"}))
     assert only(plan_of(make_snapshot(pools=pools, nodes=nodes))).pool == "a"
-    slots = tuple(replace(slot, node_id="n-b", running_on="n-b") for slot in running())
+    slots = tuple(replace(slot, place=(SlotPlace("n-b"),), running_on="n-b") for slot in running())
     plan = plan_of(make_snapshot(pools=pools, nodes=nodes, slots=slots))
     assert (only(plan).pool, actions(plan)[f"{slots[0].name.revision}.0"]) == ("b", "Keep")
 
