@@ -33,6 +33,13 @@ from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shared_work import SharedWork
 from plinth.domain.sizing.shape import Rejected
+from plinth.domain.vllm_arguments import (
+    as_asked,
+    changes_weights,
+    refuse_arguments,
+    refuse_dtype_on,
+    refuse_for,
+)
 from plinth.domain.workload import as_loaded, file_bytes_of, make_sizing_request
 
 DEFAULT_CONTEXT_TOKENS: int = Objectives().context_tokens
@@ -193,7 +200,7 @@ def _readable(model: Model, shared: SharedWork) -> ModelArchitecture | Refusal:
 
 
 def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> EngineDecision | Refusal:
-    """The engine that runs the model there, if the pool's owner lets it."""
+    """The engine that runs the model there, if the pool's owner lets it and its arguments can be planned with."""
     engine = choose_engine(
         choice=spec.engine.type, model_format=artifact.format, source=spec.model.source, pool=pool
     )
@@ -202,6 +209,9 @@ def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> Eng
     forbidden = refuse_on(pool, spec, [engine.engine])
     if forbidden is not None:
         return Refusal(reason=Reason.NOT_ALLOWED, message=forbidden)
+    faulty = refuse_arguments(spec.engine.args) if engine.engine is Engine.VLLM else None
+    if faulty is not None:
+        return Refusal(reason=Reason.INVALID_SPEC, message=faulty)
     return engine
 
 
@@ -254,12 +264,20 @@ def _fit_on(
     found = find_place_in(pool, engine)
     if isinstance(found, PlaceRefusal):
         return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=found.message)
+    args = model.resource.spec.engine.args if engine is Engine.VLLM else {}
+    refusal = refuse_for(loaded, args) or refuse_dtype_on(found.place.accelerator, loaded, args)
+    if refusal is not None:
+        return Refusal(reason=Reason.INVALID_SPEC, message=refusal)
     sizing = make_sizing_request(
-        model.resource.spec, loaded, found.place, engine=engine, context_tokens=context_tokens
+        model.resource.spec,
+        as_asked(loaded, args),
+        found.place,
+        engine=engine,
+        context_tokens=context_tokens,
     )
     request = FitRequest(
         sizing=replace(sizing, speed_permille=model.correction.thousandths),
-        file_bytes=file_bytes_of(model.artifact, engine),
+        file_bytes=0 if changes_weights(args) else file_bytes_of(model.artifact, engine),
         threads=found.threads,
         knows_speed=found.knows_speed,
     )

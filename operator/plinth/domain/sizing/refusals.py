@@ -17,6 +17,19 @@ _SUGGESTED_MOST = 8
 """Degrees that refusals suggest go at least this far, whatever the pool has."""
 
 
+def refuse_degrees(asked: Asked) -> str | None:
+    """Why no model can be split so, or None: experts are spread over all tensor ranks and copies, or not at all."""
+    expert, ranks = asked.expert or 1, (asked.tensor or 1) * (asked.data or 1)
+    all_stated = asked.tensor is not None and asked.data is not None
+    if expert == 1 or (expert % ranks == 0 and (expert == ranks or not all_stated)):
+        return None
+    told = [f"{name} {degree}" for name, degree in (("tensor", asked.tensor), ("data", asked.data)) if degree]
+    return (
+        f"{FIELD}.expert: experts are spread over tensor times data accelerators, and {expert} does not go with"
+        f" {' and '.join(told)}; leave expert out, or {' and '.join(told)}"
+    )
+
+
 def refuse_asked(model: ModelArchitecture, asked: Asked) -> str | None:
     """Why the engine would not take these degrees on whatever pool, with tensor degrees that it would; or None."""
     obstacle = find_obstacle(model, Shape(tensor=asked.tensor or 1))
