@@ -20,7 +20,7 @@ import msgspec
 import ray
 from pydantic import SecretStr
 from ray.exceptions import RayError
-from ray.util.placement_group import get_current_placement_group
+from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from plinth.domain.fleet import Engine, ModelFormat
@@ -40,11 +40,12 @@ _log = logging.getLogger(__name__)
 
 def find_place(args: ReplicaArgs) -> Place:
     """The place of the replica that runs in this process."""
-    planned = args.accelerators or ((),)
-    here = find_accelerators(planned[0])
-    if len(planned) == 1:
+    group = get_current_placement_group()
+    nodes = group.bundle_count if group is not None else 1
+    here = find_accelerators(args.accelerators_on(0))
+    if nodes == 1:
         return Place(here=here)
-    return Place(here=here, address=node_address(), further=RayFurtherNodes(args), nodes=len(planned))
+    return Place(here=here, address=node_address(), further=RayFurtherNodes(args, group), nodes=nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class StageActor:
 
     def __init__(self, args: bytes, part: int) -> None:
         self._args = msgspec.json.decode(args, type=ReplicaArgs)
-        self._accelerators = find_accelerators(self._args.accelerators[part])
+        self._accelerators = find_accelerators(self._args.accelerators_on(part))
         self._model: LocalModel | None = None
         self._mark = LogMark.here()
 
@@ -114,8 +115,9 @@ class StageActor:
 class RayFurtherNodes:
     """All of one replica's, driven from the replica's own process. See `plinth.engine.place.FurtherNodes`."""
 
-    def __init__(self, args: ReplicaArgs) -> None:
+    def __init__(self, args: ReplicaArgs, group: PlacementGroup) -> None:
         self._args = args
+        self._group = group
         self._actors: list[Any] = []
         self._fetching: list[Any] = []
         self._running: list[Any] = []
@@ -125,15 +127,11 @@ class RayFurtherNodes:
         """Start the actors, one in each further bundle, and have them fetch."""
         if self._args.spec.engine != Engine.VLLM:
             raise EngineError(f"{self._args.spec.engine} computes on one node; the plan gave it several")
-        group = get_current_placement_group()
-        bundles = group.bundle_specs if group is not None else []
-        if len(bundles) != len(self._args.accelerators):
-            raise EngineError(
-                f"the plan names {len(self._args.accelerators)} nodes, and Ray reserved {len(bundles)} for this replica"
-            )
         encoded = msgspec.json.encode(self._args)
-        for part, bundle in enumerate(bundles[1:], start=1):
-            place = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=part)
+        for part, bundle in enumerate(self._group.bundle_specs[1:], start=1):
+            place = PlacementGroupSchedulingStrategy(
+                placement_group=self._group, placement_group_bundle_index=part
+            )
             actor = ray.remote(StageActor).options(
                 scheduling_strategy=place, max_restarts=0, **_all_of(bundle)
             )
@@ -188,7 +186,8 @@ class RayFurtherNodes:
 
 def _all_of(bundle: Mapping[str, float]) -> dict[str, float]:
     """A bundle's resources as an actor's options: it takes all that was reserved on its node."""
-    return {"num_cpus": 0, "num_gpus": bundle.get("GPU", 0), "memory": int(bundle.get("memory", 0))}
+    memory = int(bundle.get("memory", 0))
+    return {"num_cpus": 0, "num_gpus": bundle.get("GPU", 0), **({"memory": memory} if memory else {})}
 
 
 def _ending(future: asyncio.Future[Ended]) -> str:

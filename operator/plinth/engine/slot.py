@@ -46,6 +46,10 @@ class ReplicaArgs(msgspec.Struct, frozen=True, kw_only=True):
     accelerators: tuple[tuple[int, ...], ...] = ()
     """By index, one list for each node that the replica spans, its own first; without any, Ray chooses."""
 
+    def accelerators_on(self, part: int) -> tuple[int, ...]:
+        """Those of one of its nodes; none where they are not said."""
+        return self.accelerators[part] if part < len(self.accelerators) else ()
+
 
 def make_gate(args: ReplicaArgs, place: Place = ALONE) -> Gate:
     """The ASGI app of a replica, which begins its work when its lifespan starts."""
