@@ -160,6 +160,12 @@ class StateDir:
             return socket
         return _runtime_home() / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]}.sock"
 
+    @property
+    def plan_socket(self) -> Path:
+        """Where `plinth up` is asked for plans: beside the gateway's."""
+        beside = self.gateway_socket
+        return beside.with_name("plan.sock" if beside.parent == self.root else f"plan-{beside.name}")
+
     def create(self) -> None:
         """Make the folders, for the owner alone. Raises UnsafeStateError or OSError."""
         for path in (self.root, self.logs, self.gateway_socket.parent):

@@ -19,7 +19,7 @@ NEEDED = (ConditionType.ACCEPTED, ConditionType.PLANNED, ConditionType.PLACED)
 
 
 def make_plan_document(plan: FleetPlan, prices: dict[str, str]) -> dict[str, Any]:
-    """`models` in the order of their names, then what is `pending`.
+    """`models` in the order of their names, what is `pending`, and the `pools`.
 
     Args:
         plan: as the production planner made it.
@@ -28,15 +28,16 @@ def make_plan_document(plan: FleetPlan, prices: dict[str, str]) -> dict[str, Any
     pools = {pool.name: pool for pool in plan.pools}
     return {
         "models": [
-            _model(each, each.spec, pools[each.pool], prices[each.pool])
+            _model(each, each.spec, pools[each.pool], prices.get(each.pool, "0"))
             for each in plan.models
             if each.spec is not None and each.pool in pools
         ],
         "pending": [
-            {**_name(each.key), "reason": verdict.reason, "message": verdict.message}
+            {**name_model(each.key), "reason": verdict.reason, "message": verdict.message}
             for each in plan.models
             if (verdict := find_obstacle(each)) is not None
         ],
+        "pools": [_pool(each) for each in plan.pools],
     }
 
 
@@ -45,7 +46,8 @@ def find_obstacle(model: ModelPlan) -> Verdict | None:
     return next((each for each in model.verdicts if each.type in NEEDED and each.status is not True), None)
 
 
-def _name(key: ModelKey) -> dict[str, str]:
+def name_model(key: ModelKey) -> dict[str, str]:
+    """What every entry about a model begins with."""
     return {"name": key.name, "namespace": key.namespace}
 
 
@@ -53,7 +55,7 @@ def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> di
     prediction = model.prediction
     accelerators = spec.shape.accelerators * model.desired_replicas if pool.accelerators else 0
     return {
-        **_name(model.key),
+        **name_model(model.key),
         "pool": model.pool,
         "engine": spec.engine.value,
         "shape": _shape(spec.shape),
@@ -64,6 +66,18 @@ def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> di
         "costPerHour": multiply_money(price, accelerators or len({slot.node_id for slot in model.slots})),
         "reasons": list(model.reasons),
         "rejected": [{"shape": str(each.shape), "reason": each.reason} for each in model.rejected],
+    }
+
+
+def _pool(pool: PoolPlan) -> dict[str, str | int]:
+    return {
+        "name": pool.name,
+        "accelerator": pool.accelerator,
+        "nodes": pool.nodes,
+        "gpus": pool.accelerators,
+        "gpusUsed": pool.accelerators_used,
+        "memoryBytes": pool.memory_bytes,
+        "memoryUsedBytes": pool.memory_used_bytes,
     }
 
 
