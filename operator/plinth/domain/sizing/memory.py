@@ -16,6 +16,7 @@ from plinth.domain.sizing.activation import activation_bytes
 from plinth.domain.sizing.allocation import slack_bytes
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration
 from plinth.domain.sizing.engine_defaults import batch_limits, block_tokens, graph_count, has_new_runner
+from plinth.domain.sizing.filling import filling_bytes
 from plinth.domain.sizing.request import EngineOptions, SizingRequest
 from plinth.domain.sizing.shape import Shape
 
@@ -48,7 +49,7 @@ def plan_memory(request: SizingRequest, shape: Shape, calibration: Calibration =
     if on_cpu:
         overhead = calibration.memory.cpu_bytes[request.engine]
     else:
-        weights += slack_bytes(model, shape)
+        weights += slack_bytes(model, shape) + filling_bytes(model, shape, request.place.accelerator)
         overhead = _overhead_bytes(request, shape, calibration)
     left = request.place.engine_bytes - weights - overhead
     kept = _kept_bytes(model, load.context_tokens, shape, options)
