@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from plinth.domain.accelerators.catalogue import CPU, LinkKind
 from plinth.domain.fleet import Engine
-from plinth.domain.quantities import ceil_div
-from plinth.domain.sizing.request import Asked, Place, SizingRequest
+from plinth.domain.sizing.request import Asked, SizingRequest
 from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.spread import find_spread, largest_tensor
 
-_MOST_STAGES = 16
+MOST_STAGES = 16
 
 
 def find_candidates(request: SizingRequest) -> list[Shape]:
@@ -25,11 +25,6 @@ def find_candidates(request: SizingRequest) -> list[Shape]:
         found = _shapes(request)
     fitting = [shape for shape in found if _is_as_asked(shape, request.asked)]
     return sorted(fitting, key=_plainness)
-
-
-def largest_tensor(place: Place) -> int:
-    """The most ranks that one layer can be split over: what one node has, within one link domain."""
-    return min(place.accelerators_per_node, place.accelerator.link.domain_size)
 
 
 def _plainness(shape: Shape) -> tuple[int, ...]:
@@ -53,17 +48,14 @@ def _expert_shapes(tensor: int, most: int) -> Iterator[Shape]:
 
 
 def _staged_shapes(request: SizingRequest, tensor: int) -> Iterator[Shape]:
-    """Stages across nodes; inside a node only where splitting layers further is slow or not possible."""
+    """Stages only where splitting layers further is slow or not possible, or by hand; in one node, else on several."""
     place = request.place
-    stages_a_node = place.accelerators_per_node // tensor
     asked = request.asked.pipeline is not None
     slow = place.accelerator.link.kind is LinkKind.PCIE
     widest = 2 * tensor > largest_tensor(place)
-    inside = asked or slow or widest or find_obstacle(request.model, Shape(tensor=2 * tensor)) is not None
-    for pipeline in range(2, _MOST_STAGES + 1):
-        nodes = ceil_div(pipeline, stages_a_node)
-        if (nodes == 1 and inside) or 1 < nodes <= place.nodes:
-            yield Shape(tensor=tensor, pipeline=pipeline)
+    if asked or slow or widest or find_obstacle(request.model, Shape(tensor=2 * tensor)) is not None:
+        shapes = (Shape(tensor=tensor, pipeline=pipeline) for pipeline in range(2, MOST_STAGES + 1))
+        yield from (shape for shape in shapes if find_spread(shape, place) is not None)
 
 
 def _is_as_asked(shape: Shape, asked: Asked) -> bool:

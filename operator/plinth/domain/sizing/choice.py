@@ -95,6 +95,8 @@ def choose(request: SizingRequest, calibration: Calibration = CALIBRATION) -> Sh
     options: list[_Option] = []
     candidates = find_candidates(request)
     for count, shapes in groupby(candidates, key=lambda shape: shape.accelerators):
+        if options and count > request.place.accelerators_per_node:
+            break  # what one node holds gains more by replicas than by stages on several
         same = []
         for shape in shapes:
             judged = _judge(request, shape, calibration)
@@ -236,7 +238,7 @@ def _reasons(request: SizingRequest, chosen: _Option, promise: Promise) -> Itera
 def _refuse(request: SizingRequest, rejected: list[Rejected]) -> SizingRefusal:
     place = request.place
     tried = "; ".join(f"{each.shape}: {each.reason}" for each in rejected[:_MOST_REJECTED])
-    where = f"one node of pool {place.pool}"
+    where = f"{plural(place.nodes, 'node') if place.nodes > 1 else 'one node'} of pool {place.pool}"
     if not place.pool:
         where = f"{plural(place.nodes, 'node')} of {place.accelerators_per_node} x {place.accelerator.name}"
     blamed = f"{FIELD}: " if request.asked.is_anything else ""

@@ -31,8 +31,8 @@ How few accelerators hold a model's weights and {REQUESTS} requests of {CONTEXT_
 has, where that is less; an encoder keeps nothing of them), on nodes of {PER_NODE}, of which an engine takes 90% of each
 accelerator's memory. Weights and KV cache are as published: 16 bits unless the model comes quantised. `TP` splits every
 layer, `PP` puts layers one after the other, `EP` spreads whole experts; `{NONE}`: not on {NODES} nodes, or not on this kind
-at all (vLLM computes neither Gemma nor MXFP4 weights on a T4). More than {PER_NODE} accelerators lie on several nodes: that is
-computed, and no replica is placed so yet.
+at all (vLLM computes neither Gemma nor MXFP4 weights on a T4). More than {PER_NODE} accelerators lie on several nodes, as
+many on each.
 
 This is what memory alone asks for. With `spec.objectives` that ask for speed the plan takes more, see
 [planning](../concepts/planning.md). The table is made by the planner itself, and a test holds it to that:

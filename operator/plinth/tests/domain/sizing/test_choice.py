@@ -150,7 +150,7 @@ def test_what_stops_a_degree_is_said_once() -> None:
         ),
         (
             Asked(pipeline=9),
-            "spec.parallelism.pipeline: 9 accelerators are more than a node of the pool has (8); a replica stays on one node",
+            "spec.parallelism.pipeline: 9 accelerators are more than the pool has (8)",
         ),
     ],
 )
