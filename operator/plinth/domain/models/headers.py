@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from plinth.domain.models.tensor_names import part_of
@@ -23,6 +24,7 @@ NOT_LOADED = re.compile(
 )
 """Layers that predict further tokens, masks, and what is computed anew."""
 LAYER = re.compile(r"(?:layers|blk|h|blocks)\.(\d+)\.")
+NUMBER = re.compile(r"\.\d+\.")
 
 
 class StoredTensor(NamedTuple):
@@ -63,9 +65,9 @@ def group_tensors(tensors: Iterable[StoredTensor]) -> tuple[TensorGroup, ...]:
     elements: Counter[_Kind] = Counter()
     stored: Counter[_Kind] = Counter()
     for each in tensors:
-        if NOT_LOADED.search(each.name):
-            continue
         kind = _kind_of(each)
+        if kind is None:
+            continue
         elements[kind] += each.elements
         stored[kind] += each.stored_bytes
         if len(elements) > MOST_GROUPS * 8:
@@ -82,12 +84,28 @@ def group_tensors(tensors: Iterable[StoredTensor]) -> tuple[TensorGroup, ...]:
     return tuple(groups)
 
 
-def _kind_of(tensor: StoredTensor) -> _Kind:
-    part = part_of(tensor.name)
-    layer = None if part is Part.VISION else LAYER.search(tensor.name)
-    return _Kind(
-        part, tensor.dtype, bool(SCALES.search(tensor.name)), int(layer.group(1)) if layer else NO_LAYER
-    )
+def _kind_of(tensor: StoredTensor) -> _Kind | None:
+    """None for what is not loaded."""
+    traits = _read_name(NUMBER.sub(".0.", tensor.name))
+    if traits is None:
+        return None
+    layer = LAYER.search(tensor.name) if traits.in_layer else None
+    return _Kind(traits.part, tensor.dtype, traits.is_scale, int(layer.group(1)) if layer else NO_LAYER)
+
+
+class _Traits(NamedTuple):
+    part: Part
+    is_scale: bool
+    in_layer: bool
+
+
+@lru_cache(maxsize=4096)
+def _read_name(name: str) -> _Traits | None:
+    """What a name says whatever the numbers in it. Remembered: 100,000 tensors have some ten such names."""
+    if NOT_LOADED.search(name):
+        return None
+    part = part_of(name)
+    return _Traits(part, bool(SCALES.search(name)), part is not Part.VISION and bool(LAYER.search(name)))
 
 
 def _continues(before: TensorGroup, after: TensorGroup) -> bool:
