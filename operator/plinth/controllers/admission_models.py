@@ -21,9 +21,10 @@ from plinth.domain.models.reading import read_model
 from plinth.domain.naming import resolve_names
 from plinth.domain.permissions import refuse_on
 from plinth.domain.places import PlaceRefusal, find_place_in
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.sizing.refusals import refuse_asked, refuse_asked_on, refuse_degrees
-from plinth.domain.targets import Refusal, Target, choose_target
+from plinth.domain.targets import Refusal, Target
 from plinth.domain.vllm_arguments import refuse_arguments
 from plinth.domain.workload import asked_of
 

@@ -13,6 +13,7 @@ from plinth.domain.fleet import Engine
 from plinth.domain.predictions import make_prediction, vllm_kv_bytes
 from plinth.domain.quantities import MIB, ceil_div, format_bytes, format_count, plural
 from plinth.domain.sizing.choice import SMALLER, ShapeChoice, SizingRefusal, choose
+from plinth.domain.sizing.goals import Promise, make_promise
 from plinth.domain.sizing.memory import MemoryPlan, plan_memory
 from plinth.domain.sizing.performance import predict
 from plinth.domain.sizing.refusals import refuse_asked_on
@@ -48,6 +49,8 @@ class Fit:
     threads: int
     sentences: tuple[str, ...]
     prediction: Prediction
+    promise: Promise | None
+    """What is to be expected of the goals, by what was measured too; None where nobody knows the speed."""
     rejected: tuple[Rejected, ...] = ()
 
 
@@ -74,6 +77,7 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
         threads=0,
         sentences=_sentences(found),
         prediction=_predict(request, found.shape, found.memory),
+        promise=found.promise,
         rejected=found.rejected,
     )
 
@@ -118,7 +122,14 @@ def _on_cpu(request: FitRequest) -> Fit | FitRefusal:
         threads=request.threads,
         sentences=(f"TP1 on the CPU with {threads}: {parts} = {format_bytes(total)}",),
         prediction=_predict(request, Shape(), memory),
+        promise=_promise_on_cpu(request, memory),
     )
+
+
+def _promise_on_cpu(request: FitRequest, memory: MemoryPlan) -> Promise | None:
+    if not request.knows_speed:
+        return None
+    return make_promise(request.sizing, Shape(), predict(request.sizing, Shape(), memory))
 
 
 def _allocated(sizing: SizingRequest, needed: MemoryPlan, weights: int, total: int) -> MemoryPlan:

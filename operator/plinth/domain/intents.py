@@ -14,10 +14,11 @@ from plinth.domain.fleet import FleetSnapshot, Model, ModelKey, Slot, SlotName, 
 from plinth.domain.health import breakage, retry_due_at
 from plinth.domain.moving import Home, evacuated_node, homes_of, misplaced, moving
 from plinth.domain.naming import ServedNames
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
 from plinth.domain.sides import RolloutRequest
-from plinth.domain.targets import Refusal, Target, TargetMemory, choose_target, running_target
+from plinth.domain.targets import Refusal, Target, TargetMemory, running_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def _scale(
     return desired_replicas(
         ScalingRequest(
             scaling=model.resource.spec.scaling,
-            concurrency=target.spec.concurrency,
+            concurrency=target.users,
             window=model.window,
             load=report.models.get(str(model.key)) if report else None,
             current=_current(model, target, slots),

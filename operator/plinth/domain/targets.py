@@ -32,6 +32,7 @@ from plinth.domain.places import PlaceRefusal, find_place_in
 from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shared_work import SharedWork
+from plinth.domain.sizing.goals import Promise
 from plinth.domain.sizing.shape import Rejected
 from plinth.domain.vllm_arguments import (
     as_asked,
@@ -64,6 +65,19 @@ class Target:
     """What a replica should measure, as computed; None of what runs on without a plan."""
     rejected: tuple[Rejected, ...] = ()
     """Shapes that were not chosen."""
+    promise: Promise | None = None
+    """What is to be expected of the objectives; None where nobody can tell."""
+    elsewhere: tuple[Target, ...] = ()
+    """What the replicas could be on the other pools that the model may run on, the best first."""
+
+    @property
+    def users(self) -> int:
+        """Requests at once that a replica is to carry: those of the spec, or as many as it can serve within its goals.
+
+        Where it meets them for nobody, more replicas would not help.
+        """
+        within = self.promise.users if self.promise else 0
+        return within or self.spec.concurrency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,53 +135,6 @@ class _Basis(NamedTuple):
         if self.spec is not other.spec or self.artifact is not other.artifact:
             return False
         return self[2:] == other[2:]
-
-
-def choose_target(
-    model: Model,
-    *,
-    names: ServedNames,
-    pools: tuple[Pool, ...],
-    slots: Iterable[Slot],
-    memory: TargetMemory | None = None,
-) -> Target | Refusal:
-    """The first pool on which the model works: the one it runs on already, then by name."""
-    if names.collision:
-        return Refusal(reason=Reason.NAME_COLLISION, message=names.collision)
-    able = _open_pools(model, pools)
-    if isinstance(able, Refusal):
-        return able
-    memory = memory or TargetMemory()
-    homes = {slot.running_on or slot.node_id for slot in slots if slot.phase is not SlotPhase.STOPPING}
-    refusals: list[Refusal] = []
-    for pool in sorted(able, key=lambda each: (each.deleted, not homes & each.node_ids, each.name)):
-        target = memory.target_on(pool, model, names)
-        if isinstance(target, Target):
-            return target
-        refusals.append(target)
-    message = "; ".join(dict.fromkeys(refusal.message for refusal in refusals))
-    return Refusal(
-        reason=refusals[0].reason, message=message, known=any(refusal.known for refusal in refusals)
-    )
-
-
-def _open_pools(model: Model, pools: tuple[Pool, ...]) -> list[Pool] | Refusal:
-    """The pools that the model may run on."""
-    asked, namespace = model.resource.spec.pool, model.key.namespace
-    named = [pool for pool in pools if asked in {None, pool.name}]
-    if not named:
-        have = ", ".join(pool.name for pool in pools)
-        message = f"spec.pool: there is no GPUPool {asked}; there is {have}"
-        return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
-    able = [pool for pool in named if pool.serves(namespace)]
-    if not able:
-        whose = ", ".join(f"{pool.name} serves {pool.namespace} only" for pool in named)
-        message = (
-            f"spec.pool: no GPUPool serves the namespace {namespace}: {whose};"
-            f" use one whose spec.namespace is {namespace} or absent"
-        )
-        return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
-    return able
 
 
 def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | None:
@@ -247,6 +214,7 @@ def _target_on(model: Model, names: ServedNames, pool: Pool, shared: SharedWork)
         pool=pool,
         sentences=_sentences(engine.reason, fit, context, spec.objectives),
         prediction=fit.prediction,
+        promise=fit.promise,
         rejected=fit.rejected,
     )
 
