@@ -61,7 +61,8 @@ async def _ask(
 
 def _manifest(resource: AnyResource) -> dict[str, Any]:
     """As it was written, so that what was left out is the other end's to fill in."""
-    return resource.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
+    written = resource.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
+    return {"apiVersion": resource.api_version, "kind": resource.kind, **written}
 
 
 def _message_of(text: str) -> str:
