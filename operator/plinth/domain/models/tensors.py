@@ -55,14 +55,16 @@ def sharpen(
         )
         told.forget(part)
     quantization = _quantization(model.quantization, told, is_gguf=is_gguf)
-    counted = {part: count for part, count in told.weights.items() if count and part not in told.packed}
-    stored = {part: told.stored_bytes[part] for part in told.quantised if quantization is not None}
+    # A part of which there are no tensors is not there, or goes by the name of another: it must not count twice.
+    absent = dict.fromkeys(known.parts - told.stored_bytes.keys() - {Part.VISION}, 0)
+    counted = {part: count for part, count in told.weights.items() if part not in told.packed} | absent
+    stored = {part: told.stored_bytes[part] for part in told.quantised} | absent
     return replace(
         known,
-        vision_parameters=counted.get(Part.VISION, model.vision_parameters),
+        vision_parameters=counted.get(Part.VISION) or model.vision_parameters,
         quantization=quantization,
         counted=tuple(sorted(counted.items())),
-        stored=tuple(sorted(stored.items())),
+        stored=tuple(sorted(stored.items())) if quantization is not None else (),
     )
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from plinth.api.v1alpha1 import Task
 from plinth.cluster.artifacts import MAX_CONFIG_BYTES, read_artifact
 from plinth.cluster.gguf_files import KEPT_CHARACTERS
-from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
+from plinth.domain.fleet import Artifact, ArtifactRefusal, Engine, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.reading import read_model
+from plinth.domain.workload import as_loaded
 from plinth.engine.local_sources import SourcePlaces
 from plinth.tests.cluster.test_gguf_header import smollm2
 from plinth.tests.engine.hub_server import COMMIT, REPOSITORY, Hub, hub_server
@@ -49,6 +51,8 @@ def test_a_package_gives_its_gguf_metadata_and_size() -> None:
     # What https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct says of itself: its embedding is the head too.
     assert model.parameters == 134_515_008
     assert model.tied_embeddings
+    converted = as_loaded(model, artifact.format, Task.GENERATE, Engine.VLLM)
+    assert converted.weights_bytes == 134_515_008 * 2
     assert all(len(value) <= KEPT_CHARACTERS for value in artifact.config.values() if isinstance(value, str))
 
 

@@ -78,6 +78,7 @@ def test_a_real_models_tensors_fill_its_file() -> None:
     assert "output.weight" not in by_name
     assert sum(each.elements for each in tensors) == 134_515_008
     stored = sum(each.stored_bytes for each in tensors)
+    assert stored == 96_576_768, "what llama.cpp says it has loaded"
     assert size - end_of_head - 32 * (len(tensors) + 1) <= stored <= size - end_of_head
 
 
