@@ -19,6 +19,7 @@ from plinth.domain.sizing.performance import predict
 from plinth.domain.sizing.refusals import refuse_asked_on
 from plinth.domain.sizing.request import FULL_SPEED_PERMILLE, SizingRequest
 from plinth.domain.sizing.shape import Rejected, Shape
+from plinth.domain.sizing.spread import find_spread
 
 CPU_MEMORY_STEP_BYTES = 64 * MIB
 """Memory on CPU nodes is asked for in steps, so that a few bytes more or less are no new revision."""
@@ -42,6 +43,8 @@ class Fit:
     """What a replica gets."""
 
     shape: Shape
+    nodes: int
+    """Over how many nodes it is spread, evenly."""
     memory_bytes: int
     """What the engine may use on each accelerator; on a CPU node, in all."""
     kv_bytes: int
@@ -71,6 +74,7 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
     place = request.sizing.place
     return Fit(
         shape=found.shape,
+        nodes=find_spread(found.shape, place) or 1,
         # By what nodes say and not by the catalogue: a better figure there would be a new revision.
         memory_bytes=place.memory_bytes * place.utilization_percent // 100 or place.engine_bytes,
         kv_bytes=0,
@@ -117,6 +121,7 @@ def _on_cpu(request: FitRequest) -> Fit | FitRefusal:
     threads = plural(request.threads, "thread")
     return Fit(
         shape=Shape(),
+        nodes=1,
         memory_bytes=total,
         kv_bytes=needed.needed_kv_bytes,
         threads=request.threads,

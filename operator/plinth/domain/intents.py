@@ -19,6 +19,7 @@ from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
 from plinth.domain.sides import RolloutRequest
 from plinth.domain.targets import Refusal, Target, TargetMemory, running_target
+from plinth.domain.vacancies import Vacancies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Surroundings:
     evacuated: frozenset[str]
     """Nodes that may be emptied before there is room elsewhere."""
     targets: TargetMemory
+    vacancies: Vacancies
+    """What is left of the pools, as one model after the other chooses."""
     now: float
 
     def is_known(self, pool: str, slots: tuple[Slot, ...]) -> bool:
@@ -73,6 +76,7 @@ def look_around(snapshot: FleetSnapshot, now: float, targets: TargetMemory) -> S
         homes=homes_of(pools),
         evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
         targets=targets,
+        vacancies=Vacancies(snapshot.slots),
         now=now,
     )
 
@@ -80,7 +84,14 @@ def look_around(snapshot: FleetSnapshot, now: float, targets: TargetMemory) -> S
 def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
     """One model from its spec to the replicas that are missing."""
     slots = shared.slots.get(model.key, ())
-    chosen = choose_target(model, names=names, pools=shared.pools, slots=slots, memory=shared.targets)
+    chosen = choose_target(
+        model,
+        names=names,
+        pools=shared.pools,
+        slots=slots,
+        memory=shared.targets,
+        vacancies=shared.vacancies,
+    )
     refusal = chosen if isinstance(chosen, Refusal) else None
     target = chosen if isinstance(chosen, Target) else running_target(slots, shared.pools)
     broken = _broken(slots, shared)
@@ -98,6 +109,7 @@ def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
             claim = _claim(
                 model, target, slots, broken=broken, wanted=wanted, departure=departure, shared=shared
             )
+            shared.vacancies.take(target.pool, target.needs, len(claim.request.missing))
     return Intent(
         model=model,
         slots=slots,

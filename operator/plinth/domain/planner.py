@@ -22,6 +22,7 @@ from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
     Model,
+    ModelKey,
     ModelPlan,
     Slot,
     SlotAction,
@@ -61,8 +62,9 @@ def compute_plan(
     targets.forget_all_but(model.key for model in snapshot.models)
     shared = look_around(snapshot, now, targets)
     names = resolve_names(snapshot.models)
-    in_order = sorted(snapshot.models, key=lambda model: model.key)
-    intents = [intend(model, names[model.key], shared) for model in in_order]
+    by_right = sorted(snapshot.models, key=lambda model: _turn(model, shared))
+    intents = [intend(model, names[model.key], shared) for model in by_right]
+    intents.sort(key=lambda each: each.model.key)
     allotment = allot(
         {each.model.key: each.claim for each in intents if each.claim is not None},
         snapshot,
@@ -86,6 +88,11 @@ def compute_plan(
         unknown_routes=_unknown_routes(snapshot),
         wake_at=min((wake for wake in wakes if wake > now), default=None),
     )
+
+
+def _turn(model: Model, shared: Surroundings) -> tuple[int, bool, float, ModelKey]:
+    """When a model may choose among pools, as places are given: by priority, what runs, who was there first."""
+    return (-model.resource.spec.priority, model.key not in shared.slots, model.first_seen, model.key)
 
 
 def _deserted(shared: Surroundings) -> list[Slot]:

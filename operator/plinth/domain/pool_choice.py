@@ -1,19 +1,20 @@
 """Which of the pools that a model may use it runs on: every one is planned for, and the best offer taken.
 
-spec.pool, namespaces -> open pools -> a target on each -> offers in order -> the target, and what it could be elsewhere
+spec.pool, namespaces -> open pools -> a target on each -> offers in order -> the target
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from plinth.api.v1alpha1 import Reason
 from plinth.domain.fleet import Model, Slot, SlotPhase
 from plinth.domain.naming import ServedNames
-from plinth.domain.offers import Offer, describe_ranking, rank
+from plinth.domain.offers import Offer, rank
 from plinth.domain.pools import Pool
 from plinth.domain.targets import Refusal, Target, TargetMemory
+from plinth.domain.vacancies import Vacancies
 
 
 def choose_target(
@@ -21,49 +22,53 @@ def choose_target(
     *,
     names: ServedNames,
     pools: tuple[Pool, ...],
-    slots: Iterable[Slot],
+    slots: Collection[Slot],
     memory: TargetMemory | None = None,
+    vacancies: Vacancies | None = None,
 ) -> Target | Refusal:
-    """The target on the pool that offers the model most, see `offers`; with what it could be elsewhere."""
+    """The target on the pool that offers the model most, see `offers`. Without vacancies, every pool has room."""
     if names.collision:
         return Refusal(reason=Reason.NAME_COLLISION, message=names.collision)
     able = _open_pools(model, pools)
     if isinstance(able, Refusal):
         return able
     memory = memory or TargetMemory()
-    homes = {slot.running_on or slot.node_id for slot in slots if slot.phase is not SlotPhase.STOPPING}
-    found = {pool.name: memory.target_on(pool, model, names) for pool in able}
-    targets = {name: target for name, target in found.items() if isinstance(target, Target)}
+    found = [memory.target_on(pool, model, names) for pool in able]
+    targets = {target.pool.name: target for target in found if isinstance(target, Target)}
+    if len(targets) == 1:
+        return next(iter(targets.values()))
     if targets:
-        offers = [_offer(target, homes) for target in targets.values()]
-        # What was measured here says nothing of other pools, only that what is computed need not be so.
-        ranked = rank(offers, trusted=model.correction.stretches == 0)
-        return _chosen(ranked, targets)
-    refusals = [target for target in found.values() if isinstance(target, Refusal)]
+        return _best_of(targets, model, slots, vacancies)
+    refusals = [target for target in found if isinstance(target, Refusal)]
     message = "; ".join(dict.fromkeys(refusal.message for refusal in refusals))
     return Refusal(
         reason=refusals[0].reason, message=message, known=any(refusal.known for refusal in refusals)
     )
 
 
-def _offer(target: Target, homes: set[str]) -> Offer:
-    pool = target.pool
-    return Offer(
-        pool=pool.name,
-        shape=str(target.spec.shape),
-        accelerators=target.spec.shape.accelerators,
-        promise=target.promise,
-        closing=pool.deleted,
-        home=not homes.isdisjoint(pool.node_ids),
-    )
-
-
-def _chosen(ranked: list[Offer], targets: Mapping[str, Target]) -> Target:
-    first, *others = (targets[offer.pool] for offer in ranked)
-    if not others:
-        return first
-    sentences = (first.sentences[0], *describe_ranking(ranked), *first.sentences[1:])
-    return replace(first, sentences=sentences, elsewhere=tuple(others))
+def _best_of(
+    targets: Mapping[str, Target], model: Model, slots: Iterable[Slot], vacancies: Vacancies | None
+) -> Target:
+    staying = [slot for slot in slots if slot.phase is not SlotPhase.STOPPING]
+    homes = frozenset(node_id for slot in staying for node_id in slot.nodes)
+    replicas = max(1, len(staying), model.resource.spec.scaling.min_replicas)
+    offers = [
+        Offer(
+            pool=name,
+            shape=str(target.spec.shape),
+            accelerators=target.spec.shape.accelerators,
+            promise=target.promise,
+            closing=target.pool.deleted,
+            home=not homes.isdisjoint(target.pool.node_ids),
+            room=vacancies is None or vacancies.count(target.pool, target.needs) >= replicas,
+        )
+        for name, target in targets.items()
+    ]
+    # What was measured here says nothing of other pools, only that what is computed need not be so.
+    ranking = rank(offers, trusted=model.correction.stretches == 0)
+    first = targets[ranking.offers[0].pool]
+    sentences = (first.sentences[0], *ranking.sentences, *first.sentences[1:])
+    return replace(first, sentences=sentences, waits_for_room=ranking.waits)
 
 
 def _open_pools(model: Model, pools: tuple[Pool, ...]) -> list[Pool] | Refusal:

@@ -67,8 +67,8 @@ class Target:
     """Shapes that were not chosen."""
     promise: Promise | None = None
     """What is to be expected of the objectives; None where nobody can tell."""
-    elsewhere: tuple[Target, ...] = ()
-    """What the replicas could be on the other pools that the model may run on, the best first."""
+    waits_for_room: bool = False
+    """It would move to another pool as soon as that has room: what becomes of it hangs on what others do."""
 
     @property
     def users(self) -> int:
@@ -270,7 +270,12 @@ def _context_tokens(objectives: Objectives, architecture: ModelArchitecture) -> 
 def _needs(fit: Fit, pool: Pool) -> Needs:
     if pool.is_cpu:
         return Needs(accelerators=0, memory_bytes=fit.memory_bytes)
-    return Needs(accelerators=fit.shape.accelerators, memory_bytes=0)
+    return Needs(
+        accelerators=fit.shape.accelerators // fit.nodes,
+        memory_bytes=0,
+        nodes=fit.nodes,
+        stages=fit.shape.pipeline // fit.nodes,
+    )
 
 
 def _sentences(engine_reason: str, fit: Fit, context_tokens: int, objectives: Objectives) -> tuple[str, ...]:

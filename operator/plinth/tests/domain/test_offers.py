@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinth.domain.offers import Offer, describe_ranking, rank
+from plinth.domain.offers import Offer, rank
 from plinth.domain.sizing.goals import Missed, Promise
 
 
@@ -23,6 +25,7 @@ def offer(
     known: bool = True,
     closing: bool = False,
     home: bool = False,
+    room: bool = True,
 ) -> Offer:
     return Offer(
         pool=pool,
@@ -31,11 +34,12 @@ def offer(
         promise=promise(price, worst) if known else None,
         closing=closing,
         home=home,
+        room=room,
     )
 
 
 def order(*offers: Offer, trusted: bool = True) -> list[str]:
-    return [each.pool for each in rank(offers, trusted=trusted)]
+    return [each.pool for each in rank(offers, trusted=trusted).offers]
 
 
 def test_the_least_money_for_what_is_delivered_is_best_among_those_that_meet_the_goals() -> None:
@@ -83,16 +87,34 @@ def test_what_nobody_can_tell_the_speed_of_moves_nothing() -> None:
     assert order(offer("a", worst=9000, home=True), offer("b", known=False)) == ["a", "b"]
 
 
+def test_a_full_pool_gives_way_to_one_that_meets_the_goals_too_but_to_none_that_misses_them() -> None:
+    full = offer("a", price=100, room=False)
+    assert order(full, offer("b", price=900)) == ["b", "a"]
+    assert order(full, offer("b", worst=2000), offer("c", known=False)) == ["a", "c", "b"]
+    assert order(offer("b", room=False), full) == ["a", "b"]
+
+
+def test_what_runs_waits_where_it_is_until_a_better_pool_has_room() -> None:
+    home = offer("a", price=1000, home=True, room=False)
+    waiting = rank([home, offer("b", price=100, room=False)], trusted=True)
+    assert (waiting.offers[0].pool, waiting.waits) == ("a", True)
+    second = rank([home, offer("b", price=100, room=False), offer("c", price=200)], trusted=True)
+    assert (second.offers[0].pool, second.waits) == ("c", False)
+    content = rank([home, offer("b", price=900, room=False)], trusted=True)
+    assert (content.offers[0].pool, content.waits) == ("a", False)
+
+
 def test_the_ranking_says_why_and_what_the_others_offer() -> None:
-    found = rank([offer("b", price=0, worst=1500), offer("a", price=3_600_000)], trusted=True)
-    assert describe_ranking(found) == (
+    found = rank([offer("b", price=0, worst=1500, room=False), offer("a", price=3_600_000)], trusted=True)
+    assert found.sentences == (
         "pool a (the best offer): TP1, 1 for a million tokens",
-        "not pool b: TP1, TTFT p95 1500 ms, 1000 asked",
+        "not pool b: TP1, TTFT p95 1500 ms, 1000 asked, full at present",
     )
     stays = rank([offer("b", price=110, home=True), offer("a", price=100)], trusted=True)
-    assert describe_ranking(stays)[0].startswith(
-        "pool b (the model runs there, and no other is clearly better): "
-    )
+    assert stays.sentences[0].startswith("pool b (the model runs there, and no other is clearly better): ")
+    waits = rank([offer("b", price=900, home=True), offer("a", price=100, room=False)], trusted=True)
+    assert waits.sentences[0].startswith("pool b (the model runs there, until a better one has room): ")
+    assert rank([offer()], trusted=True).sentences == ()
 
 
 @given(
@@ -103,12 +125,14 @@ def test_the_ranking_says_why_and_what_the_others_offer() -> None:
             price=st.integers(0, 500),
             worst=st.sampled_from([1000, 1000, 1050, 1500, 4000]),
             known=st.booleans(),
+            room=st.booleans(),
+            home=st.booleans(),
         ),
         min_size=1,
         unique_by=lambda each: each.pool,
     )
 )
-def test_who_moved_to_the_best_offer_stays_there(offers: list[Offer]) -> None:
-    best = rank(offers, trusted=True)[0].pool
-    there = [Offer(**{**vars(each), "home": each.pool == best}) for each in offers]
-    assert rank(there, trusted=True)[0].pool == best
+def test_who_moved_to_the_offer_that_was_taken_stays_there(offers: list[Offer]) -> None:
+    taken = rank(offers, trusted=True).offers[0].pool
+    there = [replace(each, home=each.pool == taken) for each in offers]
+    assert rank(there, trusted=True).offers[0].pool == taken

@@ -10,7 +10,17 @@ import pytest
 
 from plinth.api.v1alpha1 import GPUPool
 from plinth.domain.figures import Correction
-from plinth.domain.fleet import Artifact, FleetSnapshot, Model, ModelFormat, ModelPlan, Node, Slot, SlotAction
+from plinth.domain.fleet import (
+    Artifact,
+    FleetSnapshot,
+    Model,
+    ModelFormat,
+    ModelKey,
+    ModelPlan,
+    Node,
+    Slot,
+    SlotAction,
+)
 from plinth.domain.planner import compute_plan
 from plinth.domain.quantities import GIB
 from plinth.tests.domain.builders import (
@@ -67,8 +77,8 @@ def nodes(kind: str, count: int = 4, each: int = 8) -> tuple[Node, ...]:
     )
 
 
-def model(artifact: Artifact | None = None, **spec: Any) -> Model:
-    return make_model(artifact=artifact or small(), **{"model": {"source": "hf://a/b"}, **spec})
+def model(artifact: Artifact | None = None, *, name: str = "chat", **spec: Any) -> Model:
+    return make_model(name, artifact=artifact or small(), **{"model": {"source": "hf://a/b"}, **spec})
 
 
 def fleet(
@@ -158,6 +168,50 @@ def test_a_model_that_fits_one_pool_only_goes_there_and_the_other_offers_nothing
     plan = planned(fleet(model(make_qwen_artifact(), parallelism=ONE), {"h200": "9", "l4": "0.1"}))
     assert plan.pool == "h200"
     assert not any(each.startswith("not pool") for each in plan.reasons)
+
+
+def test_a_pool_that_is_full_gives_way_to_the_next_for_models_that_come_in_one_pass_too() -> None:
+    """Sixteen replicas of two accelerators on 8 x H200 and 32 x L40S: four there, then the others."""
+    many = tuple(
+        replace(
+            model(make_qwen_artifact(), name=f"m{number:02}", parallelism={"tensor": 2}), first_seen=number
+        )
+        for number in range(8)
+    )
+    prices = {"h200": "1", "l40s": "2"}
+    snapshot = make_snapshot(
+        models=many,
+        pools=tuple(pool(kind, price) for kind, price in prices.items()),
+        nodes=(*nodes("h200", 1), *nodes("l40s", 4)),
+    )
+    plans = compute_plan(snapshot, 1000.0).models
+    assert [plan.pool for plan in plans] == ["h200"] * 4 + ["l40s"] * 4
+    assert [len(plan.slots) for plan in plans] == [1] * 8
+    assert any(each.endswith("full at present") for each in plans[-1].reasons)
+    urgent = replace(
+        model(make_qwen_artifact(), name="z", parallelism={"tensor": 2}, priority=9), first_seen=99
+    )
+    again = {
+        plan.key.name: plan.pool
+        for plan in compute_plan(replace(snapshot, models=(*many, urgent)), 1.0).models
+    }
+    assert (again["z"], again["m03"]) == ("h200", "l40s")
+
+
+def test_what_runs_waits_for_room_before_it_moves_to_a_cheaper_pool() -> None:
+    asked = model(objectives=SLOW)
+    first = planned(fleet(asked, {"h200": "4"}))
+    prices = {"h200": "90", "l4": "0.7"}
+    full = tuple(
+        make_slot(
+            "ffffffff", number, model=ModelKey("default", "other"), node_id=f"l4-{number}", accelerators=8
+        )
+        for number in range(4)
+    )
+    waits = planned(fleet(asked, prices, slots=(*running_as(first), *full)))
+    assert (waits.pool, [each.action for each in waits.slots]) == ("h200", [SlotAction.KEEP])
+    assert any("until a better one has room" in each for each in waits.reasons)
+    assert planned(fleet(asked, prices, slots=(*running_as(first), *full[1:]))).pool == "l4"
 
 
 def test_a_light_load_takes_few_accelerators_and_a_heavy_one_more() -> None:
