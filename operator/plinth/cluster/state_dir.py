@@ -234,7 +234,7 @@ def _read_instance(path: Path) -> Instance | None:
 def _runtime_home() -> Path:
     """A short folder for sockets: `$XDG_RUNTIME_DIR/plinth`, or one of the user's own under /tmp."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    longest = MAX_SOCKET_PATH_BYTES - len("/plinth/") - len("0123456789abcdef.sock")
+    longest = MAX_SOCKET_PATH_BYTES - len("/plinth/") - len("plan-0123456789abcdef.sock")
     if Path(runtime).is_absolute() and len(os.fsencode(runtime)) <= longest:
         return Path(runtime) / "plinth"
     return Path("/tmp") / f"plinth-{os.getuid()}"  # noqa: S108 - owner and mode are checked before use

@@ -30,6 +30,7 @@ from plinth.tests.domain.builders import (
     make_resource,
     make_snapshot,
 )
+from plinth.tests.house.documents import ROOT
 
 NOW = 1000.0
 OBJECTIVES = {"concurrency": 1, "contextTokens": 2048}
@@ -97,6 +98,25 @@ async def test_the_answer_is_the_document_of_plinth_plan_and_what_would_change()
     (change,) = document["changes"]
     assert (change["name"], change["action"], change["nodes"]) == ("other", "Create", ["node-1"])
     assert [(pool["gpus"], pool["gpusUsed"]) for pool in document["pools"]] == [(2, 2)]
+
+
+async def test_the_reference_shows_every_field_of_the_document() -> None:
+    shown = json.loads(code_block((ROOT / "docs/reference/plan.md").read_text(), "json"))
+    document = await make_what_ifs(live(accelerators=1)).answer(ask_for(make_asked(priority=9)))
+    document["models"][0]["rejected"] = shown["models"][0]["rejected"]
+    assert fields(document) == fields(shown)
+
+
+def code_block(text: str, language: str) -> str:
+    """The first block of code in a language."""
+    return text.partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def fields(value: Any) -> Any:
+    """The names in a document, with how they lie in each other; of a list, those of its first entry."""
+    if isinstance(value, dict):
+        return {name: fields(each) for name, each in value.items()}
+    return [fields(each) for each in value[:1]] if isinstance(value, list) else None
 
 
 async def test_pending_tells_who_holds_the_accelerators_and_who_would_lose_theirs() -> None:
