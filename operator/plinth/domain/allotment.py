@@ -89,6 +89,11 @@ class Allotment:
         """The nodes of a replica, the first its Serve replica's."""
         return tuple(self.nodes[each.node_id] for each in self.numbering.told(place))
 
+    @property
+    def disturbed(self) -> Iterator[ModelKey]:
+        """Models of which replicas go for the sake of others."""
+        return (name.model for name in (*self.moved, *self.displaced, *self.promised))
+
     def settle(self, request: RolloutRequest) -> RolloutRequest:
         """The request with what becomes of its replicas for the sake of others."""
         names = {slot.name for slot in request.slots}

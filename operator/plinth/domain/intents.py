@@ -33,6 +33,8 @@ class Intent:
     broken: Mapping[SlotName, str]
     departure: Departure
     wanted: ScalingDecision
+    scaling: ScalingRequest | None
+    """What `wanted` was decided by; None without a target."""
     claim: Claim | None
     """None where nothing can be decided anew: without a target, or while a Ray is away."""
 
@@ -101,10 +103,12 @@ def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
         now=shared.now,
     )
     claim: Claim | None = None
+    scaling: ScalingRequest | None = None
     if target is None:
         wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
     else:
-        wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
+        scaling = _scaling(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
+        wanted = desired_replicas(scaling, shared.now)
         if shared.is_known(target.pool.name, slots):
             claim = _claim(
                 model, target, slots, broken=broken, wanted=wanted, departure=departure, shared=shared
@@ -118,6 +122,7 @@ def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
         broken=broken,
         departure=departure,
         wanted=wanted,
+        scaling=scaling,
         claim=claim,
     )
 
@@ -135,7 +140,7 @@ def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str
     return {slot.name: reason for slot, reason in reasons if reason is not None}
 
 
-def _scale(
+def _scaling(
     model: Model,
     target: Target,
     slots: tuple[Slot, ...],
@@ -143,22 +148,19 @@ def _scale(
     broken: dict[SlotName, str],
     shared: Surroundings,
     revision_known: bool,
-) -> ScalingDecision:
-    """How many replicas are wanted. What runs without a known spec could not be started again: one at least stays."""
+) -> ScalingRequest:
+    """What tells how many are wanted. What runs without a known spec could not be started again: one at least stays."""
     report = shared.snapshot.report
     ready = [slot for slot in slots if slot.phase is SlotPhase.READY and slot.name not in broken]
     since = [slot.ready_since if slot.ready_since is not None else slot.since for slot in ready]
-    return desired_replicas(
-        ScalingRequest(
-            scaling=model.resource.spec.scaling,
-            concurrency=target.users,
-            window=model.window,
-            load=report.models.get(str(model.key)) if report else None,
-            current=_current(model, target, slots),
-            answered=revision_known and _has_answered(model, target, slots),
-            newest_ready_at=max(since, default=None),
-        ),
-        shared.now,
+    return ScalingRequest(
+        scaling=model.resource.spec.scaling,
+        concurrency=target.users,
+        window=model.window,
+        load=report.models.get(str(model.key)) if report else None,
+        current=_current(model, target, slots),
+        answered=revision_known and _has_answered(model, target, slots),
+        newest_ready_at=max(since, default=None),
     )
 
 

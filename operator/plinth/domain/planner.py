@@ -10,9 +10,10 @@ While Ray is away nothing is created, moved or removed: every slot is kept as it
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from plinth.domain.allotment import Allotment, PlaceMemory, allot
+from plinth.domain.at_rest import Outcome, Rest
 from plinth.domain.conditions import Situation, model_verdicts
 from plinth.domain.corrections import correct, describe_correction
 from plinth.domain.deserted import plan_deserted
@@ -38,16 +39,7 @@ from plinth.domain.rollout import RolloutDecision, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision
 from plinth.domain.targets import Target, TargetMemory
-from plinth.domain.traffic import ModelRoute, RouteTable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What was decided about one model."""
-
-    plan: ModelPlan
-    route: ModelRoute
-    wakes: tuple[float, ...]
+from plinth.domain.traffic import RouteTable
 
 
 def compute_plan(
@@ -56,14 +48,19 @@ def compute_plan(
     *,
     targets: TargetMemory | None = None,
     places: PlaceMemory | None = None,
+    rest: Rest | None = None,
 ) -> FleetPlan:
-    """The plan for everything. `now` is in Unix seconds; both memories, kept from pass to pass, only save work."""
-    targets = targets or TargetMemory()
+    """The plan for everything. `now` is in Unix seconds; the memories, kept from pass to pass, only save work."""
+    targets, rest = targets or TargetMemory(), rest or Rest()
     targets.forget_all_but(model.key for model in snapshot.models)
     shared = look_around(snapshot, now, targets)
     names = resolve_names(snapshot.models)
     by_right = sorted(snapshot.models, key=lambda model: _turn(model, shared))
-    intents = [intend(model, names[model.key], shared) for model in by_right]
+    rest.look_around(snapshot)
+    intents = [
+        rest.intent(model, names[model.key], shared) or intend(model, names[model.key], shared)
+        for model in by_right
+    ]
     intents.sort(key=lambda each: each.model.key)
     allotment = allot(
         {each.model.key: each.claim for each in intents if each.claim is not None},
@@ -72,7 +69,11 @@ def compute_plan(
         leaving=_leaving_unclaimed(intents, shared),
         memory=places or PlaceMemory(),
     )
-    outcomes = [_plan_model(each, names[each.model.key], allotment, shared) for each in intents]
+    rest.disturb(allotment.disturbed)
+    outcomes = [
+        rest.outcome(each) or _plan_model(each, names[each.model.key], allotment, shared) for each in intents
+    ]
+    rest.keep(names, zip(intents, outcomes, strict=True))
     deserted = plan_deserted(_deserted(shared), snapshot, now)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
     occupied = occupied_nodes(allotment.room, snapshot.slots)
