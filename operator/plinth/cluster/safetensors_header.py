@@ -16,6 +16,7 @@ from plinth.domain.models.headers import StoredTensor
 
 LENGTH_BYTES = 8
 METADATA = "__metadata__"
+MAX_TENSORS = 65_536
 MOST_ELEMENTS_PER_BYTE = 8
 
 _Name = Annotated[str, msgspec.Meta(max_length=16)]
@@ -49,6 +50,8 @@ def header_length(start: bytes) -> int:
 
 def parse_header(text: bytes, file_bytes: int) -> Iterator[StoredTensor]:
     """The tensors of a file of this size; what it states beyond that is made up. Raises SafetensorsError."""
+    if text.count(b"{") > MAX_TENSORS + 2:
+        raise SafetensorsError(f"its header has more than the {MAX_TENSORS} tensors of a sound file")
     try:
         found = msgspec.json.decode(text, type=dict[str, _Entry])
     except (msgspec.MsgspecError, RecursionError) as error:

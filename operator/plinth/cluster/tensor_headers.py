@@ -21,6 +21,8 @@ from plinth.engine.hub_refusals import REFUSALS
 from plinth.engine.seam import SourceError
 
 log = logging.getLogger(__name__)
+_one_parses = threading.Lock()
+"""Parsing takes many times a header's size for a moment, and threads would only share one core at it."""
 
 INDEX = "model.safetensors.index.json"
 AT_ONCE = 4
@@ -28,9 +30,11 @@ AT_ONCE = 4
 GATHER_SECONDS = 30.0
 FIRST_BYTES = 128 * 2**10
 """Asked for at first: more than most headers."""
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 8 * 2**20
 MAX_HEADERS_BYTES = 64 * 2**20
-"""Of all files of one model; 130 bytes for each tensor, of which the largest models have 200,000."""
+"""Of all files of one model, and what their tensors take in memory: the largest models have 200,000."""
+TENSOR_BYTES = 128
+"""What a tensor takes in memory, on top of what it takes in its header."""
 MAX_INDEX_BYTES = 32 * 2**20
 
 
@@ -41,7 +45,7 @@ class _Index(msgspec.Struct):
 
 
 class Budget:
-    """Bytes that may still be fetched, shared by threads."""
+    """Bytes that may still be taken, shared by threads."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -110,7 +114,10 @@ def _read_header(
     missing = LENGTH_BYTES + length - len(start)
     if missing > 0:
         start += _read_again(repository, name, len(start), missing)
-    return list(parse_header(start[LENGTH_BYTES : LENGTH_BYTES + length], files[name]))
+    with _one_parses:
+        tensors = list(parse_header(start[LENGTH_BYTES : LENGTH_BYTES + length], files[name]))
+    budget.spend(TENSOR_BYTES * len(tensors))
+    return tensors
 
 
 def _read_again(repository: Repository, name: str, start: int, size: int) -> bytes:

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinth.cluster.safetensors_header import LENGTH_BYTES, SafetensorsError, header_length, parse_header
+from plinth.cluster.safetensors_header import (
+    LENGTH_BYTES,
+    MAX_TENSORS,
+    SafetensorsError,
+    header_length,
+    parse_header,
+)
 from plinth.domain.models.headers import StoredTensor
 from plinth.tests.cluster.checkpoints import make_safetensors
 
@@ -58,6 +64,12 @@ def test_tensors_that_share_bytes_cannot_add_up_to_more_than_the_file() -> None:
     one = {"dtype": "BF16", "shape": [400], "data_offsets": [0, 800]}
     with pytest.raises(SafetensorsError, match="cannot hold"):
         tensors_of(json.dumps({"a": one, "b": one}).encode())
+
+
+def test_more_tensors_than_any_file_has_are_refused_before_they_are_read() -> None:
+    many = b"{" + b",".join(b'"%d":{}' % number for number in range(MAX_TENSORS + 2)) + b"}"
+    with pytest.raises(SafetensorsError, match="more than the 65536 tensors"):
+        tensors_of(many)
 
 
 def test_a_file_without_room_for_a_length_is_refused() -> None:
