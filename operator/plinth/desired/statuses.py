@@ -6,8 +6,8 @@ is not written again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from plinth.api.v1alpha1 import (
@@ -21,12 +21,14 @@ from plinth.api.v1alpha1 import (
 )
 from plinth.desired import names
 from plinth.desired.figures import measured_figures, predicted_figures
+from plinth.desired.replica_places import replica_places
 from plinth.domain.corrections import SpeedStretch
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
     ModelKey,
     ModelPlan,
+    Node,
     PoolPlan,
     Slot,
     SlotAction,
@@ -58,6 +60,8 @@ class Seen:
     cost_per_accelerator_hour: str = "0"
     stretches: tuple[SpeedStretch, ...] = ()
     """What its replicas delivered under steady load."""
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    """The fleet's, by id."""
 
 
 def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
@@ -69,6 +73,7 @@ def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
     pools = {each.name: each for each in plan.pools}
     loads = snapshot.report.models if snapshot.report else {}
     stretches = {model.key: model.stretches for model in snapshot.models}
+    nodes = {node.node_id: node for node in snapshot.nodes}
 
     def of(model: ModelPlan) -> Seen:
         return Seen(
@@ -77,6 +82,7 @@ def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
             pool=pools.get(model.pool),
             cost_per_accelerator_hour=prices.get(model.pool, "0"),
             stretches=stretches.get(model.key, ()),
+            nodes=nodes,
         )
 
     return {model.key: of(model) for model in plan.models}
@@ -109,6 +115,7 @@ def model_status(plan: ModelPlan, resource: ModelDeployment, seen: Seen, now: fl
         plan=list(plan.reasons),
         predicted=predicted_figures(plan.prediction),
         measured=measured_figures(plan.revision, slots, seen.stretches),
+        places=replica_places(existing, {slot.name: slot for slot in slots}, seen.nodes),
         progress=_progress(slots, {slot.name for slot in existing}),
         conditions=date_conditions(plan.verdicts, before.conditions, resource.metadata.generation, now),
     )
