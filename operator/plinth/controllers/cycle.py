@@ -92,9 +92,7 @@ class FleetCycle:
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
         gathered = self.clock()
-        plan = compute_plan(
-            snapshot, started, targets=self._targets, places=self._places, rest=self._rest
-        )
+        plan = compute_plan(snapshot, started, targets=self._targets, places=self._places, rest=self._rest)
         self.gatherer.memory.take_corrections(plan.models)
         planned = self.clock()
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)
