@@ -14,33 +14,18 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from ray_slots import RaySlots, make_slot
 
-from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.local_ray import RAY_ENVIRONMENT, free_port
 from plinth.cluster.processes import end_processes, find_instance_processes, instance_environment
 from plinth.cluster.ray_rest import RayRest
-from plinth.desired.names import route_prefix
-from plinth.desired.serve_config import ServeSettings, serve_config
-from plinth.desired.serve_details import read_slots
-from plinth.domain.fleet import (
-    Engine,
-    FleetPlan,
-    ModelKey,
-    ModelPlan,
-    Needs,
-    Slot,
-    SlotAction,
-    SlotName,
-    SlotPlace,
-    SlotPlan,
-)
-from plinth.domain.traffic import RouteTable
-from plinth.tests.engine.serving import LOOPBACK, SECRET, Served, listening_hosts, make_spec
+from plinth.desired.serve_config import ServeSettings
+from plinth.domain.fleet import Engine, SlotPlace, SlotPlan
+from plinth.tests.engine.serving import LOOPBACK, SECRET, listening_hosts, make_spec
 
 pytestmark = [
     pytest.mark.ray,
@@ -59,75 +44,20 @@ SPEC = make_spec(
     memory_bytes=2 << 30,
     args={"enforce-eager": "true"},
 )
-KEY = ModelKey("team", "chat")
-WHOLE = SlotName(KEY, "whole001", 0)
-SPLIT = SlotName(KEY, "split001", 0)
 INSTANCE = f"e2n{os.getpid():05d}"
 
 
-def make_config(settings: ServeSettings, first: str, second: str) -> dict[str, Any]:
-    """One replica on the first node, and one with a stage on each."""
-    whole = SlotPlan(
-        name=WHOLE,
-        action=SlotAction.CREATE,
-        spec=SPEC,
-        needs=Needs(accelerators=1, memory_bytes=0),
-        place=(SlotPlace(first, (0,)),),
-        reason="",
-    )
-    split = replace(
-        whole,
-        name=SPLIT,
-        spec=replace(SPEC, pipeline_parallel=2),
-        needs=Needs(accelerators=1, memory_bytes=0, nodes=2),
-        place=(SlotPlace(first, (2,)), SlotPlace(second, (1,))),
-    )
-    model = ModelPlan(
-        key=KEY,
-        pool="default",
-        spec=SPEC,
-        revision="split001",
-        desired_replicas=2,
-        slots=(whole, split),
-        reasons=(),
-        verdicts=(),
-    )
-    plan = FleetPlan(
-        pools=(), models=(model,), orphans=(), routes=RouteTable(version=0, models=()), wake_at=None
-    )
-    return serve_config(plan, settings)
+class Fleet(RaySlots):
+    """A replica on the first node, and one with a stage on each."""
 
+    @property
+    def whole(self) -> SlotPlan:
+        return make_slot("whole001", SPEC, SlotPlace(self.nodes[0], (0,)))
 
-class Fleet:
-    """The Ray, what it lists, and a client of its replicas."""
-
-    def __init__(self, rest: RayRest, client: aiohttp.ClientSession) -> None:
-        self._rest = rest
-        self._client = client
-        self.nodes: tuple[str, ...] = ()
-
-    async def slot(self, name: SlotName, *, other_than: int | None = None) -> Slot:
-        """The slot once its process runs."""
-        async with asyncio.timeout(120):
-            while True:
-                for each in read_slots((await self._rest.observe()).serve):
-                    if each.slot.name == name and each.slot.port and each.slot.pid not in {None, other_than}:
-                        return each.slot
-                await asyncio.sleep(0.3)
-
-    async def ready(self, slot: Slot) -> tuple[Served, dict[str, Any]]:
-        served = Served(f"http://{slot.host}:{slot.port}{route_prefix(slot.name)}", self._client)
-        return served, await served.until("Ready", seconds=START_SECONDS)
-
-    async def apply(self, make: Callable[[str, str], dict[str, Any]]) -> None:
-        async with asyncio.timeout(120):
-            while len(self.nodes) < 2:
-                try:
-                    self.nodes = tuple(node.node_id for node in (await self._rest.observe()).nodes)
-                except CapacityAway:
-                    self.nodes = ()
-                await asyncio.sleep(0.5)
-        await self._rest.apply(make(*self.nodes))
+    @property
+    def split(self) -> SlotPlan:
+        places = (SlotPlace(self.nodes[0], (2,)), SlotPlace(self.nodes[1], (1,)))
+        return make_slot("split001", replace(SPEC, pipeline_parallel=2), *places)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -162,8 +92,9 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
     )
     try:
         async with aiohttp.ClientSession(headers={"authorization": f"Bearer {SECRET}"}) as client:
-            made = Fleet(rest, client)
-            await made.apply(lambda first, second: make_config(settings, first, second))
+            made = Fleet(rest=rest, client=client, settings=settings)
+            await made.until_nodes(2)
+            await made.apply(made.whole, made.split)
             yield made
     finally:
         await rest.close()
@@ -218,19 +149,19 @@ async def until(done: Callable[[], bool], seconds: float) -> None:
 
 
 async def test_nothing_on_the_other_node_outlives_a_replica_that_is_killed(fleet: Fleet) -> None:
-    slot = await fleet.slot(SPLIT)
+    slot = await fleet.slot(fleet.split)
     assert slot.pid is not None
     await until(lambda: bool(stages()) and bool(below(stages()[0])), 180)
     parts = [*stages(), *below(stages()[0]), *below(slot.pid)]
     os.kill(slot.pid, signal.SIGKILL)
     await until(lambda: not alive(parts), 20)
-    again = await fleet.slot(SPLIT, other_than=slot.pid)
+    again = await fleet.slot(fleet.split, other_than=slot.pid)
     assert again.running_on == fleet.nodes[0]
 
 
 async def test_two_stages_on_two_nodes_answer_as_one(fleet: Fleet) -> None:
-    whole, _ = await fleet.ready(await fleet.slot(WHOLE))
-    split, state = await fleet.ready(await fleet.slot(SPLIT))
+    whole, _ = await fleet.ready(fleet.whole, seconds=START_SECONDS)
+    split, state = await fleet.ready(fleet.split, seconds=START_SECONDS)
     assert state["accelerators"] == [], "there are none on a CPU"
     for prompt in ("The capital of France is", "Water is made of"):
         body = {"model": "chat", "prompt": prompt, "max_tokens": 16, "temperature": 0}
@@ -241,7 +172,7 @@ async def test_two_stages_on_two_nodes_answer_as_one(fleet: Fleet) -> None:
 
 
 async def test_each_part_is_shown_its_own_accelerators_and_listens_on_loopback_only(fleet: Fleet) -> None:
-    whole, split = await fleet.slot(WHOLE), await fleet.slot(SPLIT)
+    whole, split = await fleet.slot(fleet.whole), await fleet.slot(fleet.split)
     assert whole.pid is not None
     assert split.pid is not None
     (stage,) = stages()
@@ -253,9 +184,9 @@ async def test_each_part_is_shown_its_own_accelerators_and_listens_on_loopback_o
 
 
 async def test_at_last_a_replica_fails_whole_with_the_stage_that_died(fleet: Fleet) -> None:
-    slot = await fleet.slot(SPLIT)
+    slot = await fleet.slot(fleet.split)
     assert slot.pid is not None
-    split, _ = await fleet.ready(slot)
+    split, _ = await fleet.ready(fleet.split, seconds=START_SECONDS)
     (stage,) = stages()
     parts = [stage, *below(stage), *engine_of(slot.pid)]
     (worker,) = [pid for pid in below(stage) if "Worker" in command_of(pid)]
