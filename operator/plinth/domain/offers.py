@@ -116,13 +116,12 @@ def rank(offers: Iterable[Offer], *, trusted: bool) -> Ranking:
 
 
 def _is_worth_moving(home: Offer, best: Offer, *, trusted: bool) -> bool:
-    if home.closing or best.closing:
-        return not best.closing
+    # Only to what is better on the whole, so that no chain of moves leads back.
+    if home.closing or best.merit > home.merit:
+        return home.closing and not best.closing
     if home.promise is None or best.promise is None:
         return False
     if home.promise.worst * 100 > best.promise.worst * NEARER_PERCENT:
         return True
-    if best.promise.worst * 100 > home.promise.worst * NEARER_PERCENT:
-        return False
     # A model that ran otherwise than computed may do so elsewhere: nobody knows, so it would come and go.
     return trusted and home.dearness * 100 > best.dearness * WORTH_PERCENT

@@ -76,6 +76,10 @@ def test_what_runs_moves_for_its_goals_but_not_for_a_tenth() -> None:
     assert order(offer("a", worst=1101, home=True), offer("b", price=9_000_000)) == ["b", "a"]
 
 
+def test_what_runs_moves_to_nothing_that_misses_its_goals_however_cheap_that_is() -> None:
+    assert order(offer("a", price=900, home=True), offer("b", price=1, worst=1050)) == ["a", "b"]
+
+
 def test_what_ran_otherwise_than_computed_does_not_move_for_money() -> None:
     here, there = offer("a", price=1000, home=True), offer("b", price=100)
     assert order(here, there, trusted=False) == ["a", "b"]
@@ -132,7 +136,17 @@ def test_the_ranking_says_why_and_what_the_others_offer() -> None:
         unique_by=lambda each: each.pool,
     )
 )
-def test_who_moved_to_the_offer_that_was_taken_stays_there(offers: list[Offer]) -> None:
+def test_who_took_an_offer_stays_there_and_never_comes_back_as_room_comes_and_goes(
+    offers: list[Offer],
+) -> None:
     taken = rank(offers, trusted=True).offers[0].pool
     there = [replace(each, home=each.pool == taken) for each in offers]
     assert rank(there, trusted=True).offers[0].pool == taken
+    been = [taken]
+    while True:
+        there = [replace(each, home=each.pool == been[-1], room=True) for each in there]
+        following = rank(there, trusted=True).offers[0].pool
+        if following == been[-1]:
+            return
+        assert following not in been
+        been.append(following)
