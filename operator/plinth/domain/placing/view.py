@@ -93,8 +93,8 @@ class Holdings:
 
     def __init__(self) -> None:
         self._seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
-        self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]] = {}
-        """By host, its holds without and with their accelerators."""
+        self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[int, ...], tuple[Hold, ...]]] = {}
+        """By host: its holds without accelerators, those that others were told, and its holds with their own."""
 
     def of(
         self,
@@ -113,8 +113,8 @@ class Holdings:
         told: dict[str, Hold] = {}
         seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
         for slot in slots:
-            at = slot.running_on or slot.node_id
-            host = hosts.get(at if slot.needs.accelerators > 0 else at + MEMORY)
+            names = slot.nodes if slot.needs.accelerators > 0 else (slot.nodes[0] + MEMORY,)
+            host = next((hosts[name] for name in names if name in hosts), None)
             if host is not None:
                 leaves = slot.name in leaving or slot.phase is SlotPhase.STOPPING
                 seen[slot.name] = self._seen_as(slot, host, leaves=leaves, movable=slot.name not in fixed)
@@ -124,8 +124,11 @@ class Holdings:
                 else:
                     on.setdefault(host.name, []).append(hold)
         self._seen = seen
-        self._known = {name: self._laid_out(hosts[name], tuple(sorted(holds))) for name, holds in on.items()}
-        return told | {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
+        taken = _taken(told.values(), on)
+        self._known = {
+            name: self._laid_out(hosts[name], tuple(sorted(holds)), taken[name]) for name, holds in on.items()
+        }
+        return told | {hold.replica: hold for *_, holds in self._known.values() for hold in holds}
 
     def _seen_as(self, slot: Slot, host: Host, *, leaves: bool, movable: bool) -> tuple[Slot, Host, Hold]:
         """The slot's hold, its place still to be found where the slot was told no accelerators."""
@@ -136,12 +139,12 @@ class Holdings:
         return slot, host, _hold(slot, host)._replace(leaving=leaves, movable=movable)
 
     def _laid_out(
-        self, host: Host, holds: tuple[Hold, ...]
-    ) -> tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]:
+        self, host: Host, holds: tuple[Hold, ...], taken: tuple[int, ...]
+    ) -> tuple[Host, tuple[Hold, ...], tuple[int, ...], tuple[Hold, ...]]:
         known = self._known.get(host.name)
-        if known is not None and known[:2] == (host, holds):
+        if known is not None and known[:3] == (host, holds, taken):
             return known
-        return host, holds, tuple(_lay_out(host, holds))
+        return host, holds, taken, tuple(_lay_out(host, holds, taken))
 
 
 def _gang(needs: Needs) -> Gang:
@@ -164,21 +167,32 @@ def _hold(slot: Slot, host: Host) -> Hold:
         model=str(slot.name.model),
         pool=keys[0] if keys else "",
         gang=gang,
-        place=tuple(_told_parts(slot, gang)) if slot.is_numbered else (),
+        place=tuple(_told_parts(slot, gang, sum(host.domains))) if slot.is_numbered else (),
         since=slot.since,
     )
 
 
-def _told_parts(slot: Slot, gang: Gang) -> Iterator[Part]:
-    """The accelerators that the slot was told, by the parts of its gang."""
+def _told_parts(slot: Slot, gang: Gang, number: int) -> Iterator[Part]:
+    """The accelerators that the slot was told, by the parts of its gang. Of so many a node has, none is beyond."""
     for node_id, indices in slot.place:
-        for at in range(0, len(indices), gang.accelerators):
-            yield Part(node_id, indices[at : at + gang.accelerators])
+        there = [each for each in indices if 0 <= each < number]
+        for at in range(0, len(there), gang.accelerators):
+            yield Part(node_id, tuple(there[at : at + gang.accelerators]))
 
 
-def _lay_out(host: Host, holds: Iterable[Hold]) -> Iterator[Hold]:
+def _taken(told: Iterable[Hold], hosts: Collection[str]) -> Mapping[str, tuple[int, ...]]:
+    """Of each of these hosts, the accelerators that slots were told."""
+    found: dict[str, list[int]] = {name: [] for name in hosts}
+    for part in (part for hold in told for part in hold.place) if found else ():
+        if part.host in found:
+            found[part.host] += part.accelerators
+    return {name: tuple(sorted(each)) for name, each in found.items()}
+
+
+def _lay_out(host: Host, holds: Iterable[Hold], taken: Iterable[int]) -> Iterator[Hold]:
     """Each in the smallest gap that takes it; more than there is, where most is free."""
     stand = Stand(host)
+    stand.change(taken, -host.whole)
     for hold in holds:
         able = [
             (stand.whole_free[number], number)
