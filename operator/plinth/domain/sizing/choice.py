@@ -8,7 +8,7 @@ taken as long as they bring it clearly nearer. Every candidate passed by says wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -113,7 +113,7 @@ def choose(request: SizingRequest, calibration: Calibration = CALIBRATION) -> Sh
     return _refuse(request, rejected)
 
 
-def _next_larger(request: SizingRequest, candidates: list[Shape], accelerators: int) -> Shape | None:
+def _next_larger(request: SizingRequest, candidates: Iterable[Shape], accelerators: int) -> Shape | None:
     larger = (shape for shape in candidates if shape.accelerators > accelerators)
     return next((shape for shape in larger if find_obstacle(request.model, shape) is None), None)
 
