@@ -77,7 +77,7 @@ def test_when_no_shape_meets_the_goals_accelerators_are_taken_as_long_as_they_br
 
 def test_a_goal_that_is_out_of_reach_does_not_take_all_that_a_node_has() -> None:
     found = chosen(ask(QWEN_7B, users=4, context=1024, ttft_milliseconds=1))
-    assert found.shape == Shape(tensor=2)
+    assert found.shape.accelerators < 8
     assert (found.promise.users, found.promise.worst) == (0, found.predicted.ttft_milliseconds * 1000)
 
 
