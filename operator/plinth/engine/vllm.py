@@ -138,7 +138,7 @@ class VllmEngine:
         config = client.vllm_config
         each_holds = config.cache_config.kv_cache_size_tokens or 0
         try:
-            told = await client.collective_rpc(TELL, timeout=_TELL_SECONDS)
+            told = await _ask_workers(client, TELL)
             return put_together(told, each_holds * config.parallel_config.data_parallel_size)
         except Exception:  # noqa: BLE001 - vLLM passes on whatever a worker raised
             _log.exception("vLLM did not tell its figures.")
@@ -151,7 +151,7 @@ class VllmEngine:
         if self._client is None or not any(node.given for node in nodes):
             return ()
         try:
-            told = await self._client.collective_rpc(TELL_DEVICE, timeout=_TELL_SECONDS)
+            told = await _ask_workers(self._client, TELL_DEVICE)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("vLLM did not tell its devices.")
             return ()
@@ -183,6 +183,20 @@ class VllmEngine:
         client, self._client = self._client, None
         if client is not None:
             await asyncio.to_thread(client.shutdown)
+
+
+async def _ask_workers(client: AsyncLLM, method: str) -> list[Any]:
+    """What the workers of all ranks answer.
+
+    `AsyncLLM.collective_rpc` asks all, and passes on what the first data-parallel rank says (`DPLBAsyncMPClient` in
+    vllm/v1/engine/core_client.py).
+    """
+    core = client.engine_core
+    asked = (
+        core._call_utility_async("collective_rpc", method, _TELL_SECONDS, (), None, engine=engine)  # noqa: SLF001
+        for engine in core.core_engines
+    )
+    return [answer for told in await asyncio.gather(*asked) for answer in told]
 
 
 async def _unless_lost(starting: Coroutine[Any, Any, Any], further: FurtherNodes | None) -> Any:

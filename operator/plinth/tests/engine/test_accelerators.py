@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import xllamacpp
 
 from plinth.desired.ray_environment import SERVING_ENVIRONMENT
 from plinth.domain.fleet import SeenDevice
+from plinth.engine import llamacpp_server
 from plinth.engine.accelerators import MAKERS, NodeAccelerators, ToldDevice, given_by_name, maker_here
 from plinth.engine.nvml import DriverDevice, read_devices
 from plinth.engine.ray_node import own_list
@@ -156,6 +158,14 @@ def test_the_devices_of_several_nodes_come_rank_by_rank() -> None:
 
 def test_a_worker_on_a_cpu_has_no_device_to_tell() -> None:
     assert tell_device(SimpleNamespace(device=SimpleNamespace(type="cpu", index=None))) is None
+
+
+def test_llama_cpp_tells_its_accelerators_by_where_they_sit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert llamacpp_server.find_accelerators() == [], "this build computes on CPUs"
+    cpu = next(each for each in xllamacpp.get_device_info())
+    gpu = {"device_id": "0000:03:00.0", "type": SimpleNamespace(name="GGML_BACKEND_DEVICE_TYPE_GPU")}
+    monkeypatch.setattr(xllamacpp, "get_device_info", lambda: [gpu, cpu])
+    assert llamacpp_server.find_accelerators() == ["0000:03:00.0"]
 
 
 class NvmlError(Exception):
