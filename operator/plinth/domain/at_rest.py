@@ -136,8 +136,6 @@ def _decided(intent: Intent, names: ServedNames, outcome: Outcome) -> Decided | 
         return None
     if claim.request.target.waits_for_room:
         return None
-    if claim.request.target.waits_for_room:
-        return None
     plans = outcome.plan.slots
     rests = (
         len(claim.request.sides.kept_new) == len(intent.slots) == len(plans) == replicas
