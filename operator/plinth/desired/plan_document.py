@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from plinth.api.v1alpha1 import ConditionType
+from plinth.api.v1alpha1 import ConditionType, Reason
 from plinth.domain.figures import MemoryFigures, SpeedFigures
-from plinth.domain.fleet import EngineSpec, FleetPlan, ModelKey, ModelPlan, PoolPlan, Verdict
+from plinth.domain.fleet import (
+    EngineSpec,
+    FleetPlan,
+    ModelKey,
+    ModelPlan,
+    PoolPlan,
+    SlotAction,
+    SlotPlan,
+    Verdict,
+)
 from plinth.domain.quantities import multiply_money
 from plinth.domain.sizing.shape import Shape
 
 NEEDED = (ConditionType.ACCEPTED, ConditionType.PLANNED, ConditionType.PLACED)
 """What must be True of a model for the plan to give it all that is asked."""
+STAYING = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.AWAIT}
 
 
 def make_plan_document(plan: FleetPlan, prices: dict[str, str]) -> dict[str, Any]:
@@ -42,8 +52,18 @@ def make_plan_document(plan: FleetPlan, prices: dict[str, str]) -> dict[str, Any
 
 
 def find_obstacle(model: ModelPlan) -> Verdict | None:
-    """The first condition that keeps the model from what it asks for, or None."""
-    return next((each for each in model.verdicts if each.type in NEEDED and each.status is not True), None)
+    """The first condition that keeps the model from what it asks for, or None.
+
+    A replica that computes on other accelerators than it was given has its place all the same.
+    """
+    return next(
+        (
+            each
+            for each in model.verdicts
+            if each.type in NEEDED and each.status is not True and each.reason != Reason.OTHER_ACCELERATORS
+        ),
+        None,
+    )
 
 
 def name_model(key: ModelKey) -> dict[str, str]:
@@ -66,7 +86,14 @@ def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> di
         "costPerHour": multiply_money(price, accelerators or len({slot.node_id for slot in model.slots})),
         "reasons": list(model.reasons),
         "rejected": [{"shape": str(each.shape), "reason": each.reason} for each in model.rejected],
+        "places": [_places(slot) for slot in model.slots if slot.action in STAYING],
     }
+
+
+def _places(slot: SlotPlan) -> dict[str, Any]:
+    """Where a replica runs or would, node by node; accelerators by index, none on a CPU node."""
+    nodes = [{"node": each.node_id, "accelerators": list(each.accelerators)} for each in slot.place]
+    return {"replica": str(slot.name), "nodes": nodes}
 
 
 def _pool(pool: PoolPlan) -> dict[str, str | int]:

@@ -8,8 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plinth.api.v1alpha1 import ConditionType
+from plinth.desired.plan_document import find_obstacle, make_plan_document
 from plinth.desired.serve_config import ServeSettings, serve_config
 from plinth.desired.serve_details import read_slots
 from plinth.desired.statuses import look, model_status
@@ -188,6 +191,15 @@ def test_a_model_that_no_node_holds_takes_two_and_serve_gets_a_bundle_on_each() 
     assert sum(pool.accelerators_used for pool in again.pools) == 16
 
 
+def test_the_document_of_a_plan_says_on_which_nodes_and_accelerators() -> None:
+    plan = compute_plan(make_fleet([make_405b()], make_h100s("a", "b")), 0.0)
+    (found,) = make_plan_document(plan, {})["models"]
+    assert found["gpus"] == 16
+    whole = list(range(8))
+    nodes = [{"node": name, "accelerators": whole} for name in ("a", "b")]
+    assert found["places"] == [{"replica": str(plan.models[0].slots[0].name), "nodes": nodes}]
+
+
 def test_a_model_that_one_node_holds_is_not_spread_however_many_there_are() -> None:
     slow = make_qwen_artifact()
     asked = {"ttftMilliseconds": 1, "concurrency": 40}
@@ -264,6 +276,7 @@ def test_a_replica_that_computes_elsewhere_than_it_was_told_is_told_of() -> None
     assert (verdicts["Placed"].status, verdicts["Placed"].reason) == (False, "OtherAccelerators")
     assert verdicts["Placed"].message == f"{slot.name} was given 0, 1 of a, and computes on 2, 3 of a"
     assert verdicts["Ready"].status is True, "it serves all the same"
+    assert find_obstacle(compute_plan(fleet, 1.0).models[0]) is None, "and lacks nothing"
     assert _shown(fleet) == [("a.local", [0, 1], [2, 3])]
 
 
@@ -282,3 +295,31 @@ def _shown(fleet: FleetSnapshot) -> list[tuple[str, list[int], list[int]]]:
         plan.models[0], fleet.models[0].resource, look(fleet, plan)[fleet.models[0].key], 1.0
     )
     return [(node.node, node.accelerators, node.seen) for place in status.places for node in place.nodes]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    wanted=st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(1, 3)), min_size=1, max_size=5),
+    later=st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(0, 3)), min_size=1, max_size=5),
+    domain=st.sampled_from([2, 4, 8]),
+)
+def test_no_accelerator_is_given_twice_and_no_layer_split_over_a_link_that_is_not_there(
+    wanted: list[tuple[int, int]], later: list[tuple[int, int]], domain: int
+) -> None:
+    """Two passes with a restart between: what was told the first time binds the second."""
+    labels = {"plinth.dev/link-domain-size": str(domain)}
+    nodes = [make_node(name, accelerators=8, labels=labels) for name in ("a", "b")]
+    slots: list[Slot] = []
+    for now, round_of in enumerate((wanted, later)):
+        models = [
+            make_qwen(f"m{number}", replicas, tensor=tensor)
+            for number, (tensor, replicas) in enumerate(round_of)
+            if replicas
+        ]
+        plan = compute_plan(make_fleet(models, nodes, slots), float(now))
+        slots = deploy(plan)
+        held = [(each.node_id, index) for slot in slots for each in slot.place for index in each.accelerators]
+        assert len(held) == len(set(held))
+        assert sum(slot.needs.all_accelerators for slot in slots) == len(held)
+        for slot in slots:
+            assert len({index // domain for each in slot.place for index in each.accelerators}) == 1
