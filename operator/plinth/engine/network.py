@@ -29,7 +29,8 @@ def keep_at(address: str, environment: MutableMapping[str, str]) -> None:
     interface = interface_of(address)
     if interface is None:
         return
-    # NCCL takes a name for the beginning of one, but for the equals sign.
+    # NCCL takes a name for the beginning of one, but for the equals sign; loopback it uses only where it is told to
+    # (https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html).
     for name, value in {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}.items():
         if address == LOOPBACK or name not in environment:
             environment[name] = value
