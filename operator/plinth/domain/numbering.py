@@ -35,6 +35,8 @@ class Numbering:
 
     def told(self, place: Place) -> tuple[SlotPlace, ...]:
         """What a new replica is told of its place: all parts of a node together, stage by stage."""
+        if len(place) == 1:
+            return (SlotPlace(node_id_of(place[0].host), self._indices(place[0].host, place)),)
         order = list(dict.fromkeys(part.host for part in place))
         parts = sorted(place, key=lambda part: order.index(part.host))
         return tuple(

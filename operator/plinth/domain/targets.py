@@ -28,7 +28,7 @@ from plinth.domain.fleet import (
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.naming import ServedNames
 from plinth.domain.permissions import refuse_on
-from plinth.domain.places import PlaceRefusal, find_place_in
+from plinth.domain.places import PlaceRefusal
 from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shared_work import SharedWork
@@ -229,7 +229,7 @@ def _fit_on(
     shared: SharedWork,
 ) -> Fit | Refusal:
     """The replica that fits the pool's nodes."""
-    found = find_place_in(pool, engine)
+    found = shared.place_in(pool, engine)
     if isinstance(found, PlaceRefusal):
         return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=found.message)
     args = model.resource.spec.engine.args if engine is Engine.VLLM else {}

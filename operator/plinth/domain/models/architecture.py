@@ -109,8 +109,17 @@ class ModelArchitecture:
         above 1, else each is split by `tensor`. The first of the `pipeline` stages holds the embedding, the last
         one the head (with tied embeddings a copy), every stage the vision tower.
         """
-        stages = self._stages(pipeline)
-        return max(self._stage_bytes(stage, tensor=tensor, expert=expert) for stage in stages)
+        found = self._heaviest.get((tensor, pipeline, expert))
+        if found is None:
+            stages = self._stages(pipeline)
+            found = max(self._stage_bytes(stage, tensor=tensor, expert=expert) for stage in stages)
+            self._heaviest[tensor, pipeline, expert] = found
+        return found
+
+    @cached_property
+    def _heaviest(self) -> dict[tuple[int, int, int], int]:
+        """What was computed before: the same models are asked about again and again."""
+        return {}
 
     def kv_bytes_per_token_per_rank(self, *, tensor: int, pipeline: int, element_bytes: int) -> int:
         """What the stage with most KV cache keeps on each rank of one more token: layers that grow with the context."""
