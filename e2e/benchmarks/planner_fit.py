@@ -32,8 +32,10 @@ MEMORY = ("base_bytes",)
 SPEED = (
     *("bandwidth_fraction", "cache_bandwidth_fraction", "flops_fraction", "narrow_flops_fraction"),
     *("expert_flops_fraction", "expert_bandwidth_fraction"),
-    *("unpacking_flops_fraction", "link_fraction", "layer_microseconds", "expert_layer_microseconds"),
-    *("narrow_layer_microseconds", "step_microseconds", "launch_layer_microseconds"),
+    *("unpacking_flops_fraction", "link_fraction"),
+    *("layer_microseconds", "expert_layer_microseconds", "narrow_layer_microseconds"),
+    *("unpacking_layer_microseconds", "step_microseconds", "launch_layer_microseconds"),
+    *("launch_exchange_layer_microseconds", "core_step_microseconds", "core_request_microseconds"),
     *("launch_expert_layer_microseconds", "host_request_microseconds", "admission_microseconds"),
     *("admission_token_microseconds", "request_microseconds"),
 )

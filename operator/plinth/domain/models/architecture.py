@@ -43,6 +43,8 @@ class ModelArchitecture:
     """The tower and its projector."""
     outer_vectors: int = 0
     """Parameters outside layers and vocabulary: last norm, position and segment embeddings, pooler, classifier."""
+    rotary_bytes: int = 0
+    """Of an engine's tables for rotary positions, on every accelerator."""
     counted: tuple[tuple[Part, int], ...] = ()
     """Weights of each part, where the checkpoint's tensors told; counted by the layers for other parts."""
     stored: tuple[tuple[Part, int], ...] = ()
@@ -133,18 +135,19 @@ class ModelArchitecture:
         )
 
     def kv_bytes_per_request_per_rank(
-        self, tokens: int, *, tensor: int, pipeline: int, element_bytes: int, hybrid: bool = True
+        self, tokens: int, *, tensor: int, pipeline: int, element_bytes: int, step_tokens: int = 0
     ) -> int:
         """What the fullest rank keeps of a request with `tokens` tokens, windows and linear states included.
 
-        Without `hybrid`, sliding layers keep all tokens: engines that give every layer the same cache do so.
+        A sliding layer keeps its window, and while a step reads `step_tokens` of a prompt, these as well.
         """
         totals = []
         for stage in self._stages(pipeline):
             total = 0
             for kind, count in stage.layers.items():
                 attention = self.layers[kind].attention
-                kept = min(tokens, attention.window_tokens) if attention.window_tokens and hybrid else tokens
+                window = attention.window_tokens
+                kept = min(tokens, max(window, window - 1 + step_tokens)) if window else tokens
                 a_token = self._grown_bytes(self.layers[kind], tensor=tensor, element_bytes=element_bytes)
                 total += count * (kept * a_token + ceil_div(attention.state_bytes_per_request, tensor))
             totals.append(total)

@@ -15,6 +15,7 @@ from plinth.domain.models.layer_reading import read_layers
 from plinth.domain.models.outer import count_outer_vectors, guess_task
 from plinth.domain.models.quantization import Quantization
 from plinth.domain.models.quantization_reading import read_quantization
+from plinth.domain.models.rotary import rotary_bytes
 from plinth.domain.models.tensors import sharpen
 from plinth.domain.models.vision import count_vision
 
@@ -90,6 +91,7 @@ def _build(
         quantization=quantization,
         vision_parameters=count_vision(config, hidden),
         outer_vectors=count_outer_vectors(keys, family, task),
+        rotary_bytes=rotary_bytes(keys, max(each.attention.head_dim for each in layers)),
         task=task,
     )
 

@@ -36,9 +36,13 @@ class SpeedConstants(msgspec.Struct, frozen=True, eq=False, kw_only=True, forbid
     layer_microseconds: float
     expert_layer_microseconds: float
     narrow_layer_microseconds: float
+    unpacking_layer_microseconds: float
     step_microseconds: float
+    core_step_microseconds: float
+    core_request_microseconds: float
     launch_layer_microseconds: float
     launch_expert_layer_microseconds: float
+    launch_exchange_layer_microseconds: float
     host_request_microseconds: float
     admission_microseconds: float
     admission_token_microseconds: float

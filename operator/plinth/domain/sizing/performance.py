@@ -55,10 +55,9 @@ def predict(
 ) -> Prediction:
     """How one shape would serve the stated load; `requests` in all, or `ROUNDS` a user.
 
-    Copies and stages share the users out: a pipeline of p stages works on p batches at a time, one a stage.
+    Copies share the users out. They may share a front end as well, which then has the work of all.
     """
-    load = request.load
-    streams = min(shape.data * shape.pipeline, load.concurrency)
+    load, streams = request.load, _streams(request, shape)
     generates = request.model.task is Task.GENERATE
     loop = ClosedLoop(
         users=ceil_div(load.concurrency, streams),
@@ -66,10 +65,15 @@ def predict(
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens if generates else 0,
     )
-    capacity = _capacity(request, memory, streams, calibration, users=loop.users)
-    served = _serve(_clock(request, shape, calibration), loop, capacity)
+    clock = _clock(request, shape, calibration)
+    served = _serve(clock, loop, _capacity(request, shape, memory, calibration))
     made = loop.output_tokens if generates else loop.input_tokens
     return _prediction(request, shape, calibration, served, made * streams)
+
+
+def _streams(request: SizingRequest, shape: Shape) -> int:
+    """Copies that have something to do."""
+    return min(shape.data, request.load.concurrency)
 
 
 def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> StepClock:
@@ -80,25 +84,26 @@ def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> St
         accelerator=request.place.accelerator,
         constants=calibration.speed,
         across_nodes=not in_a_node,
+        copies_a_front_end=ceil_div(shape.data, request.options.front_ends),
     )
 
 
-def _capacity(
-    request: SizingRequest, memory: MemoryPlan, streams: int, calibration: Calibration, *, users: int
-) -> Capacity:
+def _capacity(request: SizingRequest, shape: Shape, memory: MemoryPlan, calibration: Calibration) -> Capacity:
     """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for.
 
     No more than all users ask for at once: it would make no difference.
     """
-    place, load = request.place, request.load
+    place, load, speed = request.place, request.load, calibration.speed
+    streams = _streams(request, shape)
     limits = batch_limits(place.accelerator, place.total_bytes, request.options)
     length = load.input_tokens + load.output_tokens
     room = memory.kv_tokens // (length * streams) if memory.kv_tokens else limits.sequences
+    a_request = speed.admission_microseconds + speed.admission_token_microseconds * load.input_tokens
     return Capacity(
         step_tokens=limits.tokens,
-        requests=max(1, min(limits.sequences, room, users)),
-        admission_microseconds=calibration.speed.admission_microseconds
-        + calibration.speed.admission_token_microseconds * load.input_tokens,
+        requests=max(1, min(limits.sequences, room, ceil_div(load.concurrency, streams))),
+        admission_microseconds=a_request * ceil_div(streams, request.options.front_ends),
+        stages=shape.pipeline,
     )
 
 

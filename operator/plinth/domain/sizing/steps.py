@@ -53,6 +53,8 @@ class StepClock:
     constants: SpeedConstants
     across_nodes: bool = False
     """Stages lie on several nodes."""
+    copies_a_front_end: int = 1
+    """Copies of the model that one front end serves."""
 
     def step_microseconds(self, batch: Batch) -> float:
         """One step. The host's parts run beside the accelerator's, so the longest counts."""
@@ -66,15 +68,17 @@ class StepClock:
     def _fixed(self) -> float:
         constants, work = self.constants, self.work
         narrow = any(self._narrow_flops(each) for each in work.products)
+        unpacked = any(each.width is Width.UNPACKED for each in work.products)
         return (
             work.layers * constants.layer_microseconds
             + work.layers * narrow * constants.narrow_layer_microseconds
+            + work.layers * unpacked * constants.unpacking_layer_microseconds
             + work.expert_layers * constants.expert_layer_microseconds
             + constants.step_microseconds
         )
 
     def _host(self, batch: Batch) -> float:
-        """Launching the kernels that no CUDA graph holds, and handing out tokens.
+        """Launching the kernels that no CUDA graph holds, the engine's own loop, and handing out tokens.
 
         Attention over prompts is launched by itself, layer by layer; experts are as well in steps that are larger than
         all graphs: choosing, sorting and multiplying are some ten kernels, launched from Python.
@@ -84,12 +88,20 @@ class StepClock:
             launching = self.work.layers * constants.launch_layer_microseconds
         if batch.decoding + batch.prompt > MOST_GRAPH_TOKENS:
             launching += self.work.expert_layers * constants.launch_expert_layer_microseconds
-        return max(launching, self.handing_microseconds(batch))
+            launching += self.work.exchanged_layers * constants.launch_exchange_layer_microseconds
+        # One core and one front end serve all batches that are in a pipeline.
+        serial = max(self._core_microseconds(batch), self.handing_microseconds(batch))
+        return max(launching, serial * self.shape.pipeline)
+
+    def _core_microseconds(self, batch: Batch) -> float:
+        """The engine's own loop: scheduling, preparing inputs, taking what was sampled (v1/engine/core.py)."""
+        constants = self.constants
+        return constants.core_step_microseconds + batch.decoding * constants.core_request_microseconds
 
     def handing_microseconds(self, batch: Batch) -> float:
         """What the front end takes to hand out a step's tokens, as far as others wait for it."""
         handed = batch.decoding if batch.decoding > _FRONT_END_PIECE else 0
-        return handed * self.constants.host_request_microseconds
+        return handed * self.copies_a_front_end * self.constants.host_request_microseconds
 
     @cached_property
     def _share(self) -> float:
@@ -162,7 +174,9 @@ class StepClock:
             total += self.work.reduced_layers * (latency * log2(ranks) + moved)
         if self.work.exchanged_layers:
             speed = self._link_speed(self.shape.tensor * self.shape.data)
-            sent = 2 * size * self.work.experts_per_token / speed * _MICROSECONDS
+            # Each rank gets the tokens of all copies, and gives back what its experts made of them: vLLM's default
+            # (`all2all_backend`, allgather_reducescatter).
+            sent = 2 * (self.shape.data - 1) * size / speed * _MICROSECONDS
             total += self.work.exchanged_layers * (2 * latency * log2(self.shape.data) + sent)
         if self.shape.pipeline > 1:
             total += (self.shape.pipeline - 1) * self._handover(size)
