@@ -170,10 +170,19 @@ class ModelArchitecture:
         return total
 
     def _stages(self, pipeline: int) -> tuple[Stage, ...]:
-        one_kind_after_the_other = chain.from_iterable(
-            repeat(kind, each.count) for kind, each in enumerate(self.layers)
-        )
-        return make_stages(self.order or tuple(one_kind_after_the_other), pipeline)
+        found = self._staged.get(pipeline)
+        if found is None:
+            one_kind_after_the_other = chain.from_iterable(
+                repeat(kind, each.count) for kind, each in enumerate(self.layers)
+            )
+            found = make_stages(self.order or tuple(one_kind_after_the_other), pipeline)
+            self._staged[pipeline] = found
+        return found
+
+    @cached_property
+    def _staged(self) -> dict[int, tuple[Stage, ...]]:
+        """By the number of stages, what was computed before."""
+        return {}
 
     def _all_weights(self) -> Iterator[tuple[int, Weights]]:
         """Every weight with how often it occurs, the vocabulary as it is."""
