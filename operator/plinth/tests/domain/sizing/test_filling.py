@@ -1,12 +1,15 @@
 """Experts in MXFP4 take more memory than they have weights."""
 
+from dataclasses import replace
+
 import pytest
 
+from plinth.domain.models.quantization import Quantization
 from plinth.domain.quantities import GIB
 from plinth.domain.sizing.filling import filling_bytes
 from plinth.domain.sizing.shape import Shape
 from plinth.tests.domain.models.public_models import read_public
-from plinth.tests.domain.sizing.sizing_builders import QWEN_30B_A3B, known
+from plinth.tests.domain.sizing.sizing_builders import QWEN_7B, QWEN_30B_A3B, known
 
 GPT_OSS = read_public("openai/gpt-oss-120b")
 """128 experts in each of 36 layers, of three matrices of 2880 by 2880."""
@@ -43,3 +46,12 @@ def test_on_an_h100_it_is_the_three_and_a_half_gibibytes_that_were_seen() -> Non
 
 def test_weights_of_other_kinds_fill_nothing_up() -> None:
     assert filling_bytes(QWEN_30B_A3B, Shape(tensor=2), known("H100")) == 0
+
+
+def test_on_hopper_the_zero_points_of_awq_take_16_bits() -> None:
+    awq = replace(
+        QWEN_7B, quantization=Quantization(method="awq", weight_bits_hundredths=416, group_size=128)
+    )
+    layer = 3584 * (3584 + 2 * 512) + 3584 * 3584 + 3 * 3584 * 18944
+    assert filling_bytes(awq, Shape(), known("H200")) == 28 * layer // 128 * 12 // 8
+    assert filling_bytes(awq, Shape(), known("A100-80GB")) == 0
