@@ -19,7 +19,7 @@ from plinth.domain.accelerators.catalogue import (
     override_accelerator,
 )
 from plinth.domain.fleet import Engine, Node
-from plinth.domain.pools import Pool
+from plinth.domain.pools import Pool, stated_link_domain
 from plinth.domain.quantities import GIGA, TERA
 from plinth.domain.sizing.request import Place
 
@@ -66,15 +66,21 @@ def find_place_in(pool: Pool, engine: Engine | None = None) -> FoundPlace | Plac
         )
         return PlaceRefusal(message=message)
     base = known or _assume(kind, memory)
+    linked = _widest_link_domain(_nodes(pool, engine), own.link_domain_size or base.link.domain_size)
     per_node = max((node.accelerators for node in _nodes(pool, engine)), default=0)
     place = _make_place(
         pool,
-        override_accelerator(base, own, kind=kind) or base,
+        override_accelerator(base, replace(own, link_domain_size=linked), kind=kind) or base,
         per_node=per_node,
         nodes=pool.count_nodes(engine, per_node),
         memory_bytes=0 if own.memory_bytes else told,
     )
     return FoundPlace(place=place, note="" if known else _note(base, own))
+
+
+def _widest_link_domain(nodes: tuple[Node, ...], usual: int) -> int:
+    """The widest that a node has, by its label or else as is usual for its kind."""
+    return max((stated_link_domain(node) or usual for node in nodes), default=usual)
 
 
 def _cpus(pool: Pool, nodes: tuple[Node, ...]) -> FoundPlace:

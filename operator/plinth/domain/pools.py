@@ -25,6 +25,10 @@ are taken to be."""
 
 MOST_ALIKE = 16
 """Nodes of one make that a sample counts. No replica takes more: in a large pool no shape depends on who comes and goes."""
+LINK_DOMAIN_LABEL = "plinth.dev/link-domain-size"
+"""Node label with the number of accelerators of one link domain; without it, the kind's, else all of the node's."""
+TELLING = (ENGINES_LABEL, LINK_DOMAIN_LABEL)
+"""Labels that the shape of a replica depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +120,17 @@ class Pool:
 def _make_of(node: Node) -> tuple[object, ...]:
     """What nodes of one make have in common."""
     return (
-        *(node.cpus, node.memory_bytes, node.labels.get(ENGINES_LABEL)),
+        *(node.cpus, node.memory_bytes, *map(node.labels.get, TELLING)),
         *(node.accelerator, node.accelerators, node.accelerator_memory_bytes),
     )
 
 
 def _nameless(node: Node) -> Node:
     """The node without all that tells it from others of its make."""
-    label = node.labels.get(ENGINES_LABEL)
     return Node(
         node_id="",
         address="",
-        labels={} if label is None else {ENGINES_LABEL: label},
+        labels={name: node.labels[name] for name in TELLING if name in node.labels},
         cpus=node.cpus,
         memory_bytes=node.memory_bytes,
         accelerator=node.accelerator,
@@ -140,6 +143,12 @@ def has_engine(node: Node, engine: Engine) -> bool:
     """Whether the node has the engine, as far as its label says."""
     label = node.labels.get(ENGINES_LABEL)
     return label is None or engine in label.split(".")
+
+
+def stated_link_domain(node: Node) -> int:
+    """How many accelerators of one link domain the node's label states; 0 without one."""
+    label = node.labels.get(LINK_DOMAIN_LABEL, "")
+    return int(label) if label.isdecimal() else 0
 
 
 def resolve_pools(pools: Iterable[GPUPool], nodes: Iterable[Node]) -> tuple[Pool, ...]:

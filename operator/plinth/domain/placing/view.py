@@ -12,13 +12,11 @@ from plinth.domain.fleet import Engine, Needs, Node, NodeState, Slot, SlotName, 
 from plinth.domain.placing.demands import Gang, Near, Option
 from plinth.domain.placing.hosts import Hold, Host, Part, Standing
 from plinth.domain.placing.stands import Stand
-from plinth.domain.pools import Pool, has_engine
+from plinth.domain.pools import Pool, has_engine, stated_link_domain
 
 RACK_LABELS = ("plinth.dev/rack", "fabric.topograph.run/tier-0", "network.topology.nvidia.com/leaf")
 """Node labels that name the rack: ours, else those of NVIDIA's Topograph, now and before 1.0, for the first switch
 (https://docs.nvidia.com/topograph/reference/node-labels-and-annotations)."""
-LINK_DOMAIN_LABEL = "plinth.dev/link-domain-size"
-"""Node label with the number of accelerators of one link domain; without it, the kind's, else all of the node's."""
 MEMORY = " (memory)"
 """Ends the name of a host that counts a node's memory."""
 
@@ -67,8 +65,7 @@ def _memory_host(node: Node, pool: Pool) -> Host:
 def _accelerator_host(node: Node, link_domains: Mapping[str, int]) -> Host | None:
     if node.accelerators == 0:
         return None
-    label = node.labels.get(LINK_DOMAIN_LABEL, "")
-    size = int(label) if label.isdecimal() else link_domains.get(node.accelerator, 0)
+    size = stated_link_domain(node) or link_domains.get(node.accelerator, 0)
     whole, rest = divmod(node.accelerators, size or node.accelerators)
     domains = (size or node.accelerators,) * whole + ((rest,) if rest else ())
     return Host(node.node_id, (), domains, _rack(node), _standing(node))

@@ -138,6 +138,19 @@ def test_a_link_domain_stated_by_the_pool_is_the_one_that_replicas_are_placed_in
     assert sorted(places(plan)) == [on("a", 0, 1), on("a", 2)]
 
 
+def test_a_model_is_not_split_further_than_the_label_of_every_node_says_that_links_reach() -> None:
+    heavy = make_model(
+        artifact=make_qwen_artifact(),
+        source="hf://a/b",
+        objectives={"concurrency": 200, "contextTokens": 8192},
+    )
+    plan = compute_plan(make_fleet([heavy], [make_node("a", accelerators=8)]), 0.0)
+    assert [str(each.spec.shape) for each in plan.models if each.spec] == ["TP4"]
+    plan = compute_plan(make_fleet([heavy], [make_pairs(accelerators=8)]), 0.0)
+    assert [str(each.spec.shape) for each in plan.models if each.spec] == ["TP2 x PP2"]
+    assert places(plan) == [on("a", 0, 1, 2, 3)]
+
+
 def test_beside_a_replica_that_was_told_no_index_ray_goes_on_choosing() -> None:
     old = make_slot(node_id="a", accelerators=2)
     nodes = [make_pairs()]
