@@ -6,15 +6,18 @@ What is not computed is null.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from plinth.api.v1alpha1 import ConditionType, Reason
+from plinth.desired.replica_places import name_node
 from plinth.domain.figures import MemoryFigures, SpeedFigures
 from plinth.domain.fleet import (
     EngineSpec,
     FleetPlan,
     ModelKey,
     ModelPlan,
+    Node,
     PoolPlan,
     SlotAction,
     SlotPlan,
@@ -28,17 +31,20 @@ NEEDED = (ConditionType.ACCEPTED, ConditionType.PLANNED, ConditionType.PLACED)
 STAYING = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.AWAIT}
 
 
-def make_plan_document(plan: FleetPlan, prices: dict[str, str]) -> dict[str, Any]:
+def make_plan_document(
+    plan: FleetPlan, prices: Mapping[str, str], nodes: Iterable[Node] = ()
+) -> dict[str, Any]:
     """`models` in the order of their names, what is `pending`, and the `pools`.
 
     Args:
         plan: as the production planner made it.
         prices: money for one accelerator (on a CPU pool: one node) an hour, by pool.
+        nodes: those that people know by other names than their ids.
     """
-    pools = {pool.name: pool for pool in plan.pools}
+    pools, by_id = {pool.name: pool for pool in plan.pools}, {node.node_id: node for node in nodes}
     return {
         "models": [
-            _model(each, each.spec, pools[each.pool], prices.get(each.pool, "0"))
+            _model(each, each.spec, pools[each.pool], prices.get(each.pool, "0"), by_id)
             for each in plan.models
             if each.spec is not None and each.pool in pools
         ],
@@ -71,7 +77,9 @@ def name_model(key: ModelKey) -> dict[str, str]:
     return {"name": key.name, "namespace": key.namespace}
 
 
-def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> dict[str, Any]:
+def _model(
+    model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str, nodes: Mapping[str, Node]
+) -> dict[str, Any]:
     prediction = model.prediction
     accelerators = spec.shape.accelerators * model.desired_replicas if pool.accelerators else 0
     return {
@@ -86,14 +94,17 @@ def _model(model: ModelPlan, spec: EngineSpec, pool: PoolPlan, price: str) -> di
         "costPerHour": multiply_money(price, accelerators or len({slot.node_id for slot in model.slots})),
         "reasons": list(model.reasons),
         "rejected": [{"shape": str(each.shape), "reason": each.reason} for each in model.rejected],
-        "places": [_places(slot) for slot in model.slots if slot.action in STAYING],
+        "places": [_places(slot, nodes) for slot in model.slots if slot.action in STAYING],
     }
 
 
-def _places(slot: SlotPlan) -> dict[str, Any]:
+def _places(slot: SlotPlan, nodes: Mapping[str, Node]) -> dict[str, Any]:
     """Where a replica runs or would, node by node; accelerators by index, none on a CPU node."""
-    nodes = [{"node": each.node_id, "accelerators": list(each.accelerators)} for each in slot.place]
-    return {"replica": str(slot.name), "nodes": nodes}
+    parts = [
+        {"node": name_node(each.node_id, nodes), "accelerators": list(each.accelerators)}
+        for each in slot.place
+    ]
+    return {"replica": str(slot.name), "nodes": parts}
 
 
 def _pool(pool: PoolPlan) -> dict[str, str | int]:

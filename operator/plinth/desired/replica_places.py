@@ -26,7 +26,9 @@ def replica_places(
 def _place_of(plan: SlotPlan, slot: Slot | None, nodes: Mapping[str, Node]) -> ReplicaPlace:
     seen = slot.seen if slot else ()
     ids = dict.fromkeys((*(each.node_id for each in plan.place), *(device.node_id for device in seen)))
-    return _make_place(str(plan.name), plan.place, seen, tuple((each, _name(each, nodes)) for each in ids))
+    return _make_place(
+        str(plan.name), plan.place, seen, tuple((each, name_node(each, nodes)) for each in ids)
+    )
 
 
 @lru_cache(REMEMBERED)
@@ -50,6 +52,7 @@ def _make_place(
     )
 
 
-def _name(node_id: str, nodes: Mapping[str, Node]) -> str:
+def name_node(node_id: str, nodes: Mapping[str, Node]) -> str:
+    """What people know the node by: its pod, without Kubernetes its address."""
     node = nodes.get(node_id)
     return (node.worker or node.address or node_id) if node else node_id

@@ -6,17 +6,20 @@ others that would not any more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from plinth.desired.plan_document import find_obstacle, make_plan_document, name_model
-from plinth.domain.fleet import ModelKey, SlotPlan
+from plinth.desired.replica_places import name_node
+from plinth.domain.fleet import ModelKey, Node, SlotPlan
 from plinth.domain.what_if import WhatIf
 
 
 def make_what_if_document(found: WhatIf) -> dict[str, Any]:
     """The document of `make_plan_document`, of what concerns the edit."""
     prices = {pool.metadata.name: pool.spec.cost_per_accelerator_hour for pool in found.pools}
-    whole = make_plan_document(found.after, prices)
+    nodes = {node.node_id: node for node in found.nodes}
+    whole = make_plan_document(found.after, prices, found.nodes)
     hindered = {each.key for each in found.before.models if find_obstacle(each) is not None}
     return {
         **whole,
@@ -24,7 +27,7 @@ def make_what_if_document(found: WhatIf) -> dict[str, Any]:
         "pending": [
             each for each in whole["pending"] if _key(each) in found.asked or _key(each) not in hindered
         ],
-        "changes": [_change(each) for each in found.changes],
+        "changes": [_change(each, nodes) for each in found.changes],
         "settled": found.at_rest,
     }
 
@@ -33,11 +36,11 @@ def _key(entry: dict[str, Any]) -> ModelKey:
     return ModelKey(entry["namespace"], entry["name"])
 
 
-def _change(change: SlotPlan) -> dict[str, Any]:
+def _change(change: SlotPlan, nodes: Mapping[str, Node]) -> dict[str, Any]:
     return {
         **name_model(change.name.model),
         "replica": str(change.name),
         "action": change.action.value,
-        "nodes": [each.node_id for each in change.place],
+        "nodes": [name_node(each.node_id, nodes) for each in change.place],
         "reason": change.reason,
     }

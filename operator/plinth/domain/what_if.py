@@ -56,6 +56,8 @@ class WhatIf:
     """Replicas that come or go because of the edit, in that order."""
     pools: tuple[GPUPool, ...]
     """As supposed, with their prices."""
+    nodes: tuple[Node, ...]
+    """All that the changes may speak of."""
     at_rest: bool
     """Whether the end of the way was seen; else plan and changes are those of its beginning."""
 
@@ -71,6 +73,7 @@ def compute_what_if(snapshot: FleetSnapshot, edit: Edit, now: float) -> WhatIf:
         after=after.plan,
         changes=after.turns,
         pools=after.snapshot.pools,
+        nodes=(*snapshot.nodes, *after.snapshot.nodes),
         at_rest=before.at_rest and after.at_rest,
     )
 

@@ -96,7 +96,7 @@ async def test_the_answer_is_the_document_of_plinth_plan_and_what_would_change()
     assert [each["name"] for each in document["models"]] == ["other"]
     assert (document["pending"], document["settled"]) == ([], True)
     (change,) = document["changes"]
-    assert (change["name"], change["action"], change["nodes"]) == ("other", "Create", ["node-1"])
+    assert (change["name"], change["action"], change["nodes"]) == ("other", "Create", ["node-1.local"])
     assert [(pool["gpus"], pool["gpusUsed"]) for pool in document["pools"]] == [(2, 2)]
 
 
