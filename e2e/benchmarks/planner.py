@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from planner_choices import find_contests
+from planner_choices import find_questions
 from planner_prediction import (
     FIGURES,
     MEASURED,
@@ -45,14 +45,14 @@ def make_records(cases: Sequence[Measured]) -> Iterator[Record]:
             metric = f"planner_{_NAMES[figure]}_error_percent_{kind}"
             peers = {"by_use": value, **(details if kind == "median" else {})}
             yield _record(metric, value["all"], "%", goal, peers)
-    contests = find_contests(cases)
-    misses = [contest for contest in contests if contest.is_miss]
+    questions = find_questions(cases)
+    misses = [question for question in questions if question.is_miss]
     yield _record(
         "planner_choice_misses",
-        len(misses) if contests else None,
+        len(misses) if questions else None,
         "choices",
         "==0",
-        {"contests": len(contests), "misses": [vars(each) for each in misses]},
+        {"questions": len(questions), "misses": [vars(each) for each in misses]},
     )
 
 
