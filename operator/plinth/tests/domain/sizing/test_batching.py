@@ -170,13 +170,17 @@ def test_who_waits_joins_one_batch_of_a_pipeline_together() -> None:
 def test_a_pipeline_answers_everybody_and_no_later_than_one_stage_after_another(
     stages: int, users: int, input_tokens: int, output_tokens: int, seats: int
 ) -> None:
-    loop = {
-        "users": users,
-        "requests": 3 * users,
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-    }
-    piped, alone = (run(**loop, stages=n, seats=seats) for n in (stages, 1))
+    piped, alone = (
+        run(
+            users=users,
+            requests=3 * users,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            stages=each,
+            seats=seats,
+        )
+        for each in (stages, 1)
+    )
     assert piped.requests == alone.requests == 3 * users
     assert sum(count for _, count in piped.ttft.values) == 3 * users
     assert piped.duration <= alone.duration * 1.5 + 1000
