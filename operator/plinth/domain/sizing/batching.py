@@ -163,7 +163,9 @@ class _Run:
         decoding = sum(each.count for each in lane.writing)
         taken = self._take(lane, self.capacity.step_tokens - decoding, left)
         joining = bool(self.waiting) and left > 0
-        steps = 1 if taken or joining else self._steps_until_an_end(lane)
+        steps = 1 if taken or (joining and self.is_alone) else self._steps_until_an_end(lane)
+        if steps > 1 and not self.is_alone:
+            steps = min(steps, self._steps_until_asked(lane, joining=joining))
         self._pass(lane, self._batch(lane, taken, steps), steps)
         self._advance_writing(lane, steps)
         self._advance_reading(lane, taken)
@@ -219,6 +221,20 @@ class _Run:
 
     def _steps_until_an_end(self, lane: _Lane) -> int:
         return min((self.loop.output_tokens - each.made for each in lane.writing), default=1)
+
+    def _steps_until_asked(self, lane: _Lane, *, joining: bool) -> int:
+        """Until somebody who is answered in another batch of the pipeline asks again, and may join this one.
+
+        Or until who waits has asked: where that other batch is ahead of this one, it is still to come.
+        """
+        pace = self.clock.step_microseconds(self._batch(lane, [], 1))
+        others = (each for each in self.lanes if each is not lane and each.writing)
+        asked = [each.now + self._steps_until_an_end(each) * pace for each in others]
+        if joining:
+            asked.append(self.waiting[0].ready)
+        if not asked:
+            return self.loop.output_tokens
+        return max(1, int((min(asked) - lane.now) / pace))
 
     def _take(self, lane: _Lane, tokens: int, seats: int) -> list[tuple[_Group, int]]:
         """Who of those that wait is in this step, with how many tokens of each prompt."""
