@@ -162,6 +162,8 @@ def main() -> None:
         cases = [case for case in cases if case.name in options.only.split(",")]
     run = Run(place=place, deadline=time.monotonic() + options.budget_seconds, in_turn=options.in_turn)
     devices = ["", ""] if options.rehearse else find_devices()
+    if options.devices:
+        devices = options.devices.split(",")
     run.say(f"{len(cases)} cases on {len(devices)} accelerators, {options.budget_seconds:.0f} s")
     measure(run, cases, devices)
     run.say("ended")
@@ -176,7 +178,7 @@ def _wait(options: argparse.Namespace, place: Path) -> None:
         f"--budget-seconds={options.budget_seconds}",
     ]
     words += [f"--only={options.only}"] * bool(options.only) + ["--rehearse"] * options.rehearse
-    words += ["--in-turn"] * options.in_turn
+    words += ["--in-turn"] * options.in_turn + [f"--devices={options.devices}"] * bool(options.devices)
     start_in_background(place, words)
     while is_alive(place / "pid") and time.monotonic() < until:
         time.sleep(_POLL_SECONDS)
