@@ -18,7 +18,7 @@ SECONDS_A_FLEET = 2.0
 
 def find_optima(fleets: range) -> dict[int, Outcome | None]:
     """The optimum of each fleet, by its seed."""
-    command = [PYTHON, "-m", f"{__package__}.exact", str(fleets.start), str(fleets.stop)]
+    command = [str(PYTHON), "-m", f"{__package__}.exact", str(fleets.start), str(fleets.stop)]
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT / "operator")},
