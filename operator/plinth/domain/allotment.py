@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from plinth.domain.accelerators.catalogue import find_accelerator
 from plinth.domain.fleet import FleetSnapshot, ModelKey, Node, SlotName, SlotPhase
@@ -41,6 +42,7 @@ class Claim:
     """Replicas that it cannot do without."""
     first_seen: float
 
+    @cached_property
     def demand(self) -> Demand:
         """As placement sees it."""
         request = self.request
@@ -54,20 +56,22 @@ class Claim:
             runs=bool(request.slots),
         )
 
-    def leaving(self) -> Iterator[SlotName]:
+    @cached_property
+    def leaving(self) -> frozenset[SlotName]:
         """Replicas whose place will be free."""
-        yield from self.request.broken
-        yield from self.request.moving
-        for slot in self.request.sides.leaving:
-            yield slot.name
+        going = (slot.name for slot in self.request.sides.leaving)
+        return frozenset(going).union(self.request.broken, self.request.moving)
 
-    def movable(self) -> Iterator[SlotName]:
+    @cached_property
+    def movable(self) -> frozenset[SlotName]:
         """Replicas that another could be started for: what does not start is not made to."""
         if self.request.failing or self.request.retry_at is not None:
-            return
-        for slot in self.request.sides.kept_new:
-            if slot.phase is SlotPhase.READY and slot.draining_since is None:
-                yield slot.name
+            return frozenset()
+        return frozenset(
+            slot.name
+            for slot in self.request.sides.kept_new
+            if slot.phase is SlotPhase.READY and slot.draining_since is None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +120,15 @@ def allot(
     memory: PlaceMemory,
 ) -> Allotment:
     """Places for all that is missing. `leaving`: replicas that go of models without a claim."""
-    going = {*leaving, *(name for claim in claims.values() for name in claim.leaving())}
-    movable = {name for claim in claims.values() for name in claim.movable()}
+    going = set(leaving).union(*(claim.leaving for claim in claims.values()))
+    movable = set[SlotName]().union(*(claim.movable for claim in claims.values()))
     fixed = {slot.name for slot in snapshot.slots} - movable
     numbering = number(snapshot.slots)
     hosts = numbering.open_hosts(hosts_of(pools, _link_domains(pools)))
     holds = memory.holdings.of(snapshot.slots, hosts, leaving=going, fixed=fixed)
     memory.room.update(hosts, holds)
     moving = {name for claim in claims.values() for name in claim.request.moving}
-    demands = {str(key): claim.demand() for key, claim in claims.items()}
+    demands = {claim.demand.model: claim.demand for claim in claims.values()}
     plan = plan_places(memory.room, demands, moves=max(0, MOVES - len(moving)))
     moved = {_slot(replica): move for replica, move in plan.moved.items()}
     awaited = {_slot(replica) for placed in plan.placed.values() for replica in placed.after}

@@ -156,8 +156,9 @@ def _decided(intent: Intent, names: ServedNames, outcome: Outcome) -> Decided | 
 
 def _disturbed(report: LoadReport | None) -> Iterator[ModelKey]:
     """Models of whose replicas the gateway says anything but that they serve."""
+    serves = ReplicaState.READY
     for replica, load in report.replicas.items() if report else ():
-        if load.state is not ReplicaState.READY:
+        if load.state is not serves:
             name = SlotName.parse(replica)
             if name is not None:
                 yield name.model

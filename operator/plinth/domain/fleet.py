@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
@@ -247,12 +248,12 @@ class Slot:
         """The node it was told to run on, of several the first."""
         return self.place[0].node_id if self.place else ""
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[str, ...]:
         """The nodes it holds something of: the first is where it runs, once it does."""
         return (self.running_on or self.node_id, *(each.node_id for each in self.place[1:]))
 
-    @property
+    @cached_property
     def is_numbered(self) -> bool:
         """Whether it was told which accelerators to compute on, and runs where it was told to."""
         elsewhere = self.running_on is not None and self.running_on != self.node_id

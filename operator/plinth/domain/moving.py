@@ -62,12 +62,14 @@ def evacuated_node(pool: Pool, slots: Iterable[Slot]) -> frozenset[str]:
 
     None while an empty one is still on its way out: its machine will be room soon.
     """
+    if not pool.retiring:
+        return frozenset()
     on: dict[str, list[Slot]] = {node.node_id: [] for node in pool.retiring}
     for slot in slots:
         for node_id in slot.nodes:
             if node_id in on:
                 on[node_id].append(slot)
-    if not on or not all(on.values()):
+    if not all(on.values()):
         return frozenset()
     return frozenset([min(on, key=lambda node: (not _is_leaving(on[node]), len(on[node]), node))])
 

@@ -253,6 +253,8 @@ def _sentences(
 
 def _left_alone(snapshot: FleetSnapshot) -> tuple[SlotPlan, ...]:
     """The replicas of models whose spec nobody can read: they are neither known to be wanted nor known not to be."""
+    if not snapshot.unreadable:
+        return ()
     return tuple(
         SlotPlan.of(slot, SlotAction.KEEP, "its model's spec cannot be read; it is left as it is")
         for slot in sorted(snapshot.slots, key=lambda each: each.name)

@@ -89,7 +89,10 @@ class Holdings:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
+        self._seen: dict[int, tuple[Slot, Host, Hold]] = {}
+        """By the slot's identity: one that changed is another object."""
+        self._hosts: Mapping[str, Host] = {}
+        self._fates: tuple[frozenset[SlotName], frozenset[SlotName]] = (frozenset(), frozenset())
         self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[int, ...], tuple[Hold, ...]]] = {}
         """By host: its holds without accelerators, those that others were told, and its holds with their own."""
 
@@ -108,32 +111,27 @@ class Holdings:
         """
         on: dict[str, list[Hold]] = {}
         told: dict[str, Hold] = {}
-        seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
+        known, self._seen = self._seen if hosts == self._hosts else {}, {}
+        fates = frozenset(leaving), frozenset(fixed)
+        changed = (fates[0] ^ self._fates[0]) | (fates[1] ^ self._fates[1])
+        self._hosts, self._fates = hosts, fates
         for slot in slots:
-            names = slot.nodes if slot.needs.accelerators > 0 else (slot.nodes[0] + MEMORY,)
-            host = next((hosts[name] for name in names if name in hosts), None)
-            if host is not None:
-                leaves = slot.name in leaving or slot.phase is SlotPhase.STOPPING
-                seen[slot.name] = self._seen_as(slot, host, leaves=leaves, movable=slot.name not in fixed)
-                hold = seen[slot.name][2]
-                if hold.place:
-                    told[hold.replica] = hold
-                else:
-                    on.setdefault(host.name, []).append(hold)
-        self._seen = seen
+            found = known.get(id(slot))
+            if found is None or (changed and slot.name in changed):
+                found = _seen_on(hosts, slot, leaves=slot.name in leaving, movable=slot.name not in fixed)
+            if found is None:
+                continue
+            self._seen[id(slot)] = found
+            _, host, hold = found
+            if hold.place:
+                told[hold.replica] = hold
+            else:
+                on.setdefault(host.name, []).append(hold)
         taken = _taken(told.values(), on)
         self._known = {
             name: self._laid_out(hosts[name], tuple(sorted(holds)), taken[name]) for name, holds in on.items()
         }
         return told | {hold.replica: hold for *_, holds in self._known.values() for hold in holds}
-
-    def _seen_as(self, slot: Slot, host: Host, *, leaves: bool, movable: bool) -> tuple[Slot, Host, Hold]:
-        """The slot's hold, its place still to be found where the slot was told no accelerators."""
-        known = self._seen.get(slot.name)
-        fate = (leaves, movable)
-        if known is not None and known[0] is slot and known[1] == host and known[2][-2:] == fate:
-            return known
-        return slot, host, _hold(slot, host)._replace(leaving=leaves, movable=movable)
 
     def _laid_out(
         self, host: Host, holds: tuple[Hold, ...], taken: tuple[int, ...]
@@ -142,6 +140,18 @@ class Holdings:
         if known is not None and known[:3] == (host, holds, taken):
             return known
         return host, holds, taken, tuple(_lay_out(host, holds, taken))
+
+
+def _seen_on(
+    hosts: Mapping[str, Host], slot: Slot, *, leaves: bool, movable: bool
+) -> tuple[Slot, Host, Hold] | None:
+    """The slot's host and hold, its place still to be found where the slot was told no accelerators."""
+    names = slot.nodes if slot.needs.accelerators > 0 else (slot.nodes[0] + MEMORY,)
+    host = next((hosts[name] for name in names if name in hosts), None)
+    if host is None:
+        return None
+    stops = slot.phase is SlotPhase.STOPPING
+    return slot, host, _hold(slot, host)._replace(leaving=leaves or stops, movable=movable)
 
 
 def _gang(needs: Needs) -> Gang:
