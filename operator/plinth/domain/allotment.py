@@ -16,7 +16,7 @@ from plinth.domain.placing.demands import Demand
 from plinth.domain.placing.hosts import Place
 from plinth.domain.placing.plan import Move, PlacementPlan, plan_places
 from plinth.domain.placing.room import Room
-from plinth.domain.placing.view import Holdings, hosts_of
+from plinth.domain.placing.view import Holdings, Hosts
 from plinth.domain.pools import Pool
 from plinth.domain.sides import RolloutRequest
 
@@ -29,6 +29,7 @@ class PlaceMemory:
 
     def __init__(self) -> None:
         self.room = Room()
+        self.hosts = Hosts()
         self.holdings = Holdings()
 
 
@@ -124,7 +125,7 @@ def allot(
     movable = set[SlotName]().union(*(claim.movable for claim in claims.values()))
     fixed = {slot.name for slot in snapshot.slots} - movable
     numbering = number(snapshot.slots)
-    hosts = numbering.open_hosts(hosts_of(pools, _link_domains(pools)))
+    hosts = numbering.open_hosts(memory.hosts.of(pools, _link_domains(pools)))
     holds = memory.holdings.of(snapshot.slots, hosts, leaving=going, fixed=fixed)
     memory.room.update(hosts, holds)
     moving = {name for claim in claims.values() for name in claim.request.moving}

@@ -129,9 +129,9 @@ def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
 
 def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
     grouped: dict[ModelKey, list[Slot]] = {}
-    for slot in sorted(slots, key=lambda each: each.name):
+    for slot in slots:
         grouped.setdefault(slot.name.model, []).append(slot)
-    return {key: tuple(found) for key, found in grouped.items()}
+    return {key: tuple(sorted(found, key=lambda each: each.name)) for key, found in grouped.items()}
 
 
 def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str]:

@@ -99,7 +99,7 @@ def _turn(model: Model, shared: Surroundings) -> tuple[int, bool, float, ModelKe
 def _deserted(shared: Surroundings) -> list[Slot]:
     """Replicas of models that are gone."""
     known = {model.key for model in shared.snapshot.models} | shared.snapshot.unreadable
-    return [slot for slot in shared.snapshot.slots if slot.name.model not in known]
+    return [slot for key, slots in shared.slots.items() if key not in known for slot in slots]
 
 
 def _plan_model(intent: Intent, names: ServedNames, allotment: Allotment, shared: Surroundings) -> Outcome:

@@ -81,6 +81,24 @@ def _standing(node: Node) -> Standing:
     return Standing.COMING if node.worker else Standing.POSSIBLE
 
 
+class Hosts:
+    """The hosts found, kept from pass to pass: while no node is another, none is looked at."""
+
+    def __init__(self) -> None:
+        self._basis: tuple[object, ...] = ()
+        self._found: Mapping[str, Host] = {}
+
+    def of(self, pools: Collection[Pool], link_domains: Mapping[str, int]) -> Mapping[str, Host]:
+        """As `hosts_of` has them."""
+        facts = (
+            (pool.name, pool.is_cpu, pool.utilization_percent, pool.nodes, pool.retiring) for pool in pools
+        )
+        basis = (link_domains, *facts)
+        if basis != self._basis:
+            self._basis, self._found = basis, hosts_of(pools, link_domains)
+        return self._found
+
+
 class Holdings:
     """The holds of the slots found, kept from pass to pass; a host whose slots are as they were is not looked at.
 
