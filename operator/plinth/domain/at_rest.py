@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from plinth.api.v1alpha1 import GPUPool
+from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.domain.fleet import (
     FleetSnapshot,
     LoadWindow,
@@ -18,13 +18,14 @@ from plinth.domain.fleet import (
     ModelKey,
     ModelPlan,
     Node,
+    Ray,
     Slot,
     SlotAction,
     SlotName,
     SlotPhase,
 )
 from plinth.domain.intents import Intent, Surroundings
-from plinth.domain.naming import ServedNames
+from plinth.domain.naming import NameMemory, ServedNames
 from plinth.domain.scaling import ScalingRequest, desired_replicas, least_suffices_to
 from plinth.domain.traffic import LoadReport, ModelRoute, ReplicaState
 
@@ -46,6 +47,8 @@ class Decided:
     names: ServedNames
     scaling: ScalingRequest
     outcome: Outcome
+    goals_met: tuple[int, int, int, int]
+    """The window's counts of requests."""
     text: str
     """The model's key, as reports name it."""
     least_suffices_to: int
@@ -53,20 +56,19 @@ class Decided:
 
     def still_holds(self, model: Model, names: ServedNames, slots: tuple[Slot, ...]) -> bool:
         """Whether the model is as it was, its load aside."""
-        before = self.intent.model
+        before, window = self.intent.model, model.window
         return (
-            model.resource.spec is before.resource.spec
+            (model.resource is before.resource or _asks_the_same(model.resource, before.resource))
             and model.artifact is before.artifact
-            and model.resource.status.desired_replicas == before.resource.status.desired_replicas
             and slots == self.intent.slots
-            and names == self.names
+            and (names is self.names or names == self.names)
             and model.failure is None
             and model.first_seen == before.first_seen
             and model.answered_revision == before.answered_revision
             and model.invalid_edit == before.invalid_edit
-            and model.correction == before.correction
+            and (model.correction is before.correction or model.correction == before.correction)
             and model.stretches == before.stretches
-            and _goals_met(model.window) == _goals_met(before.window)
+            and (window.ttft_met, window.ttft_missed, window.tpot_met, window.tpot_missed) == self.goals_met
         )
 
     def wants_as_many(self, window: LoadWindow, report: LoadReport | None, now: float) -> bool:
@@ -79,18 +81,20 @@ class Decided:
 
 
 class Rest:
-    """The models at rest, kept from pass to pass."""
+    """The models at rest, kept from pass to pass, and everybody's names."""
 
     def __init__(self) -> None:
+        self.names = NameMemory()
         self._decided: dict[ModelKey, Decided] = {}
-        self._before: FleetSnapshot | None = None
+        self._before: _Around | None = None
         self._disturbed: frozenset[ModelKey] = frozenset()
 
     def look_around(self, snapshot: FleetSnapshot) -> None:
         """Forget all where something changed that any model may depend on."""
-        if self._before is None or not _is_like(self._before, snapshot):
+        around = _Around(snapshot.report is not None, snapshot.rays, snapshot.pools, snapshot.nodes)
+        if self._before is None or not _is_like(self._before, around):
             self._decided = {}
-        self._before = snapshot
+        self._before = around
         self._disturbed = frozenset(_disturbed(snapshot.report))
 
     def intent(self, model: Model, names: ServedNames, shared: Surroundings) -> Intent | None:
@@ -144,11 +148,13 @@ def _decided(intent: Intent, names: ServedNames, outcome: Outcome) -> Decided | 
     )
     if not rests:
         return None
+    window = intent.model.window
     return Decided(
         intent=intent,
         names=names,
         scaling=scaling,
         outcome=outcome,
+        goals_met=(window.ttft_met, window.ttft_missed, window.tpot_met, window.tpot_missed),
         text=str(intent.model.key),
         least_suffices_to=least_suffices_to(scaling, intent.wanted),
     )
@@ -164,14 +170,25 @@ def _disturbed(report: LoadReport | None) -> Iterator[ModelKey]:
                 yield name.model
 
 
-def _goals_met(window: LoadWindow) -> tuple[int, int, int, int]:
-    return (window.ttft_met, window.ttft_missed, window.tpot_met, window.tpot_missed)
+def _asks_the_same(a: ModelDeployment, b: ModelDeployment) -> bool:
+    """Of its status only the count of replicas is ever read back."""
+    return a.spec is b.spec and a.status.desired_replicas == b.status.desired_replicas
 
 
-def _is_like(before: FleetSnapshot, now: FleetSnapshot) -> bool:
+@dataclass(frozen=True)
+class _Around:
+    """What all models of a pass depend on."""
+
+    reported: bool
+    rays: tuple[Ray, ...]
+    pools: tuple[GPUPool, ...]
+    nodes: tuple[Node, ...]
+
+
+def _is_like(before: _Around, now: _Around) -> bool:
     """Whether pools, nodes and Rays are as they were. Since when a node holds nothing decides about workers only."""
     return (
-        (before.report is None) == (now.report is None)
+        before.reported == now.reported
         and before.rays == now.rays
         and len(before.pools) == len(now.pools)
         and len(before.nodes) == len(now.nodes)

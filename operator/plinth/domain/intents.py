@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from plinth.domain.allotment import Claim
 from plinth.domain.draining import Departure
@@ -131,7 +132,10 @@ def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
     grouped: dict[ModelKey, list[Slot]] = {}
     for slot in slots:
         grouped.setdefault(slot.name.model, []).append(slot)
-    return {key: tuple(sorted(found, key=lambda each: each.name)) for key, found in grouped.items()}
+    for found in grouped.values():
+        if len(found) > 1:
+            found.sort(key=attrgetter("name"))
+    return {key: tuple(found) for key, found in grouped.items()}
 
 
 def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str]:

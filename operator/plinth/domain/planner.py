@@ -33,7 +33,7 @@ from plinth.domain.fleet import (
 )
 from plinth.domain.health import retry_due_at
 from plinth.domain.intents import Intent, Surroundings, intend, look_around
-from plinth.domain.naming import ServedNames, resolve_names
+from plinth.domain.naming import ServedNames
 from plinth.domain.pool_plans import occupied_nodes, plan_pool
 from plinth.domain.rollout import RolloutDecision, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
@@ -54,7 +54,7 @@ def compute_plan(
     targets, rest = targets or TargetMemory(), rest or Rest()
     targets.forget_all_but(model.key for model in snapshot.models)
     shared = look_around(snapshot, now, targets)
-    names = resolve_names(snapshot.models)
+    names = rest.names.resolve(snapshot.models)
     by_right = sorted(snapshot.models, key=lambda model: _turn(model, shared))
     rest.look_around(snapshot)
     intents = [
