@@ -66,6 +66,8 @@ class Spread(NamedTuple):
 
     def percentile(self, percent: int) -> float:
         """The least value that so many percent of all are at most."""
+        if len(self.values) == 1:
+            return self.values[0][0]
         wanted = sum(count for _, count in self.values) * percent / 100
         passed = 0
         for value, count in self.values:
@@ -124,6 +126,11 @@ class _Lane:
     writing: list[_Group] = field(default_factory=list)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nobody is in it."""
+        return not self.reading and not self.writing
+
+    @property
     def size(self) -> int:
         """Requests in it."""
         return sum(each.count for each in self.reading) + sum(each.count for each in self.writing)
@@ -154,12 +161,12 @@ class _Run:
     @property
     def goes_on(self) -> bool:
         """Whether anybody waits for anything."""
-        return bool(self.waiting) or any(lane.size for lane in self.lanes)
+        return bool(self.waiting) or not all(lane.is_empty for lane in self.lanes)
 
     def turn(self) -> None:
         """One step, or many alike, of the batch that comes next."""
         left = self.capacity.requests - sum(lane.size for lane in self.lanes)
-        lane = min(self.lanes, key=lambda each: self._starts(each, left))
+        lane = self.lanes[0] if self.is_alone else min(self.lanes, key=lambda each: self._starts(each, left))
         decoding = sum(each.count for each in lane.writing)
         taken = self._take(lane, self.capacity.step_tokens - decoding, left)
         joining = bool(self.waiting) and left > 0
@@ -172,7 +179,7 @@ class _Run:
 
     def _starts(self, lane: _Lane, seats: int) -> float:
         """When the lane's next step may start."""
-        if lane.size:
+        if not lane.is_empty:
             return lane.now
         return max(lane.now, self.waiting[0].ready) if self.waiting and seats > 0 else inf
 
