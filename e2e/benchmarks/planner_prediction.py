@@ -39,6 +39,9 @@ class Level:
     output_tokens: int
     figures: Mapping[str, float]
     """Tokens a second, and milliseconds: the names of `FIGURES`."""
+    is_disturbed: bool = False
+    """Whether another engine started meanwhile: it compiles on all of the host's cores, and the host's part of every
+    step and request takes longer."""
 
     @property
     def load(self) -> tuple[int, int, int]:
@@ -184,6 +187,7 @@ def _level(figures: Mapping[str, Any]) -> Level:
             "ttft_p99_ms": figures["ttft_ms"]["p99"],
             "tpot_ms": figures["tpot_ms"]["p50"],
         },
+        is_disturbed=any(neighbour.endswith(": starting") for neighbour in figures.get("beside", ())),
     )
 
 

@@ -76,7 +76,7 @@ def test_a_prediction_needs_the_config_and_the_accelerator_alone() -> None:
     predicted = predict_level(case, case.levels[1])
     assert list(predicted) == list(FIGURES)
     for name in FIGURES:
-        assert predicted[name] == pytest.approx(case.levels[1].figures[name], rel=0.15)
+        assert predicted[name] == pytest.approx(case.levels[1].figures[name], rel=0.2)
 
 
 def test_arguments_of_the_engine_are_taken_into_account() -> None:

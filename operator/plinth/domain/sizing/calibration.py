@@ -48,6 +48,7 @@ class SpeedConstants(msgspec.Struct, frozen=True, eq=False, kw_only=True, forbid
     admission_token_microseconds: float
     request_microseconds: float
     cpu_fraction: float
+    exchange_microseconds: float
     all_reduce_microseconds: dict[LinkKind, float]
     node_microseconds: float
 

@@ -177,7 +177,8 @@ class StepClock:
             # Each rank gets the tokens of all copies, and gives back what its experts made of them: vLLM's default
             # (`all2all_backend`, allgather_reducescatter).
             sent = 2 * (self.shape.data - 1) * size / speed * _MICROSECONDS
-            total += self.work.exchanged_layers * (2 * latency * log2(self.shape.data) + sent)
+            latency = self.constants.exchange_microseconds * log2(self.shape.data)
+            total += self.work.exchanged_layers * (2 * latency + sent)
         if self.shape.pipeline > 1:
             total += (self.shape.pipeline - 1) * self._handover(size)
         return total

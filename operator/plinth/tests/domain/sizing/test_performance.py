@@ -39,7 +39,7 @@ def test_predictions_are_near_what_was_measured(  # noqa: PLR0917 - a row of the
 ) -> None:
     found = predicted(ask(users=users, percent=92, context=1024), Shape(tensor=tensor), requests)
     assert found.tokens_per_second == pytest.approx(tokens_per_second, rel=0.08)
-    assert found.ttft_p99_milliseconds == pytest.approx(ttft_p99, rel=0.1)
+    assert found.ttft_p99_milliseconds == pytest.approx(ttft_p99, rel=0.15)
     assert found.tpot_microseconds == pytest.approx(tpot, rel=0.06)
 
 
