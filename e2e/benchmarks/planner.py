@@ -39,6 +39,9 @@ def make_records(cases: Sequence[Measured]) -> Iterator[Record]:
     yield _record("planner_memory_error_percent_worst", _worst_memory(cases), "%", "<=3", _memory(cases))
     for figure in FIGURES:
         errors = {name: _errors(_select(cases, wanted), figure) for name, wanted in _SETS}
+        errors["undisturbed"] = [
+            error for _, level, error in level_errors(cases, figure) if not level.is_disturbed
+        ]
         details = {"levels": _levels(cases, figure)}
         for kind, goal in (("median", "<=15"), ("worst", "<=30")):
             value = {name: _summary(found, kind) for name, found in errors.items()}
@@ -52,7 +55,14 @@ def make_records(cases: Sequence[Measured]) -> Iterator[Record]:
         len(misses) if questions else None,
         "choices",
         "==0",
-        {"questions": len(questions), "misses": [vars(each) for each in misses]},
+        {
+            "questions": len(questions),
+            "undisturbed": {
+                "questions": sum(not each.is_disturbed for each in questions),
+                "misses": sum(not each.is_disturbed for each in misses),
+            },
+            "misses": [vars(each) for each in misses],
+        },
     )
 
 
@@ -115,6 +125,7 @@ def _levels(cases: Sequence[Measured], figure: str) -> list[dict[str, object]]:
                     "predicted": round(predicted, 2),
                     "measured": round(measured, 2),
                     "error_percent": error_percent(predicted, measured),
+                    "disturbed": level.is_disturbed,
                 }
             )
     return found

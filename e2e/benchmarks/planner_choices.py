@@ -1,7 +1,8 @@
 """Whether the planner would have chosen what measured best, of all that was measured for a model and a load.
 
 A question is a model, so many users and an objective. Its answers are the uses of accelerators that were measured: one
-replica of each shape, and several smaller ones that share the users. Throughput counts for each accelerator.
+replica of each shape, and several smaller ones that share the users. Throughput counts for each accelerator. Levels
+that the start of another engine disturbed are compared with such alone.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Question:
 
     what: str
     objective: str
+    is_disturbed: bool
     best: str
     chosen: str
     lost: float
@@ -60,11 +62,12 @@ def find_questions(cases: Sequence[Measured]) -> list[Question]:
         for level in case.levels:
             for replicas in (1, 2):
                 users, *tokens = level.load
-                key = (case.model, case.request.options.kv_element_bytes, users * replicas, *tokens)
+                kv, alike = case.request.options.kv_element_bytes, level.is_disturbed
+                key = (case.model, kv, alike, users * replicas, *tokens)
                 answers[key].append(Use(case=case, level=level, replicas=replicas))
     return [
         question
-        for (model, _, users, tokens, _), uses in answers.items()
+        for (model, _, _, users, tokens, _), uses in answers.items()
         if len(uses) > 1 and any(use.replicas == 1 for use in uses)
         for question in _ask(f"{model}, {users} users of {tokens}", uses)
     ]
@@ -83,6 +86,7 @@ def _ask(what: str, uses: Sequence[Use]) -> Iterator[Question]:
         yield Question(
             what=what,
             objective=objective,
+            is_disturbed=plain[best].level.is_disturbed,
             best=str(plain[best]),
             chosen=str(plain[chosen]),
             lost=round(measured[best] / measured[chosen], 3),

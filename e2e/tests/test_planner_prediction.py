@@ -135,7 +135,7 @@ def test_the_records_tell_calibration_from_held_out_cases() -> None:
     assert throughput.met
     by_use = throughput.peers["by_use"]
     assert isinstance(by_use, dict)
-    assert set(by_use) == {"all", "calibration", "held_out"}
+    assert set(by_use) == {"all", "calibration", "held_out", "undisturbed"}
     assert found["planner_choice_misses"].value == 0
     assert found["planner_choice_misses"].peers["questions"] == 6
 
