@@ -1,5 +1,7 @@
-"""How far the planner is from real engines: every prediction made anew from config.json, beside what was measured.
+"""How good the planner is: how far from real engines, from the best placement, and what its plans cost.
 
+Every prediction is made anew from config.json and held against what was measured; places are held against the exact
+solver's (`placing_growth`), and whole plans are timed at the size that goals are stated for (`planner_scale`).
 `planner_measure.py` measures, and its records stand in `results/planner_measured/`. Cases that set the planner's
 constants (calibration) and cases that only judge them (held-out) are told apart in every figure.
 """
@@ -11,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from placing_growth import compare_with_optimum
 from planner_choices import find_questions
 from planner_prediction import (
     FIGURES,
@@ -23,6 +26,8 @@ from planner_prediction import (
     predict_memory,
     read_measured,
 )
+from planner_scale import STATED
+from planner_scale import make_records as measure_plans
 from records import Record, installed_versions, this_command, write_records
 
 _NAMES = {
@@ -132,11 +137,12 @@ def _levels(cases: Sequence[Measured], figure: str) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Compare, print and keep the records."""
+    """Compare, measure, print and keep the records."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--measured", type=Path, default=MEASURED, help="folder with the measured records")
     options = parser.parse_args()
-    write_records("planner", make_records(read_measured(options.measured)))
+    records = [*make_records(read_measured(options.measured)), compare_with_optimum()]
+    write_records("planner", [*records, *measure_plans(STATED)])
 
 
 if __name__ == "__main__":
