@@ -192,8 +192,8 @@ def with_load(snapshot: FleetSnapshot, now: float) -> FleetSnapshot:
 
 
 def _window(replicas: int, now: float) -> LoadWindow:
-    """The last minute's peaks, one a second."""
-    samples = tuple((now - age, 3 * replicas) for age in range(60, 0, -1))
+    """The last minute's peaks."""
+    samples = tuple((now - age, 3 * replicas) for age in range(60, 0, -5))
     return LoadWindow(samples=samples, watched_since=now - 3600)
 
 
