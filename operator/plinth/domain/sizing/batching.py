@@ -15,9 +15,11 @@ which nobody arrives or leaves are passed over together, so a load of forty user
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -64,17 +66,16 @@ class Spread(NamedTuple):
 
     values: tuple[tuple[float, int], ...]
 
+    def percentiles(self, *percents: int) -> list[float]:
+        """For each the least value that so many percent of all are at most; 0 where there are none."""
+        reached = list(accumulate(count for _, count in self.values))
+        if not reached:
+            return [0.0] * len(percents)
+        return [self.values[bisect_left(reached, reached[-1] * each / 100)][0] for each in percents]
+
     def percentile(self, percent: int) -> float:
-        """The least value that so many percent of all are at most."""
-        if len(self.values) == 1:
-            return self.values[0][0]
-        wanted = sum(count for _, count in self.values) * percent / 100
-        passed = 0
-        for value, count in self.values:
-            passed += count
-            if passed >= wanted:
-                return value
-        return 0.0
+        """One of `percentiles`."""
+        return self.percentiles(percent)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +131,6 @@ class _Lane:
         """Whether nobody is in it."""
         return not self.reading and not self.writing
 
-    @property
-    def size(self) -> int:
-        """Requests in it."""
-        return sum(each.count for each in self.reading) + sum(each.count for each in self.writing)
-
 
 class _Run:
     """One load under way."""
@@ -142,6 +138,10 @@ class _Run:
     def __init__(self, clock: Clock, loop: ClosedLoop, capacity: Capacity) -> None:
         self.clock, self.loop, self.capacity = clock, loop, capacity
         self.lanes = [_Lane() for _ in range(capacity.stages)]
+        self.is_alone = capacity.stages == 1
+        """Whether one batch is under way at a time."""
+        self.under_way = 0
+        """Requests in all batches."""
         self.entrance = self.exit = 0.0
         """When the first stage is free of the last batch that entered it, and when that batch leaves the last one."""
         self.free = 0.0
@@ -154,18 +154,13 @@ class _Run:
         self._ask(loop.users, 0.0)
 
     @property
-    def is_alone(self) -> bool:
-        """Whether one batch is under way at a time."""
-        return len(self.lanes) == 1
-
-    @property
     def goes_on(self) -> bool:
         """Whether anybody waits for anything."""
         return bool(self.waiting) or not all(lane.is_empty for lane in self.lanes)
 
     def turn(self) -> None:
         """One step, or many alike, of the batch that comes next."""
-        left = self.capacity.requests - sum(lane.size for lane in self.lanes)
+        left = self.capacity.requests - self.under_way
         lane = self.lanes[0] if self.is_alone else min(self.lanes, key=lambda each: self._starts(each, left))
         decoding = sum(each.count for each in lane.writing)
         taken = self._take(lane, self.capacity.step_tokens - decoding, left)
@@ -184,16 +179,17 @@ class _Run:
         return max(lane.now, self.waiting[0].ready) if self.waiting and seats > 0 else inf
 
     def _batch(self, lane: _Lane, taken: list[tuple[_Group, int]], steps: int) -> Batch:
-        made = steps // 2
-        return Batch(
-            decoding=sum(each.count for each in lane.writing),
-            remembered=sum(each.count * (self.loop.input_tokens + each.made + made) for each in lane.writing),
-            prompt=sum(group.count * tokens for group, tokens in taken),
-            pairs=sum(group.count * tokens * (group.read + tokens // 2) for group, tokens in taken),
-            sampled=sum(
-                group.count for group, tokens in taken if group.read + tokens == self.loop.input_tokens
-            ),
-        )
+        length = self.loop.input_tokens
+        decoding = remembered = prompt = pairs = sampled = 0
+        for each in lane.writing:
+            decoding += each.count
+            remembered += each.count * (length + each.made + steps // 2)
+        for group, tokens in taken:
+            prompt += group.count * tokens
+            pairs += group.count * tokens * (group.read + tokens // 2)
+            if group.read + tokens == length:
+                sampled += group.count
+        return Batch(decoding, remembered, prompt, pairs, sampled)
 
     def _pass(self, lane: _Lane, batch: Batch, steps: int) -> None:
         """Through all stages, behind the batch before it."""
@@ -246,7 +242,10 @@ class _Run:
     def _take(self, lane: _Lane, tokens: int, seats: int) -> list[tuple[_Group, int]]:
         """Who of those that wait is in this step, with how many tokens of each prompt."""
         unread = sum(each.count * (self.loop.input_tokens - each.read) for each in lane.reading)
-        self._admit(lane, min(seats, ceil_div(max(0, tokens - unread), self.loop.input_tokens)))
+        if self.waiting:
+            self._admit(lane, min(seats, ceil_div(max(0, tokens - unread), self.loop.input_tokens)))
+        if not lane.reading:
+            return []
         taken: list[tuple[_Group, int]] = []
         reading: deque[_Group] = deque()
         for group in lane.reading:
@@ -260,7 +259,7 @@ class _Run:
 
     def _admit(self, lane: _Lane, seats: int) -> None:
         """Those who had passed the front end when this step was made up; an engine with nothing to do waits for one."""
-        if self.waiting and not lane.size:
+        if lane.is_empty:
             lane.now = max(lane.now, self.waiting[0].ready)
             self._seat(lane, 1)
             return
@@ -273,6 +272,7 @@ class _Run:
         """The first so many of the first group begin to be read."""
         group = self.waiting[0]
         lane.reading.append(_split(group, count))
+        self.under_way += count
         if not group.count:
             self.waiting.popleft()
 
@@ -307,8 +307,9 @@ class _Run:
         self._answer(ended, lane.now)
 
     def _answer(self, ended: int, now: float) -> None:
-        self.answered += ended
         if ended:
+            self.answered += ended
+            self.under_way -= ended
             self._ask(ended, now)
 
 

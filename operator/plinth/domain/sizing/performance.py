@@ -111,18 +111,18 @@ def _prediction(
     request: SizingRequest, shape: Shape, calibration: Calibration, served: Served, tokens_a_request: int
 ) -> Prediction:
     slower = FULL_SPEED_PERMILLE / request.speed_permille
-    before = calibration.speed.request_microseconds
-
-    def ttft(percent: int) -> int:
-        return round((served.ttft.percentile(percent) * slower + before) / 1000)
-
+    before, goal = calibration.speed.request_microseconds, request.goals.percentile
+    first = [
+        round((each * slower + before) / 1000) for each in served.ttft.percentiles(_MEDIAN, _LATEST, goal)
+    ]
+    pause = [round(each * slower) for each in served.tpot.percentiles(_MEDIAN, goal)]
     speed = round(served.requests * tokens_a_request / (served.duration * slower) * _MILLION)
     return Prediction(
-        ttft_p50_milliseconds=ttft(_MEDIAN),
-        ttft_p99_milliseconds=ttft(_LATEST),
-        ttft_milliseconds=ttft(request.goals.percentile),
-        tpot_microseconds=round(served.tpot.percentile(_MEDIAN) * slower),
-        tpot_at_goal_microseconds=round(served.tpot.percentile(request.goals.percentile) * slower),
+        ttft_p50_milliseconds=first[0],
+        ttft_p99_milliseconds=first[1],
+        ttft_milliseconds=first[2],
+        tpot_microseconds=pause[0],
+        tpot_at_goal_microseconds=pause[1],
         tokens_per_second=speed,
         cost_per_million_tokens=_cost(request.place.cost_per_accelerator_hour, shape.accelerators, speed),
     )

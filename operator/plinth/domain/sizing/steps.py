@@ -59,9 +59,10 @@ class StepClock:
     def step_microseconds(self, batch: Batch) -> float:
         """One step. The host's parts run beside the accelerator's, so the longest counts."""
         tokens = batch.decoding + batch.prompt
-        products = sum(self._product(each, rate, tokens) for each, rate in self._rates)
-        products += self._product(*self._head_rate, batch.decoding + batch.sampled)
-        busy = products + self._attention(batch) + self._messages(tokens) + self._fixed
+        busy = self._product(*self._head_rate, batch.decoding + batch.sampled) + self._fixed
+        for each, rate in self._rates:
+            busy += self._product(each, rate, tokens)
+        busy += self._attention(batch) + self._messages(tokens)
         return max(busy, self._host(batch))
 
     @cached_property
