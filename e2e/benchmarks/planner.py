@@ -1,5 +1,7 @@
-"""How far the planner is from real engines: every prediction made anew from config.json, beside what was measured.
+"""How good the planner is: how far from real engines, from the best placement, and what its plans cost.
 
+Every prediction is made anew from config.json and held against what was measured; places are held against the exact
+solver's (`placing_growth`), and whole plans are timed at the size that goals are stated for (`planner_scale`).
 `planner_measure.py` measures, and its records stand in `results/planner_measured/`. Cases that set the planner's
 constants (calibration) and cases that only judge them (held-out) are told apart in every figure.
 """
@@ -11,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from planner_choices import find_contests
+from placing_growth import compare_with_optimum
+from planner_choices import find_questions
 from planner_prediction import (
     FIGURES,
     MEASURED,
@@ -23,6 +26,8 @@ from planner_prediction import (
     predict_memory,
     read_measured,
 )
+from planner_scale import STATED
+from planner_scale import make_records as measure_plans
 from records import Record, installed_versions, this_command, write_records
 
 _NAMES = {
@@ -39,20 +44,30 @@ def make_records(cases: Sequence[Measured]) -> Iterator[Record]:
     yield _record("planner_memory_error_percent_worst", _worst_memory(cases), "%", "<=3", _memory(cases))
     for figure in FIGURES:
         errors = {name: _errors(_select(cases, wanted), figure) for name, wanted in _SETS}
+        errors["undisturbed"] = [
+            error for _, level, error in level_errors(cases, figure) if not level.is_disturbed
+        ]
         details = {"levels": _levels(cases, figure)}
         for kind, goal in (("median", "<=15"), ("worst", "<=30")):
             value = {name: _summary(found, kind) for name, found in errors.items()}
             metric = f"planner_{_NAMES[figure]}_error_percent_{kind}"
             peers = {"by_use": value, **(details if kind == "median" else {})}
             yield _record(metric, value["all"], "%", goal, peers)
-    contests = find_contests(cases)
-    misses = [contest for contest in contests if contest.is_miss]
+    questions = find_questions(cases)
+    misses = [question for question in questions if question.is_miss]
     yield _record(
         "planner_choice_misses",
-        len(misses) if contests else None,
+        len(misses) if questions else None,
         "choices",
         "==0",
-        {"contests": len(contests), "misses": [vars(each) for each in misses]},
+        {
+            "questions": len(questions),
+            "undisturbed": {
+                "questions": sum(not each.is_disturbed for each in questions),
+                "misses": sum(not each.is_disturbed for each in misses),
+            },
+            "misses": [vars(each) for each in misses],
+        },
     )
 
 
@@ -115,17 +130,19 @@ def _levels(cases: Sequence[Measured], figure: str) -> list[dict[str, object]]:
                     "predicted": round(predicted, 2),
                     "measured": round(measured, 2),
                     "error_percent": error_percent(predicted, measured),
+                    "disturbed": level.is_disturbed,
                 }
             )
     return found
 
 
 def main() -> None:
-    """Compare, print and keep the records."""
+    """Compare, measure, print and keep the records."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--measured", type=Path, default=MEASURED, help="folder with the measured records")
     options = parser.parse_args()
-    write_records("planner", make_records(read_measured(options.measured)))
+    records = [*make_records(read_measured(options.measured)), compare_with_optimum()]
+    write_records("planner", [*records, *measure_plans(STATED)])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from plinth.domain.fleet import ArtifactRefusal, ModelFormat
 from plinth.domain.models.reading import read_model
 
 FOLDER = Path(__file__).with_name("planner_cases")
+PIPELINE, DATA = "pipeline-parallel-size", "data-parallel-size"
+"""Engine arguments."""
 _QUANTISED_SHARE = 0.8
 _USERS_A_PROCESS = 64
 """How many users one process of the load client serves without becoming what is measured."""
@@ -69,6 +71,12 @@ class Case:
     args: Mapping[str, str] = field(default_factory=dict)
     """Engine arguments by vLLM's names."""
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def accelerators(self) -> int:
+        """How many one engine takes: of each stage of a pipeline and each copy as many as tensor ranks."""
+        stages, copies = (int(self.args.get(name, 1)) for name in (PIPELINE, DATA))
+        return self.tensor * stages * copies
 
     @property
     def least_seconds(self) -> float:

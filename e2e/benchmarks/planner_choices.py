@@ -1,80 +1,99 @@
-"""Whether the planner would have chosen what measured best: every two shapes of one model that ran with one load.
+"""Whether the planner would have chosen what measured best, of all that was measured for a model and a load.
 
-Two questions, as far as levels were measured for them: which shape serves the same users better, each accelerator
-counted; and which use of the same accelerators serves the same users better, one large replica or several small ones.
+A question is a model, so many users and an objective. Its answers are the uses of accelerators that were measured: one
+replica of each shape, and several smaller ones that share the users. Throughput counts for each accelerator. Levels
+that the start of another engine disturbed are compared with such alone.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 from planner_prediction import Level, Measured, predict_level
 
 NOISE = 1.05
 """Two equal engines on two accelerators were seen to differ by so much: nearer than that, neither is better."""
-_HIGHER_IS_BETTER = frozenset({"tokens_per_second"})
+_THROUGHPUT = "tokens_per_second"
+OBJECTIVES = (_THROUGHPUT, "ttft_p99_ms", "tpot_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
-    """Two uses of accelerators, judged by one figure; above 1, the larger shape is better."""
+class Use:
+    """Replicas of one measured engine, each with its share of the users."""
+
+    case: Measured
+    level: Level
+    replicas: int
+
+    @property
+    def accelerators(self) -> int:
+        """Of all replicas."""
+        return self.replicas * self.case.shape.accelerators
+
+    def __str__(self) -> str:
+        """`2 x TP1`."""
+        return f"{self.replicas} x {self.case.shape}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What measured best for one objective, and what the planner would have taken. Scores are higher where better."""
 
     what: str
-    figure: str
-    measured: float
-    predicted: float
+    objective: str
+    is_disturbed: bool
+    best: str
+    chosen: str
+    lost: float
+    """How many times better the best one measured."""
 
     @property
     def is_miss(self) -> bool:
-        """Whether the planner would take the one that measured worse, beyond noise."""
-        clear = max(self.measured, 1 / self.measured) > NOISE
-        return clear and (self.measured > 1) != (self.predicted > 1)
+        """Whether another measured better, beyond noise."""
+        return self.lost > NOISE
 
 
-def find_contests(cases: Sequence[Measured]) -> list[Contest]:
-    """Every contest that the measured levels allow."""
-    return [contest for small, large in _pairs(cases) for contest in _contests(small, large)]
+def find_questions(cases: Sequence[Measured]) -> list[Question]:
+    """Every question to which at least two answers were measured, one of them as it stands."""
+    answers: dict[tuple[object, ...], list[Use]] = defaultdict(list)
+    for case in cases:
+        for level in case.levels:
+            for replicas in (1, 2):
+                users, *tokens = level.load
+                kv, alike = case.request.options.kv_element_bytes, level.is_disturbed
+                key = (case.model, kv, alike, users * replicas, *tokens)
+                answers[key].append(Use(case=case, level=level, replicas=replicas))
+    return [
+        question
+        for (model, _, _, users, tokens, _), uses in answers.items()
+        if len(uses) > 1 and any(use.replicas == 1 for use in uses)
+        for question in _ask(f"{model}, {users} users of {tokens}", uses)
+    ]
 
 
-def _pairs(cases: Sequence[Measured]) -> Iterator[tuple[Measured, Measured]]:
-    for small, large in permutations(cases, 2):
-        alike = small.model == large.model and small.request.options == large.request.options
-        if alike and small.shape.accelerators < large.shape.accelerators:
-            yield small, large
-
-
-def _contests(small: Measured, large: Measured) -> Iterator[Contest]:
-    replicas = large.shape.accelerators // small.shape.accelerators
-    for one in large.levels:
-        for other in small.levels:
-            if one.load[1:] != other.load[1:]:
-                continue
-            if one.users == other.users:
-                yield from _judge(small, other, large, one, replicas=1)
-            if one.users == other.users * replicas:
-                yield from _judge(small, other, large, one, replicas=replicas)
-
-
-def _judge(
-    small: Measured, small_level: Level, large: Measured, large_level: Level, *, replicas: int
-) -> Iterator[Contest]:
-    predictions = predict_level(large, large_level), predict_level(small, small_level)
-    what = (
-        f"{large.name} or {replicas} x {small.name}, {large_level.users} users of {large_level.input_tokens}"
-    )
-    for figure in ("tokens_per_second", "ttft_p99_ms", "tpot_ms"):
-        # Tokens count for each accelerator: several replicas make more, one replica takes fewer.
-        share = 1.0
-        if figure in _HIGHER_IS_BETTER:
-            share = small.shape.accelerators / large.shape.accelerators
-        ratios = [
-            _better(figure, here[figure], there[figure]) * share
-            for here, there in ((large_level.figures, small_level.figures), predictions)
+def _ask(what: str, uses: Sequence[Use]) -> Iterator[Question]:
+    # The plainer of two that are predicted alike: fewer accelerators, then no more kinds of parallelism than needed.
+    plain = sorted(uses, key=lambda use: (use.accelerators, len(str(use.case.shape))))
+    predictions = [predict_level(use.case, use.level) for use in plain]
+    for objective in OBJECTIVES:
+        measured = [_score(use, objective, use.level.figures[objective]) for use in plain]
+        predicted = [
+            _score(use, objective, found[objective]) for use, found in zip(plain, predictions, strict=True)
         ]
-        yield Contest(what=what, figure=figure, measured=ratios[0], predicted=ratios[1])
+        chosen, best = predicted.index(max(predicted)), measured.index(max(measured))
+        yield Question(
+            what=what,
+            objective=objective,
+            is_disturbed=plain[best].level.is_disturbed,
+            best=str(plain[best]),
+            chosen=str(plain[chosen]),
+            lost=round(measured[best] / measured[chosen], 3),
+        )
 
 
-def _better(figure: str, large: float, small: float) -> float:
-    return large / small if figure in _HIGHER_IS_BETTER else small / large
+def _score(use: Use, objective: str, figure: float) -> float:
+    if objective != _THROUGHPUT:
+        return 1 / figure
+    return figure / use.case.shape.accelerators

@@ -11,9 +11,10 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from serving_stacks import BareVllm, Setup, StackFailedError, engine_arguments, 
 SERVED_NAME = "bench"
 READY_SECONDS = 200.0
 """A start that takes longer hangs."""
-WARM_UP = Level(users=40, requests=40, input_tokens=512, output_tokens=8, seconds=4)
+WARM_UP = Level(users=1, requests=1, input_tokens=512, output_tokens=24, seconds=4)
 WARM_UP_PROMPTS = (1024, 1536, 2048, 3072, 4096)
 """Steps larger than all CUDA graphs for which a fused product of experts has a kernel of its own: the sizes of vLLM's
 tuned configurations (fused_moe/configs). Each is compiled at first use, which would be measured."""
@@ -57,6 +58,20 @@ class Run:
     busy: dict[str, str] = field(default_factory=dict)
     """What each case that is under way does now: engines on one machine can disturb each other."""
     started: float = field(default_factory=time.monotonic)
+    in_turn: bool = False
+    """Whether loads wait until no engine starts and no other load runs: slower, and nothing disturbs."""
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for a turn to put load on an engine."""
+        if not self.in_turn:
+            yield
+            return
+        with self._turn:
+            while "starting" in list(self.busy.values()) and self.remaining() > 0:
+                time.sleep(1)
+            yield
 
     def remaining(self) -> float:
         """Seconds until the end of the run."""
@@ -99,7 +114,8 @@ def measure_case(run: Run, case: Case, devices: Sequence[str]) -> None:
     }
     try:
         _start(run, case, stack, record)
-        _load(run, case, stack, record)
+        with run.turn():
+            _load(run, case, stack, record)
         record["state"] = "done" if len(_loads(record)) == len(case.loads) else "cut"
     except Exception as error:  # noqa: BLE001 - the frame of a thread: one case must not end the others
         state = "failed" if run.remaining() > 0 else "cut"
@@ -182,13 +198,19 @@ def _load(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> N
 
 
 def warm_ups(case: Case) -> list[Level]:
-    """What goes before the first level of every case and is not kept: one prompt of each size, then many users."""
+    """What goes before the first level of every case and is not kept: prompts of each size alone, then every level once.
+
+    Kernels are compiled for the numbers that they meet (multiples of 16 apart from others), so each number of users
+    and tokens has to come once: such a step takes seconds, and vLLM's own monitor warns of it.
+    """
     longest = case.context_tokens // 2
     sizes = [size for size in WARM_UP_PROMPTS if size <= longest]
     alone = [replace(WARM_UP, users=1, requests=1, input_tokens=size, seconds=1) for size in sizes]
-    users = min(WARM_UP.users, max(level.users for level in case.loads))
-    tokens = min(WARM_UP.input_tokens, longest)
-    return [*alone, replace(WARM_UP, users=users, requests=users, input_tokens=tokens)]
+    once = [
+        replace(WARM_UP, users=each.users, requests=2 * each.users, input_tokens=each.input_tokens)
+        for each in case.loads
+    ]
+    return [*alone, *once]
 
 
 def _others(run: Run, case: Case) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from statistics import median
 
 import msgspec
 from planner_prediction import (
@@ -28,12 +29,15 @@ from plinth.domain.accelerators.catalogue import LinkKind
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration
 
 FILE = Path(str(resources.files("plinth.domain.sizing"))) / "calibration.yaml"
-MEMORY = ("base_bytes",)
+MEMORY = "base_bytes"
 SPEED = (
     *("bandwidth_fraction", "cache_bandwidth_fraction", "flops_fraction", "narrow_flops_fraction"),
     *("expert_flops_fraction", "expert_bandwidth_fraction"),
-    *("unpacking_flops_fraction", "link_fraction", "layer_microseconds", "expert_layer_microseconds"),
-    *("narrow_layer_microseconds", "step_microseconds", "launch_layer_microseconds"),
+    *("unpacking_flops_fraction", "link_fraction"),
+    *("layer_microseconds", "expert_layer_microseconds", "narrow_layer_microseconds"),
+    *("unpacking_layer_microseconds", "step_microseconds", "launch_layer_microseconds"),
+    *("launch_exchange_layer_microseconds", "exchange_microseconds"),
+    *("core_step_microseconds", "core_request_microseconds"),
     *("launch_expert_layer_microseconds", "host_request_microseconds", "admission_microseconds"),
     *("admission_token_microseconds", "request_microseconds"),
 )
@@ -47,6 +51,8 @@ _LONGEST = 0.4
 _PULL = 0.003
 _FARTHEST = 0.5
 """A figure that is farther off pulls no harder: one stall, as when a kernel is compiled at first use, sets nothing."""
+_DISTURBED = 0.3
+"""What a level counts during which another engine started."""
 _LONGEST_SHOWN = 4
 
 Constants = Mapping[str, float]
@@ -54,33 +60,29 @@ Constants = Mapping[str, float]
 
 def read_constants(calibration: Calibration) -> dict[str, float]:
     """The constants that can be set, by name."""
-    found = {name: float(getattr(calibration.memory, name)) for name in MEMORY}
+    found = {MEMORY: float(calibration.memory.base_bytes)}
     found |= {name: float(getattr(calibration.speed, name)) for name in SPEED}
     return found | {name: calibration.speed.all_reduce_microseconds[kind] for name, kind in LINKS.items()}
 
 
 def with_constants(calibration: Calibration, constants: Constants) -> Calibration:
     """A calibration with other constants."""
-    memory = {name: round(constants[name]) for name in MEMORY}
     speed: dict[str, object] = {name: constants[name] for name in SPEED}
     speed["all_reduce_microseconds"] = {
         **calibration.speed.all_reduce_microseconds,
         **{kind: constants[name] for name, kind in LINKS.items()},
     }
     return Calibration(
-        memory=msgspec.structs.replace(calibration.memory, **memory),
+        memory=msgspec.structs.replace(calibration.memory, base_bytes=round(constants[MEMORY])),
         speed=msgspec.structs.replace(calibration.speed, **speed),
     )
 
 
-def memory_residuals(cases: Sequence[Measured], calibration: Calibration) -> list[float]:
-    """How far what is neither weights nor cache is off, in percent of the engine's memory."""
-    return [
-        (predict_memory(case, calibration).overhead_bytes - case.overhead_bytes)
-        * 100
-        / case.request.place.engine_bytes
-        for case in cases
-    ]
+def settle_memory(constants: Constants, cases: Sequence[Measured], start: Calibration) -> dict[str, float]:
+    """The base that is right for half of the cases: one that needs more for a reason of its own moves nothing."""
+    plain = with_constants(start, constants)
+    missing = median(case.overhead_bytes - predict_memory(case, plain).overhead_bytes for case in cases)
+    return {**constants, MEMORY: constants[MEMORY] + missing}
 
 
 def speed_residuals(cases: Sequence[Measured], calibration: Calibration) -> list[float]:
@@ -89,8 +91,12 @@ def speed_residuals(cases: Sequence[Measured], calibration: Calibration) -> list
     for case in cases:
         for level in case.levels:
             predicted = predict_level(case, level, calibration)
-            found += [math.log(predicted[name] / level.figures[name]) for name in FIGURES]
-    return [max(-_FARTHEST, min(_FARTHEST, each)) for each in found]
+            weight = _DISTURBED if level.is_disturbed else 1.0
+            found += [
+                weight * max(-_FARTHEST, min(_FARTHEST, math.log(predicted[name] / level.figures[name])))
+                for name in FIGURES
+            ]
+    return found
 
 
 def settle(
@@ -177,21 +183,19 @@ def fit(cases: Sequence[Measured], start: Calibration = CALIBRATION) -> Calibrat
         raise ValueError("no calibration cases")
     constants = read_constants(start)
     names = spoken_of(known)
-    memory = [name for name in names if name in MEMORY]
-    constants = settle(constants, memory, lambda c: memory_residuals(known, with_constants(start, c)))
-    speed = [name for name in names if name not in MEMORY]
-    constants = settle(constants, speed, lambda c: speed_residuals(known, with_constants(start, c)))
+    constants = settle_memory(constants, known, start)
+    constants = settle(constants, names, lambda c: speed_residuals(known, with_constants(start, c)))
     return with_constants(start, constants)
 
 
 def spoken_of(cases: Sequence[Measured]) -> list[str]:
-    """The constants that make a difference to at least one of the cases."""
+    """The constants of speed that make a difference to at least one of the cases."""
     constants = read_constants(CALIBRATION)
     names = []
-    for name in constants:
+    as_it_is = speed_residuals(cases, CALIBRATION)
+    for name in (*SPEED, *LINKS):
         other = with_constants(CALIBRATION, _moved(constants, {name: 0.8}))
-        residuals = memory_residuals if name in MEMORY else speed_residuals
-        if residuals(cases, other) != residuals(cases, CALIBRATION):
+        if speed_residuals(cases, other) != as_it_is:
             names.append(name)
     return names
 
@@ -199,7 +203,7 @@ def spoken_of(cases: Sequence[Measured]) -> list[str]:
 def written(text: str, calibration: Calibration) -> str:
     """The file's text with the constants put in, its comments as they are."""
     for name, value in read_constants(calibration).items():
-        shown = f"{round(value):_}" if name in MEMORY else f"{float(f'{value:.{_LONGEST_SHOWN}g}'):g}"
+        shown = f"{round(value):_}" if name == MEMORY else f"{float(f'{value:.{_LONGEST_SHOWN}g}'):g}"
         text = re.sub(rf"(\b{name}: )[\d._]+", rf"\g<1>{shown}", text)
     return text
 

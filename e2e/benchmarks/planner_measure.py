@@ -38,8 +38,8 @@ def order(run: Run, cases: Sequence[Case], here: int) -> list[Case]:
     for case in cases:
         record = run.read_record(case)
         state, attempts = record.get("state", ""), int(str(record.get("attempts", 0)))
-        if case.tensor > here:
-            run.say(f"{case.name}: left out, it takes {case.tensor} accelerators and {here} are here")
+        if case.accelerators > here:
+            run.say(f"{case.name}: left out, it takes {case.accelerators} accelerators and {here} are here")
         elif state == "done" or (state == "failed" and attempts >= ATTEMPTS):
             continue
         else:
@@ -58,14 +58,14 @@ def measure(run: Run, cases: Sequence[Case], devices: Sequence[str]) -> None:
             free += each[2]
             if _deserves_another(run, each[1]):
                 waiting.append(each[1])
-        if waiting and len(free) >= waiting[0].tensor:
+        if waiting and len(free) >= waiting[0].accelerators:
             case = waiting.pop(0)
             if run.remaining() < case.least_seconds:
                 run.say(
                     f"{case.name}: skipped, it takes {case.least_seconds:.0f} s, {run.remaining():.0f} s left"
                 )
                 continue
-            taken = [free.pop(0) for _ in range(case.tensor)]
+            taken = [free.pop(0) for _ in range(case.accelerators)]
             thread = threading.Thread(
                 target=measure_case, args=(run, case, taken), name=case.name, daemon=True
             )
@@ -147,6 +147,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="where to leave what there is when the waiting is over")
     parser.add_argument("--only", help="names of cases, separated by commas")
+    parser.add_argument(
+        "--in-turn", action="store_true", help="loads one after another, while no engine starts"
+    )
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, as if it were two accelerators")
     options = parser.parse_args()
     place: Path = options.place.resolve()
@@ -157,8 +160,10 @@ def main() -> None:
     cases = read_cases(options.cases)
     if options.only:
         cases = [case for case in cases if case.name in options.only.split(",")]
-    run = Run(place=place, deadline=time.monotonic() + options.budget_seconds)
+    run = Run(place=place, deadline=time.monotonic() + options.budget_seconds, in_turn=options.in_turn)
     devices = ["", ""] if options.rehearse else find_devices()
+    if options.devices:
+        devices = options.devices.split(",")
     run.say(f"{len(cases)} cases on {len(devices)} accelerators, {options.budget_seconds:.0f} s")
     measure(run, cases, devices)
     run.say("ended")
@@ -173,6 +178,7 @@ def _wait(options: argparse.Namespace, place: Path) -> None:
         f"--budget-seconds={options.budget_seconds}",
     ]
     words += [f"--only={options.only}"] * bool(options.only) + ["--rehearse"] * options.rehearse
+    words += ["--in-turn"] * options.in_turn + [f"--devices={options.devices}"] * bool(options.devices)
     start_in_background(place, words)
     while is_alive(place / "pid") and time.monotonic() < until:
         time.sleep(_POLL_SECONDS)

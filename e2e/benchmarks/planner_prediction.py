@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planner_case import DATA, PIPELINE
+
 from plinth.domain.accelerators.catalogue import find_accelerator
 from plinth.domain.fleet import ArtifactRefusal, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
@@ -37,6 +39,9 @@ class Level:
     output_tokens: int
     figures: Mapping[str, float]
     """Tokens a second, and milliseconds: the names of `FIGURES`."""
+    is_disturbed: bool = False
+    """Whether another engine started meanwhile: it compiles on all of the host's cores, and the host's part of every
+    step and request takes longer."""
 
     @property
     def load(self) -> tuple[int, int, int]:
@@ -98,7 +103,7 @@ def make_measured(record: Mapping[str, Any]) -> Measured:
         raise ValueError(f"{case['name']}: {machine['name']} is not in the catalogue")
     place = Place(
         accelerator=accelerator,
-        accelerators_per_node=case["tensor"],
+        accelerators_per_node=_shape(case).accelerators,
         memory_bytes=int(machine["memory.total"]) * MIB,
         utilization_percent=case["utilization_percent"],
     )
@@ -116,10 +121,15 @@ def make_measured(record: Mapping[str, Any]) -> Measured:
         shape=_shape(case),
         stepping=_ran(model, record),
         weights_bytes=weights,
-        kv_tokens=round(engine["kv_tokens"][-1]),
+        kv_tokens=round(_kv_tokens(case, engine["kv_tokens"])),
         overhead_bytes=place.engine_bytes - weights - round(min(engine["kv_gib"]) * GIB),
         levels=tuple(_level(each) for each in record["loads"]),
     )
+
+
+def _kv_tokens(case: Mapping[str, Any], told: Sequence[float]) -> float:
+    """Of all copies; each tells its own."""
+    return sum(told[-_shape(case).data :])
 
 
 def _ran(model: ModelArchitecture, record: Mapping[str, Any]) -> ModelArchitecture:
@@ -149,16 +159,19 @@ def _options(args: Mapping[str, str]) -> EngineOptions:
         sequences=int(args["max-num-seqs"]) if "max-num-seqs" in args else None,
         kv_element_bytes=1 if args.get("kv-cache-dtype", "auto").startswith("fp8") else 2,
         graphs=args.get("enforce-eager") != "true",
+        front_ends=int(args.get(DATA, 1)),  # `vllm serve` starts one for each copy
     )
 
 
 def _shape(case: Mapping[str, Any]) -> Shape:
     args, tensor = case["args"], int(case["tensor"])
+    copies = int(args.get(DATA, 1))
     spread = args.get("enable-expert-parallel") == "true"
     return Shape(
         tensor=tensor,
-        pipeline=int(args.get("pipeline-parallel-size", 1)),
-        expert=tensor if spread else 1,
+        pipeline=int(args.get(PIPELINE, 1)),
+        expert=tensor * copies if spread else 1,
+        data=copies,
     )
 
 
@@ -174,6 +187,7 @@ def _level(figures: Mapping[str, Any]) -> Level:
             "ttft_p99_ms": figures["ttft_ms"]["p99"],
             "tpot_ms": figures["tpot_ms"]["p50"],
         },
+        is_disturbed=any(neighbour.endswith(": starting") for neighbour in figures.get("beside", ())),
     )
 
 

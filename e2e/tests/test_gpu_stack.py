@@ -21,8 +21,9 @@ from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.cluster.artifacts import read_artifact
 from plinth.domain.fleet import Artifact, LoadWindow, Model, ModelKey, Node
 from plinth.domain.naming import ServedNames
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import resolve_pools
-from plinth.domain.targets import Target, choose_target
+from plinth.domain.targets import Target
 from plinth.engine.local_sources import SourcePlaces
 
 

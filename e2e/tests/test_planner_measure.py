@@ -371,11 +371,10 @@ def test_gptq_s_layers_are_named_for_an_engine_that_has_no_checkpoint_to_ask() -
             assert "mlp.down_proj" in quantization["modules_in_block_to_quantize"]
 
 
-def test_every_case_is_warmed_up_alike_within_its_context() -> None:
-    prompts = {
-        tuple((each.users, each.input_tokens) for each in planner_engine.warm_ups(case))
-        for case in read_cases(FOLDER / "cases.yaml")
-    }
-    assert prompts == {((1, 1024), (1, 1536), (1, 2048), (1, 3072), (1, 4096), (40, 512))}
+def test_every_case_meets_each_of_its_loads_before_it_is_measured() -> None:
+    for case in read_cases(FOLDER / "cases.yaml"):
+        prompts = [(each.users, each.input_tokens) for each in planner_engine.warm_ups(case)]
+        assert prompts[:5] == [(1, 1024), (1, 1536), (1, 2048), (1, 3072), (1, 4096)]
+        assert prompts[5:] == [(each.users, each.input_tokens) for each in case.loads]
     (toy,) = [planner_engine.warm_ups(case) for case in read_cases(FOLDER / "rehearsal.yaml") if case.loads]
-    assert [(each.users, each.input_tokens) for each in toy] == [(4, 128)]
+    assert [(each.users, each.input_tokens) for each in toy] == [(1, 32), (4, 32)]

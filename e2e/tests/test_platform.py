@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from cluster_platform import Platform, installed, make_model, small_pool
+from kube.binaries import find_program
 from kube.cluster import Cluster
 from kube.host_python import SCRATCH_VOLUME, host_container, host_volumes
 from kube.installation import NAMESPACE
@@ -63,6 +70,58 @@ def test_applying_the_same_again_changes_nothing(platform: Platform, smol: str) 
     platform.cluster.apply(make_model(smol, TEAM), small_pool())
     time.sleep(5)
     assert version() == before
+
+
+@pytest.fixture(scope="module")
+def planner(platform: Platform) -> Path:
+    """The kubeconfig of somebody who may ask for plans, and see pools and models."""
+    cluster = platform.cluster
+    account = f"--serviceaccount={NAMESPACE}:planner"
+    cluster.kubectl("create", "serviceaccount", "planner", "-n", NAMESPACE)
+    cluster.kubectl("create", "rolebinding", "planner", "--role=plinth-planner", account, "-n", NAMESPACE)
+    return cluster.account_kubeconfig(NAMESPACE, "planner")
+
+
+def ask_for_plan(kubeconfig: Path, folder: Path, **spec: Any) -> subprocess.CompletedProcess[str]:
+    """`kubectl plinth plan` for a model beside those that run."""
+    file = folder / "model.yaml"
+    file.write_text(yaml.safe_dump(make_model("supposed", TEAM, **spec)))
+    programs = f"{find_program('kubectl').parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["kubectl", "plinth", "plan", file, "-o", "json"],
+        env={**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": programs},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.usefixtures("smol")
+def test_who_may_forward_a_port_to_the_operator_learns_what_would_become_of_a_model(
+    platform: Platform, planner: Path, tmp_path: Path
+) -> None:
+    done = ask_for_plan(planner, tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [(each["name"], each["pool"], each["engine"]) for each in document["models"]] == [
+        ("supposed", "cpu", "LlamaCpp")
+    ]
+    assert [(each["name"], each["action"] in {"Create", "Await"}) for each in document["changes"]] == [
+        ("supposed", True)
+    ]
+    many = ask_for_plan(planner, tmp_path, scaling={"minReplicas": 64, "maxReplicas": 64})
+    assert many.returncode == 3
+    assert f"{TEAM}/supposed stays pending: a replica needs" in many.stderr
+    assert f"held by {TEAM}/" in many.stderr
+    assert [each["metadata"]["name"] for each in platform.cluster.list("mdl", "-n", TEAM)] == ["smol"]
+
+
+def test_who_may_not_is_refused_in_kubernetes_words(platform: Platform, tmp_path: Path) -> None:
+    platform.cluster.kubectl("create", "serviceaccount", "nobody", "-n", TEAM)
+    done = ask_for_plan(platform.cluster.account_kubeconfig(TEAM, "nobody"), tmp_path)
+    assert done.returncode == 1
+    assert 'cannot list resource "pods"' in done.stderr
 
 
 @pytest.mark.usefixtures("smol")

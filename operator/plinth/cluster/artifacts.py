@@ -1,4 +1,4 @@
-"""What a model is, read from its source without loading it: its config.json or GGUF metadata, and how large its weights are.
+"""What a model is, read from its source without loading it: its config.json or GGUF metadata, and what its tensors are.
 
 Whoever deploys a model decides what these files hold, so how much of them is read is bounded.
 """
@@ -6,13 +6,14 @@ Whoever deploys a model decides what these files hold, so how much of them is re
 from __future__ import annotations
 
 import json
-from typing import BinaryIO, cast
+from collections.abc import Mapping
 
 from pydantic import SecretStr
 
 from plinth.api.v1alpha1 import Reason
-from plinth.cluster.gguf_header import GGUFError, read_gguf_metadata
+from plinth.cluster.gguf_files import read_gguf
 from plinth.cluster.repositories import FolderRepository, HubRepository, Repository
+from plinth.cluster.tensor_headers import INDEX, indexed_files, read_safetensors
 from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
 from plinth.domain.sources import Source, SourceScheme, detect_format, parse_source, select_files
 from plinth.engine.local_sources import SourcePlaces, find_local
@@ -20,13 +21,8 @@ from plinth.engine.seam import SourceError
 
 MAX_CONFIG_BYTES = 4 * 2**20
 """Large ones have some hundreds of kilobytes."""
-MAX_METADATA_BYTES = 32 * 2**20
-"""Of a GGUF file: eight for each token and each merge of its vocabulary, whose texts are skipped."""
-MAX_SKIPPED_BYTES = 256 * 2**20
-"""Of a GGUF file: the texts and scores of its vocabulary."""
-KEPT_CHARACTERS = 4096
-"""Longer texts are templates for prompts, which planning has no use for."""
-_TOO_LARGE = "its metadata is larger than that of a sound file"
+CONFIG = "config.json"
+MODELOPT = "hf_quant_config.json"
 
 
 def read_artifact(
@@ -71,66 +67,54 @@ def _open(
 
 def _read(repository: Repository, named: str | None, *, weights_needed: bool) -> Artifact:
     sizes = repository.sizes()
-    if not weights_needed and "config.json" in sizes and not any(map(_holds_weights, sizes)):
-        with repository.open("config.json") as stream:
-            return Artifact(format=ModelFormat.SAFETENSORS, config=_load_config(stream), weights_bytes=0)
+    if not weights_needed and CONFIG in sizes and not any(map(_holds_weights, sizes)):
+        config = _read_config(repository, sizes)
+        return Artifact(format=ModelFormat.SAFETENSORS, config=config, weights_bytes=0)
     chosen = select_files(sizes, named)
-    found = detect_format(chosen)
-    if found is ModelFormat.GGUF:
-        with repository.open(chosen[0]) as stream:
-            config = _load_metadata(stream)
-    else:
-        if "config.json" not in sizes:
-            raise ValueError("has no config.json beside its weights; without it nothing can be planned")
-        with repository.open("config.json") as stream:
-            config = _load_config(stream)
-    suffix = ".gguf" if found is ModelFormat.GGUF else ".safetensors"
-    weights = sum(sizes[name] for name in chosen if name.endswith(suffix))
-    return Artifact(format=found, config=config, weights_bytes=weights)
+    weights = {name: sizes[name] for name in chosen if _holds_weights(name)}
+    if detect_format(chosen) is ModelFormat.GGUF:
+        metadata, tensors = read_gguf(repository, weights)
+        return Artifact(
+            format=ModelFormat.GGUF,
+            config=metadata,
+            weights_bytes=sum(weights.values()),
+            tensors=tensors,
+        )
+    if CONFIG not in sizes:
+        raise ValueError("has no config.json beside its weights; without it nothing can be planned")
+    config = _read_config(repository, sizes)
+    if INDEX in sizes and len(weights) > 1:
+        weights = {name: sizes[name] for name in indexed_files(repository, list(weights))}
+    return Artifact(
+        format=ModelFormat.SAFETENSORS,
+        config=config,
+        weights_bytes=sum(weights.values()),
+        tensors=read_safetensors(repository, weights),
+    )
 
 
 def _holds_weights(name: str) -> bool:
     return name.endswith((".safetensors", ".gguf"))
 
 
-def _load_metadata(stream: BinaryIO) -> dict[str, object]:
-    bounded = BoundedStream(stream, read=MAX_METADATA_BYTES, skipped=MAX_SKIPPED_BYTES)
-    found = read_gguf_metadata(cast("BinaryIO", bounded))
-    return {
-        key: value
-        for key, value in found.items()
-        if not (isinstance(value, str) and len(value) > KEPT_CHARACTERS)
-    }
+def _read_config(repository: Repository, sizes: Mapping[str, int]) -> dict[str, object]:
+    """The config.json; how the weights are quantised may stand in a file beside it, as ModelOpt wrote it at first.
+
+    vllm/transformers_utils/config.py, `get_config`, reads both.
+    """
+    config = _load_json(repository, CONFIG)
+    stated = config.get("quantization_config") or config.get("compression_config")
+    if stated is None and MODELOPT in sizes:
+        stated = _load_json(repository, MODELOPT)
+    return config if stated is None else {**config, "quantization_config": stated}
 
 
-def _load_config(stream: BinaryIO) -> dict[str, object]:
-    text = stream.read(MAX_CONFIG_BYTES + 1)
+def _load_json(repository: Repository, name: str) -> dict[str, object]:
+    with repository.open(name) as stream:
+        text = stream.read(MAX_CONFIG_BYTES + 1)
     if len(text) > MAX_CONFIG_BYTES:
-        raise ValueError(f"its config.json is larger than {MAX_CONFIG_BYTES} bytes")
+        raise ValueError(f"its {name} is larger than {MAX_CONFIG_BYTES} bytes")
     config = json.loads(text)
     if not isinstance(config, dict):
-        raise ValueError("its config.json must hold an object")  # noqa: TRY004 - of the file, not of a caller
+        raise ValueError(f"its {name} must hold an object")  # noqa: TRY004 - of the file, not of a caller
     return config
-
-
-class BoundedStream:
-    """A stream of which only so many bytes are read, and so many skipped: of a hub's file, each has to be fetched."""
-
-    def __init__(self, stream: BinaryIO, *, read: int, skipped: int) -> None:
-        self._stream = stream
-        self._may_read = read
-        self._may_skip = skipped
-
-    def read(self, size: int) -> bytes:
-        """As the stream does. Raises GGUFError once too much was read."""
-        self._may_read -= size
-        if self._may_read < 0:
-            raise GGUFError(_TOO_LARGE)
-        return self._stream.read(size)
-
-    def seek(self, offset: int, whence: int) -> int:
-        """As the stream does. Raises GGUFError once too much was skipped."""
-        self._may_skip -= offset
-        if self._may_skip < 0:
-            raise GGUFError(_TOO_LARGE)
-        return self._stream.seek(offset, whence)

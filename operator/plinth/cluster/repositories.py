@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Literal, Protocol, cast
 
+from httpx2 import Response
 from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented, though not in __all__
     build_hf_headers,
@@ -19,6 +20,9 @@ from plinth.engine.local_sources import LocalFiles
 from plinth.engine.seam import SourceError
 
 ANSWER_SECONDS = 30.0
+PARTIAL_CONTENT = 206
+AS_IT_IS = {"Accept-Encoding": "identity"}
+"""A piece of what was compressed on the way is of no use."""
 
 
 class Repository(Protocol):
@@ -30,12 +34,18 @@ class Repository(Protocol):
     def open(self, name: str) -> AbstractContextManager[BinaryIO]:
         """One file, readable from its start on, without fetching all of it."""
 
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """So many bytes of a file from `start` on, fewer only at its end."""
+
 
 class FolderRepository:
     """Files on this machine."""
 
     def __init__(self, files: LocalFiles) -> None:
         self._files = files
+
+    def __str__(self) -> str:
+        return str(self._files.folder)
 
     def sizes(self) -> Mapping[str, int]:
         """As the replica will find them. Raises ValueError."""
@@ -45,6 +55,12 @@ class FolderRepository:
         """One file."""
         return (self._files.folder / name).open("rb")
 
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """A piece of a file."""
+        with self.open(name) as stream:
+            stream.seek(start)
+            return stream.read(size)
+
 
 class HubRepository:
     """A repository of the Hugging Face hub, or of a mirror named by HF_ENDPOINT."""
@@ -53,6 +69,9 @@ class HubRepository:
         self._source = source
         self._secret = token
         self._commit: str | None = source.revision
+
+    def __str__(self) -> str:
+        return self._source.origin
 
     @property
     def _token(self) -> str | Literal[False]:
@@ -74,8 +93,21 @@ class HubRepository:
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """One file, fetched only as far as it is read. Raises SourceError."""
+        with self._get(name, {}) as response:
+            yield cast("BinaryIO", ForwardStream(response.iter_bytes()))
+
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """A piece of a file. Raises SourceError."""
+        with self._get(name, {"Range": f"bytes={start}-{start + size - 1}", **AS_IT_IS}) as response:
+            stream = ForwardStream(response.iter_bytes())
+            if response.status_code != PARTIAL_CONTENT:
+                stream.seek(start, 1)  # a mirror that gives whole files only
+            return stream.read(size)
+
+    @contextmanager
+    def _get(self, name: str, asked: Mapping[str, str]) -> Iterator[Response]:
         url = hf_hub_url(self._source.origin, name, revision=self._commit)
-        headers = build_hf_headers(token=self._token)
+        headers = {**build_hf_headers(token=self._token), **asked}
         with (
             self._refusals(),
             get_session().stream(
@@ -83,7 +115,7 @@ class HubRepository:
             ) as response,
         ):
             hf_raise_for_status(response)
-            yield cast("BinaryIO", ForwardStream(response.iter_bytes()))
+            yield response
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -160,6 +160,12 @@ class StateDir:
             return socket
         return _runtime_home() / f"{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]}.sock"
 
+    @property
+    def plan_socket(self) -> Path:
+        """Where `plinth up` is asked for plans: beside the gateway's."""
+        beside = self.gateway_socket
+        return beside.with_name("plan.sock" if beside.parent == self.root else f"plan-{beside.name}")
+
     def create(self) -> None:
         """Make the folders, for the owner alone. Raises UnsafeStateError or OSError."""
         for path in (self.root, self.logs, self.gateway_socket.parent):
@@ -228,7 +234,7 @@ def _read_instance(path: Path) -> Instance | None:
 def _runtime_home() -> Path:
     """A short folder for sockets: `$XDG_RUNTIME_DIR/plinth`, or one of the user's own under /tmp."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    longest = MAX_SOCKET_PATH_BYTES - len("/plinth/") - len("0123456789abcdef.sock")
+    longest = MAX_SOCKET_PATH_BYTES - len("/plinth/") - len("plan-0123456789abcdef.sock")
     if Path(runtime).is_absolute() and len(os.fsencode(runtime)) <= longest:
         return Path(runtime) / "plinth"
     return Path("/tmp") / f"plinth-{os.getuid()}"  # noqa: S108 - owner and mode are checked before use

@@ -21,9 +21,11 @@ from plinth.domain.models.reading import read_model
 from plinth.domain.naming import resolve_names
 from plinth.domain.permissions import refuse_on
 from plinth.domain.places import PlaceRefusal, find_place_in
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import Pool, resolve_pools
-from plinth.domain.sizing.refusals import refuse_asked, refuse_asked_on
-from plinth.domain.targets import Refusal, Target, choose_target
+from plinth.domain.sizing.refusals import refuse_asked, refuse_asked_on, refuse_degrees
+from plinth.domain.targets import Refusal, Target
+from plinth.domain.vllm_arguments import refuse_arguments
 from plinth.domain.workload import asked_of
 
 _WAITING = {Reason.READING_MODEL, Reason.NO_NODES}
@@ -57,7 +59,7 @@ def _judge(resource: ModelDeployment, fleet: FleetSnapshot) -> Verdict:
     """The first check that refuses decides; until then all may warn."""
     model = _as_newest(resource, fleet)
     warnings: tuple[str, ...] = ()
-    for check in (_judge_name, _judge_degree, _judge_pools):
+    for check in (_judge_name, _judge_arguments, _judge_degree, _judge_pools):
         verdict = check(model, fleet)
         warnings += verdict.warnings
         if verdict.refusals:
@@ -75,10 +77,19 @@ def _judge_name(model: Model, fleet: FleetSnapshot) -> Verdict:
     return Verdict(warnings=tuple(f"{key} loses a name by this: {names[key].collision}" for key in lost))
 
 
+def _judge_arguments(model: Model, _: FleetSnapshot) -> Verdict:
+    """Whether the engine's arguments can be planned with, whatever the model is."""
+    engine = model.resource.spec.engine
+    refusal = None if engine.type is EngineChoice.LLAMA_CPP else refuse_arguments(engine.args)
+    return Verdict(refusals=(refusal,) if refusal else ())
+
+
 def _judge_degree(model: Model, _: FleetSnapshot) -> Verdict:
-    """Whether the degrees asked for can split the model, wherever it runs."""
+    """Whether the degrees asked for can split the model, wherever it runs; any model, where it is not read yet."""
     asked, architecture = asked_of(model.resource.spec.parallelism), _architecture(model)
-    refusal = refuse_asked(architecture, asked) if asked.is_anything and architecture else None
+    refusal = None
+    if asked.is_anything:
+        refusal = refuse_asked(architecture, asked) if architecture else refuse_degrees(asked)
     return Verdict(refusals=(refusal,) if refusal else ())
 
 
@@ -148,7 +159,9 @@ def _known_artifact(resource: ModelDeployment, fleet: FleetSnapshot) -> Artifact
 
 def _architecture(model: Model) -> ModelArchitecture | None:
     artifact = model.artifact
-    found = read_model(artifact.config, format=artifact.format) if isinstance(artifact, Artifact) else None
+    if not isinstance(artifact, Artifact):
+        return None
+    found = read_model(artifact.config, format=artifact.format, tensors=artifact.tensors)
     return found if isinstance(found, ModelArchitecture) else None
 
 

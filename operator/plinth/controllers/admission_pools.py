@@ -10,8 +10,9 @@ from plinth.api.v1alpha1.rules import TRANSITIONS
 from plinth.controllers.admission_models import Verdict
 from plinth.domain.fleet import FleetSnapshot, Model
 from plinth.domain.naming import resolve_names
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import Pool, resolve_pools
-from plinth.domain.targets import Refusal, choose_target
+from plinth.domain.targets import Refusal
 
 MOST_MODELS_NAMED = 5
 MOST_MODELS_TRIED = 200

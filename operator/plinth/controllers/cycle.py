@@ -17,6 +17,7 @@ from plinth.controllers.gather import Gatherer
 from plinth.controllers.ports import Ports, Statuses
 from plinth.controllers.status import make_statuses
 from plinth.domain.allotment import PlaceMemory
+from plinth.domain.at_rest import Rest
 from plinth.domain.fleet import FleetPlan, FleetSnapshot, SlotAction, SlotPhase
 from plinth.domain.planner import compute_plan
 from plinth.domain.targets import TargetMemory
@@ -57,6 +58,7 @@ class FleetCycle:
     gatherer: Gatherer = field(init=False)
     _targets: TargetMemory = field(default_factory=TargetMemory)
     _places: PlaceMemory = field(default_factory=PlaceMemory)
+    _rest: Rest = field(default_factory=Rest)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class FleetCycle:
         started = self.clock()
         snapshot, resources = await self.gatherer.gather(started)
         gathered = self.clock()
-        plan = compute_plan(snapshot, started, targets=self._targets, places=self._places)
+        plan = compute_plan(snapshot, started, targets=self._targets, places=self._places, rest=self._rest)
         self.gatherer.memory.take_corrections(plan.models)
         planned = self.clock()
         put = await execute(plan, rays=self.gatherer.rays, ports=self.ports, snapshot=snapshot)

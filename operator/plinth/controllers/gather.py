@@ -104,7 +104,7 @@ class Gatherer:
         self, observation: CapacityObservation, slots: tuple[Slot, ...], now: float
     ) -> tuple[Node, ...]:
         nodes = [*(node for view in self.rays.values() for node in view.nodes), *observation.potential]
-        held = {slot.running_on or slot.node_id for slot in slots}
+        held = {node_id for slot in slots for node_id in slot.nodes}
         idle = self.memory.take_idle((node.node_id for node in nodes if node.node_id not in held), now)
         for gone in self._idle_nodes.keys() - idle.keys():
             del self._idle_nodes[gone]

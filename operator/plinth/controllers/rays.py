@@ -56,5 +56,5 @@ def _keep_place(found: FoundSlot, known: Slot | None) -> FoundSlot:
     """Ray forgets the config of what it is deleting, yet the replica holds its place until it is gone."""
     if found.slot.phase is not SlotPhase.STOPPING or known is None:
         return found
-    slot = replace(found.slot, spec=known.spec, needs=known.needs, node_id=known.node_id)
+    slot = replace(found.slot, spec=known.spec, needs=known.needs, place=known.place)
     return replace(found, slot=slot)

@@ -128,5 +128,6 @@ def _told(slot: Slot, report: EngineReport, trouble: str) -> Slot:
         eta_seconds=report.eta_seconds,
         figures=report.figures,
         start_milliseconds=report.start_milliseconds,
+        seen=report.accelerators,
         message="\n".join(filter(None, [trouble or report.message, *report.log_lines])),
     )

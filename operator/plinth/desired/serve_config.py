@@ -7,7 +7,7 @@ threads are shared; a CPU replica is counted by its memory, one on accelerators 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from plinth.desired import names
-from plinth.domain.fleet import EngineSpec, FleetPlan, Needs, SlotAction, SlotName, SlotPlan
+from plinth.domain.fleet import EngineSpec, FleetPlan, Needs, SlotAction, SlotName, SlotPlace, SlotPlan
 
 ASKED_OF_RAY = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.DRAIN}
 DELETING = "DELETING"
@@ -105,16 +105,46 @@ def deployed_configs(serve: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def parse_slot(application: Mapping[str, Any]) -> tuple[SlotName | None, EngineSpec | None, Needs, str]:
-    """A slot's name, spec, needs and node from its deployed config; what cannot be read is None, zero or empty."""
-    name = SlotName.parse(str(application.get("name", "")))
+@dataclass(frozen=True, kw_only=True)
+class DeployedSlot:
+    """A slot as its deployed config tells it; what cannot be read is None, zero or empty."""
+
+    name: SlotName | None
+    spec: EngineSpec | None
+    needs: Needs
+    place: tuple[SlotPlace, ...]
+
+
+def parse_slot(application: Mapping[str, Any]) -> DeployedSlot:
+    """The slot of an application, by its deployed config."""
+    spec = _read_spec(application)
     deployment: Mapping[str, Any] = next(iter(application.get("deployments") or ()), {})
-    bundle: Mapping[str, Any] = next(iter(deployment.get("placement_group_bundles") or ()), {})
-    selector: Mapping[str, Any] = next(
-        iter(deployment.get("placement_group_bundle_label_selector") or ()), {}
+    bundles: Sequence[Mapping[str, Any]] = deployment.get("placement_group_bundles") or ({},)
+    accelerators, stages = int(bundles[0].get("GPU", 0)), spec.pipeline_parallel if spec else 1
+    needs = Needs(
+        accelerators=accelerators,
+        memory_bytes=int(bundles[0].get("memory", 0)),
+        nodes=len(bundles),
+        stages=max(1, stages // len(bundles)) if accelerators else 1,
     )
-    needs = Needs(accelerators=int(bundle.get("GPU", 0)), memory_bytes=int(bundle.get("memory", 0)))
-    return name, _read_spec(application), needs, str(selector.get(names.NODE_ID_LABEL, ""))
+    return DeployedSlot(
+        name=SlotName.parse(str(application.get("name", ""))),
+        spec=spec,
+        needs=needs,
+        place=_read_place(application, deployment),
+    )
+
+
+def _read_place(application: Mapping[str, Any], deployment: Mapping[str, Any]) -> tuple[SlotPlace, ...]:
+    """The nodes by the bundles' label selectors; their accelerators as the replica was told, if it was."""
+    selectors = deployment.get("placement_group_bundle_label_selector") or ()
+    nodes = [str(selector.get(names.NODE_ID_LABEL, "")) for selector in selectors]
+    try:
+        told = msgspec.convert((application.get("args") or {}).get("accelerators", []), list[tuple[int, ...]])
+    except (AttributeError, msgspec.ValidationError):
+        told = []
+    indices = told if len(told) == len(nodes) else [()] * len(nodes)
+    return tuple(map(SlotPlace, nodes, indices))
 
 
 def replaced_slot(application: Mapping[str, Any]) -> SlotName | None:
@@ -154,12 +184,19 @@ def _make_application(slot: SlotPlan, settings: ServeSettings) -> dict[str, Any]
             "spec": _spec_as_json(slot.spec),
             "slot": str(slot.name),
             "runtime": _runtime(settings),
+            **_accelerators(slot),
             # Not for the engine: Ray keeps it, so that it is known as long as the replica is there.
             **({"replaces": str(slot.replaces)} if slot.replaces else {}),
         },
         "logging_config": {"enable_access_log": False},
         "deployments": [_deployment(slot)],
     }
+
+
+def _accelerators(slot: SlotPlan) -> dict[str, Any]:
+    """Which accelerators its engine is to compute on, node by node; left out where Ray chooses."""
+    told = [list(each.accelerators) for each in slot.place]
+    return {"accelerators": told} if any(told) else {}
 
 
 def _runtime(settings: ServeSettings) -> dict[str, Any]:
@@ -186,13 +223,14 @@ def _deployment(slot: SlotPlan) -> dict[str, Any]:
         "health_check_period_s": HEALTH_CHECK_PERIOD_SECONDS,
         "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_SECONDS,
         "ray_actor_options": actor,
-        "placement_group_bundles": [bundle],
-        "placement_group_bundle_label_selector": [{names.NODE_ID_LABEL: slot.node_id}],
+        # One bundle a node. Serve's replica runs in the first and takes all of it.
+        "placement_group_bundles": [bundle] * slot.needs.nodes,
+        "placement_group_bundle_label_selector": [{names.NODE_ID_LABEL: each.node_id} for each in slot.place],
     }
 
 
 def _resources(needs: Needs) -> tuple[dict[str, float], dict[str, float]]:
-    """The bundle and the actor's share of it, which is all of it. Ray refuses a bundle of zeros only."""
+    """A node's bundle and the actor's share of the first, which is all of it. Ray refuses a bundle of zeros only."""
     bundle: dict[str, float] = {}
     actor: dict[str, float] = {"num_cpus": 0}
     if needs.accelerators:

@@ -31,7 +31,7 @@ def _read_slot(
     name: SlotName, application: Mapping[str, Any], target: Mapping[str, Any] | None, ray: str
 ) -> FoundSlot:
     config = application.get("deployed_app_config") or {"name": str(name)}
-    _, spec, needs, node_id = parse_slot(config)
+    told = parse_slot(config)
     deployment: Mapping[str, Any] = next(iter((application.get("deployments") or {}).values()), {})
     replicas = deployment.get("replicas", [])
     dead = deployment.get("recent_dead_replicas", [])
@@ -40,9 +40,9 @@ def _read_slot(
     witness = dead[-1] if dead else next(iter(replicas), {})
     slot = Slot(
         name=name,
-        spec=spec,
-        needs=needs,
-        node_id=node_id,
+        spec=told.spec,
+        needs=told.needs,
+        place=told.place,
         ray=ray,
         running_on=running.get("node_id") if running else None,
         phase=phase,

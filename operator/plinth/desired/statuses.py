@@ -6,8 +6,8 @@ is not written again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from plinth.api.v1alpha1 import (
@@ -21,12 +21,14 @@ from plinth.api.v1alpha1 import (
 )
 from plinth.desired import names
 from plinth.desired.figures import measured_figures, predicted_figures
+from plinth.desired.replica_places import replica_places
 from plinth.domain.corrections import SpeedStretch
 from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
     ModelKey,
     ModelPlan,
+    Node,
     PoolPlan,
     Slot,
     SlotAction,
@@ -39,8 +41,6 @@ from plinth.domain.pools import CPU
 from plinth.domain.quantities import multiply_money
 from plinth.domain.traffic import ModelLoad
 
-MAX_SENTENCES = 32
-MAX_SENTENCE_CHARACTERS = 512
 MAX_MESSAGE_CHARACTERS = 4096
 MAX_PROGRESS = 16
 EXISTING = {SlotAction.CREATE, SlotAction.KEEP, SlotAction.DRAIN}
@@ -60,6 +60,8 @@ class Seen:
     cost_per_accelerator_hour: str = "0"
     stretches: tuple[SpeedStretch, ...] = ()
     """What its replicas delivered under steady load."""
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    """The fleet's, by id."""
 
 
 def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
@@ -71,6 +73,7 @@ def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
     pools = {each.name: each for each in plan.pools}
     loads = snapshot.report.models if snapshot.report else {}
     stretches = {model.key: model.stretches for model in snapshot.models}
+    nodes = {node.node_id: node for node in snapshot.nodes}
 
     def of(model: ModelPlan) -> Seen:
         return Seen(
@@ -79,6 +82,7 @@ def look(snapshot: FleetSnapshot, plan: FleetPlan) -> dict[ModelKey, Seen]:
             pool=pools.get(model.pool),
             cost_per_accelerator_hour=prices.get(model.pool, "0"),
             stretches=stretches.get(model.key, ()),
+            nodes=nodes,
         )
 
     return {model.key: of(model) for model in plan.models}
@@ -104,13 +108,14 @@ def model_status(plan: ModelPlan, resource: ModelDeployment, seen: Seen, now: fl
         pool=plan.pool,
         engine=_engine(plan),
         shape=_shape(plan),
-        accelerators=sum(slot.needs.accelerators for slot in existing),
+        accelerators=sum(slot.needs.all_accelerators for slot in existing),
         queued=load.queued if load else 0,
         cost_per_hour=_cost_per_hour(existing, seen),
         reason=_main_reason(plan.verdicts),
-        plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
+        plan=list(plan.reasons),
         predicted=predicted_figures(plan.prediction),
         measured=measured_figures(plan.revision, slots, seen.stretches),
+        places=replica_places(existing, {slot.name: slot for slot in slots}, seen.nodes),
         progress=_progress(slots, {slot.name for slot in existing}),
         conditions=date_conditions(plan.verdicts, before.conditions, resource.metadata.generation, now),
     )
@@ -130,7 +135,7 @@ def pool_status(plan: PoolPlan, resource: GPUPool, now: float) -> GPUPoolStatus:
         workers_ready=plan.workers_ready,
         workers_wanted=sum(group.workers for group in plan.workers),
         ray_clusters=list(plan.rays),
-        plan=[sentence[:MAX_SENTENCE_CHARACTERS] for sentence in plan.reasons[:MAX_SENTENCES]],
+        plan=list(plan.reasons),
         reason=_main_reason(plan.verdicts),
         conditions=date_conditions(plan.verdicts, resource.status.conditions, generation, now),
     )
@@ -194,7 +199,7 @@ def _cost_per_hour(slots: list[SlotPlan], seen: Seen) -> str:
     price = seen.cost_per_accelerator_hour
     if seen.pool is not None and seen.pool.accelerator == CPU:
         return multiply_money(price, len({slot.node_id for slot in slots}))
-    return multiply_money(price, sum(slot.needs.accelerators for slot in slots))
+    return multiply_money(price, sum(slot.needs.all_accelerators for slot in slots))
 
 
 def _main_reason(verdicts: tuple[Verdict, ...]) -> str:

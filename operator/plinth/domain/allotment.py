@@ -5,16 +5,18 @@ All of it follows from the snapshot: a replica that moves is known by the one th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from plinth.domain.accelerators.catalogue import find_accelerator
 from plinth.domain.fleet import FleetSnapshot, ModelKey, Node, SlotName, SlotPhase
+from plinth.domain.numbering import Numbering, number
 from plinth.domain.placing.demands import Demand
 from plinth.domain.placing.hosts import Place
 from plinth.domain.placing.plan import Move, PlacementPlan, plan_places
 from plinth.domain.placing.room import Room
-from plinth.domain.placing.view import Holdings, hosts_of, node_id_of
+from plinth.domain.placing.view import Holdings, Hosts
 from plinth.domain.pools import Pool
 from plinth.domain.sides import RolloutRequest
 
@@ -27,6 +29,7 @@ class PlaceMemory:
 
     def __init__(self) -> None:
         self.room = Room()
+        self.hosts = Hosts()
         self.holdings = Holdings()
 
 
@@ -40,6 +43,7 @@ class Claim:
     """Replicas that it cannot do without."""
     first_seen: float
 
+    @cached_property
     def demand(self) -> Demand:
         """As placement sees it."""
         request = self.request
@@ -53,20 +57,22 @@ class Claim:
             runs=bool(request.slots),
         )
 
-    def leaving(self) -> Iterator[SlotName]:
+    @cached_property
+    def leaving(self) -> frozenset[SlotName]:
         """Replicas whose place will be free."""
-        yield from self.request.broken
-        yield from self.request.moving
-        for slot in self.request.sides.leaving:
-            yield slot.name
+        going = (slot.name for slot in self.request.sides.leaving)
+        return frozenset(going).union(self.request.broken, self.request.moving)
 
-    def movable(self) -> Iterator[SlotName]:
+    @cached_property
+    def movable(self) -> frozenset[SlotName]:
         """Replicas that another could be started for: what does not start is not made to."""
         if self.request.failing or self.request.retry_at is not None:
-            return
-        for slot in self.request.sides.kept_new:
-            if slot.phase is SlotPhase.READY and slot.draining_since is None:
-                yield slot.name
+            return frozenset()
+        return frozenset(
+            slot.name
+            for slot in self.request.sides.kept_new
+            if slot.phase is SlotPhase.READY and slot.draining_since is None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +84,20 @@ class Allotment:
     plan: PlacementPlan
     nodes: Mapping[str, Node]
     """By id."""
+    numbering: Numbering
     moved: Mapping[SlotName, Move] = field(default_factory=dict)
     displaced: Mapping[SlotName, str] = field(default_factory=dict)
     promised: frozenset[SlotName] = frozenset()
     """Replicas that must be gone before others can be created, those aside that move."""
 
-    def node_at(self, place: Place) -> Node:
-        """The node of a replica with one part."""
-        return self.nodes[node_id_of(place[0].host)]
+    def nodes_at(self, place: Place) -> tuple[Node, ...]:
+        """The nodes of a replica, the first its Serve replica's."""
+        return tuple(self.nodes[each.node_id] for each in self.numbering.told(place))
+
+    @property
+    def disturbed(self) -> Iterator[ModelKey]:
+        """Models of which replicas go for the sake of others."""
+        return (name.model for name in (*self.moved, *self.displaced, *self.promised))
 
     def settle(self, request: RolloutRequest) -> RolloutRequest:
         """The request with what becomes of its replicas for the sake of others."""
@@ -103,20 +115,21 @@ class Allotment:
 def allot(
     claims: Mapping[ModelKey, Claim],
     snapshot: FleetSnapshot,
-    pools: Iterable[Pool],
+    pools: Collection[Pool],
     *,
     leaving: Iterable[SlotName],
     memory: PlaceMemory,
 ) -> Allotment:
     """Places for all that is missing. `leaving`: replicas that go of models without a claim."""
-    going = {*leaving, *(name for claim in claims.values() for name in claim.leaving())}
-    movable = {name for claim in claims.values() for name in claim.movable()}
+    going = set(leaving).union(*(claim.leaving for claim in claims.values()))
+    movable = set[SlotName]().union(*(claim.movable for claim in claims.values()))
     fixed = {slot.name for slot in snapshot.slots} - movable
-    hosts = hosts_of(pools, _link_domains(snapshot.nodes))
+    numbering = number(snapshot.slots)
+    hosts = numbering.open_hosts(memory.hosts.of(pools, _link_domains(pools)))
     holds = memory.holdings.of(snapshot.slots, hosts, leaving=going, fixed=fixed)
     memory.room.update(hosts, holds)
     moving = {name for claim in claims.values() for name in claim.request.moving}
-    demands = {str(key): claim.demand() for key, claim in claims.items()}
+    demands = {claim.demand.model: claim.demand for claim in claims.values()}
     plan = plan_places(memory.room, demands, moves=max(0, MOVES - len(moving)))
     moved = {_slot(replica): move for replica, move in plan.moved.items()}
     awaited = {_slot(replica) for placed in plan.placed.values() for replica in placed.after}
@@ -124,6 +137,7 @@ def allot(
         room=memory.room,
         plan=plan,
         nodes={node.node_id: node for node in snapshot.nodes},
+        numbering=numbering,
         moved=moved,
         displaced={_slot(replica): reason for replica, reason in plan.displaced.items()},
         promised=frozenset(awaited - moved.keys() - moving),
@@ -137,8 +151,18 @@ def _slot(replica: str) -> SlotName:
     return name
 
 
-def _link_domains(nodes: Iterable[Node]) -> dict[str, int]:
-    """Accelerators of one link domain, of the kinds that are known."""
-    kinds = {node.accelerator: node.accelerator_memory_bytes for node in nodes if node.accelerators}
-    found = {kind: find_accelerator(kind, memory) for kind, memory in sorted(kinds.items())}
-    return {kind: known.link.domain_size for kind, known in found.items() if known is not None}
+def _link_domains(pools: Iterable[Pool]) -> dict[str, int]:
+    """Accelerators of one link domain, by kind: the least that a pool of the kind states, else the catalogue's.
+
+    Of pools that state different sizes for machines that they share, no shape may be split over a link that is not there.
+    """
+    sizes: dict[str, int] = {}
+    for pool in (each for each in pools if not each.is_cpu):
+        nodes = (*pool.nodes, *pool.retiring)
+        kinds = {node.accelerator: node.accelerator_memory_bytes for node in nodes if node.accelerators}
+        for kind, memory in kinds.items():
+            size = pool.accelerator_figures.link_domain_size if kind == pool.accelerator else None
+            known = find_accelerator(kind, memory)
+            size = size or (known.link.domain_size if known else 0)
+            sizes[kind] = min(size, sizes.get(kind, size))
+    return sizes

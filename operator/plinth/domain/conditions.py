@@ -17,6 +17,7 @@ from plinth.domain.fleet import Model, Slot, SlotName, SlotPhase, Verdict
 from plinth.domain.health import first_line
 from plinth.domain.pools import Pool
 from plinth.domain.quantities import format_bytes, format_duration, plural
+from plinth.domain.sightings import find_stray
 from plinth.domain.targets import Refusal
 
 HUNDRED_PERCENT = 100
@@ -135,6 +136,9 @@ def placed(situation: Situation) -> Verdict:
     obstacle = _obstacle(situation)
     if obstacle:
         return _false(ConditionType.PLACED, *obstacle)
+    stray = next(filter(None, map(find_stray, situation.ready)), None)
+    if stray:
+        return _false(ConditionType.PLACED, Reason.OTHER_ACCELERATORS, stray)
     message = (
         f"{plural(situation.desired, 'replica')} wanted, each has a place"
         if situation.desired

@@ -13,11 +13,13 @@ from plinth.domain.fleet import Engine
 from plinth.domain.predictions import make_prediction, vllm_kv_bytes
 from plinth.domain.quantities import MIB, ceil_div, format_bytes, format_count, plural
 from plinth.domain.sizing.choice import SMALLER, ShapeChoice, SizingRefusal, choose
+from plinth.domain.sizing.goals import Promise, make_promise
 from plinth.domain.sizing.memory import MemoryPlan, plan_memory
 from plinth.domain.sizing.performance import predict
 from plinth.domain.sizing.refusals import refuse_asked_on
 from plinth.domain.sizing.request import FULL_SPEED_PERMILLE, SizingRequest
 from plinth.domain.sizing.shape import Rejected, Shape
+from plinth.domain.sizing.spread import find_spread
 
 CPU_MEMORY_STEP_BYTES = 64 * MIB
 """Memory on CPU nodes is asked for in steps, so that a few bytes more or less are no new revision."""
@@ -41,6 +43,8 @@ class Fit:
     """What a replica gets."""
 
     shape: Shape
+    nodes: int
+    """Over how many nodes it is spread, evenly."""
     memory_bytes: int
     """What the engine may use on each accelerator; on a CPU node, in all."""
     kv_bytes: int
@@ -48,6 +52,8 @@ class Fit:
     threads: int
     sentences: tuple[str, ...]
     prediction: Prediction
+    promise: Promise | None
+    """What is to be expected of the goals, by what was measured too; None where nobody knows the speed."""
     rejected: tuple[Rejected, ...] = ()
 
 
@@ -68,19 +74,20 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
     place = request.sizing.place
     return Fit(
         shape=found.shape,
+        nodes=find_spread(found.shape, place) or 1,
         # By what nodes say and not by the catalogue: a better figure there would be a new revision.
         memory_bytes=place.memory_bytes * place.utilization_percent // 100 or place.engine_bytes,
         kv_bytes=0,
         threads=0,
         sentences=_sentences(found),
         prediction=_predict(request, found.shape, found.memory),
+        promise=found.promise,
         rejected=found.rejected,
     )
 
 
 def _sentences(choice: ShapeChoice) -> tuple[str, ...]:
-    rejected = " · ".join(f"{each.shape}: {each.reason}" for each in choice.rejected)
-    return (*choice.reasons, f"not chosen: {rejected}") if rejected else choice.reasons
+    return (*choice.reasons, *(f"not {each.shape}: {each.reason}" for each in choice.rejected))
 
 
 def _predict(request: FitRequest, shape: Shape, memory: MemoryPlan) -> Prediction:
@@ -114,12 +121,20 @@ def _on_cpu(request: FitRequest) -> Fit | FitRefusal:
     threads = plural(request.threads, "thread")
     return Fit(
         shape=Shape(),
+        nodes=1,
         memory_bytes=total,
         kv_bytes=needed.needed_kv_bytes,
         threads=request.threads,
         sentences=(f"TP1 on the CPU with {threads}: {parts} = {format_bytes(total)}",),
         prediction=_predict(request, Shape(), memory),
+        promise=_promise_on_cpu(request, memory),
     )
+
+
+def _promise_on_cpu(request: FitRequest, memory: MemoryPlan) -> Promise | None:
+    if not request.knows_speed:
+        return None
+    return make_promise(request.sizing, Shape(), predict(request.sizing, Shape(), memory))
 
 
 def _allocated(sizing: SizingRequest, needed: MemoryPlan, weights: int, total: int) -> MemoryPlan:

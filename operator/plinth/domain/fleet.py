@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from plinth.api.v1alpha1 import GPUPool, ModelDeployment
 from plinth.domain.corrections import SpeedStretch
 from plinth.domain.figures import Correction, EngineFigures, Prediction
+from plinth.domain.models.headers import TensorGroup
 from plinth.domain.sizing.shape import Rejected, Shape
 from plinth.domain.traffic import LoadReport, RouteTable
 
@@ -94,11 +96,43 @@ class EngineSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What one replica takes from one node."""
+    """What one replica takes from each of its nodes."""
 
     accelerators: int
     memory_bytes: int
     """Host memory, counted on CPU nodes only; accelerators are counted whole."""
+    nodes: int = 1
+    stages: int = 1
+    """Pipeline stages on each node: as many equal groups of its accelerators, each within one link domain."""
+
+    @property
+    def all_accelerators(self) -> int:
+        """Those of all its nodes."""
+        return self.nodes * self.accelerators
+
+
+class SlotPlace(NamedTuple):
+    """What one replica holds of one node. A replica's place is a tuple of them, the first on its Serve replica's node."""
+
+    node_id: str
+    accelerators: tuple[int, ...] = ()
+    """By their index among those that the node's Ray has, in the order of the engine's ranks: stage by stage.
+
+    Empty on a CPU node, and where the replica was told none: then only Ray knows which.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenDevice:
+    """One accelerator that a replica's engine really computes on."""
+
+    node_id: str
+    index: int
+    """Among those that the node's Ray has, in its order: what `SlotPlace.accelerators` holds."""
+    uuid: str = ""
+    """The driver's own name for it; empty where it has none."""
+    link_domain: int | None = None
+    """The lowest index among those that it is linked to directly (NVLink, xGMI), itself included; None: not told."""
 
 
 class NodeState(StrEnum):
@@ -171,6 +205,8 @@ class EngineReport:
     """What the engine told once it was ready; None before, and where it does not tell."""
     start_milliseconds: int | None = None
     """From the model's files at hand to the first answer."""
+    accelerators: tuple[SeenDevice, ...] = ()
+    """Those it computes on, stage by stage; empty on CPUs, and before the engine is up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +217,12 @@ class Slot:
     spec: EngineSpec | None
     """None where its deployed arguments could not be read: a foreign or older one, to be replaced."""
     needs: Needs
-    node_id: str
-    """The node it was told to run on."""
+    place: tuple[SlotPlace, ...] = ()
+    """What it was told to run on; empty where that could not be read."""
     ray: str = ""
     """The Ray that lists it; see Node."""
     running_on: str | None
-    """The node it runs on, once it does."""
+    """The node its Serve replica runs on, once it does."""
     phase: SlotPhase
     host: str | None = None
     port: int | None = None
@@ -203,8 +239,25 @@ class Slot:
     eta_seconds: int | None = None
     message: str = ""
     figures: EngineFigures | None = None
-    """See EngineReport, as are the start's milliseconds."""
+    """See EngineReport, as are the start's milliseconds and the accelerators that it sees."""
     start_milliseconds: int | None = None
+    seen: tuple[SeenDevice, ...] = ()
+
+    @property
+    def node_id(self) -> str:
+        """The node it was told to run on, of several the first."""
+        return self.place[0].node_id if self.place else ""
+
+    @cached_property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes it holds something of: the first is where it runs, once it does."""
+        return (self.running_on or self.node_id, *(each.node_id for each in self.place[1:]))
+
+    @cached_property
+    def is_numbered(self) -> bool:
+        """Whether it was told which accelerators to compute on, and runs where it was told to."""
+        elsewhere = self.running_on is not None and self.running_on != self.node_id
+        return bool(self.place) and not elsewhere and all(each.accelerators for each in self.place)
 
 
 class ModelFormat(StrEnum):
@@ -221,6 +274,8 @@ class Artifact:
     format: ModelFormat
     config: Mapping[str, object]
     weights_bytes: int
+    tensors: tuple[TensorGroup, ...] = ()
+    """What the headers of its files say of its tensors; empty where they were out of reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,12 +384,17 @@ class SlotPlan:
     action: SlotAction
     spec: EngineSpec | None
     needs: Needs
-    node_id: str
+    place: tuple[SlotPlace, ...]
     reason: str
     ray: str = ""
     """The Ray that runs it, or is to."""
     replaces: SlotName | None = None
     """See Slot."""
+
+    @property
+    def node_id(self) -> str:
+        """The node of its Serve replica."""
+        return self.place[0].node_id if self.place else ""
 
     @classmethod
     def of(cls, slot: Slot, action: SlotAction, reason: str) -> SlotPlan:
@@ -344,7 +404,7 @@ class SlotPlan:
             action=action,
             spec=slot.spec,
             needs=slot.needs,
-            node_id=slot.node_id,
+            place=slot.place,
             reason=reason,
             ray=slot.ray,
             replaces=slot.replaces,

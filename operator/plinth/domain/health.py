@@ -18,8 +18,11 @@ def breakage(slot: Slot, *, report: LoadReport | None, node_ids: Collection[str]
     load = report.replicas.get(str(slot.name)) if report else None
     if slot.phase is SlotPhase.READY and load is not None and load.state is ReplicaState.DEAD:
         return f"the gateway lost it: {load.detail or 'its connection broke'}"
-    if slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING} and slot.node_id not in node_ids:
-        return f"its node {slot.node_id or '(none)'} is gone"
+    if slot.phase not in {SlotPhase.READY, SlotPhase.STOPPING}:
+        told = [each.node_id for each in slot.place] or [""]
+        gone = next((node_id for node_id in told if node_id not in node_ids), None)
+        if gone is not None:
+            return f"its node {gone or '(none)'} is gone"
     return None
 
 

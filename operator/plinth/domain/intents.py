@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from plinth.domain.allotment import Claim
 from plinth.domain.draining import Departure
@@ -14,10 +15,12 @@ from plinth.domain.fleet import FleetSnapshot, Model, ModelKey, Slot, SlotName, 
 from plinth.domain.health import breakage, retry_due_at
 from plinth.domain.moving import Home, evacuated_node, homes_of, misplaced, moving
 from plinth.domain.naming import ServedNames
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import Pool, resolve_pools
 from plinth.domain.scaling import ScalingDecision, ScalingRequest, desired_replicas
 from plinth.domain.sides import RolloutRequest
-from plinth.domain.targets import Refusal, Target, TargetMemory, choose_target, running_target
+from plinth.domain.targets import Refusal, Target, TargetMemory, running_target
+from plinth.domain.vacancies import Vacancies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class Intent:
     broken: Mapping[SlotName, str]
     departure: Departure
     wanted: ScalingDecision
+    scaling: ScalingRequest | None
+    """What `wanted` was decided by; None without a target."""
     claim: Claim | None
     """None where nothing can be decided anew: without a target, or while a Ray is away."""
 
@@ -47,6 +52,8 @@ class Surroundings:
     evacuated: frozenset[str]
     """Nodes that may be emptied before there is room elsewhere."""
     targets: TargetMemory
+    vacancies: Vacancies
+    """What is left of the pools, as one model after the other chooses."""
     now: float
 
     def is_known(self, pool: str, slots: tuple[Slot, ...]) -> bool:
@@ -72,6 +79,7 @@ def look_around(snapshot: FleetSnapshot, now: float, targets: TargetMemory) -> S
         homes=homes_of(pools),
         evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
         targets=targets,
+        vacancies=Vacancies(snapshot.slots),
         now=now,
     )
 
@@ -79,7 +87,14 @@ def look_around(snapshot: FleetSnapshot, now: float, targets: TargetMemory) -> S
 def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
     """One model from its spec to the replicas that are missing."""
     slots = shared.slots.get(model.key, ())
-    chosen = choose_target(model, names=names, pools=shared.pools, slots=slots, memory=shared.targets)
+    chosen = choose_target(
+        model,
+        names=names,
+        pools=shared.pools,
+        slots=slots,
+        memory=shared.targets,
+        vacancies=shared.vacancies,
+    )
     refusal = chosen if isinstance(chosen, Refusal) else None
     target = chosen if isinstance(chosen, Target) else running_target(slots, shared.pools)
     broken = _broken(slots, shared)
@@ -89,14 +104,17 @@ def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
         now=shared.now,
     )
     claim: Claim | None = None
+    scaling: ScalingRequest | None = None
     if target is None:
         wanted = ScalingDecision(replicas=0, reason=refusal.message if refusal else "nothing runs")
     else:
-        wanted = _scale(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
+        scaling = _scaling(model, target, slots, broken=broken, shared=shared, revision_known=refusal is None)
+        wanted = desired_replicas(scaling, shared.now)
         if shared.is_known(target.pool.name, slots):
             claim = _claim(
                 model, target, slots, broken=broken, wanted=wanted, departure=departure, shared=shared
             )
+            shared.vacancies.take(target.pool, target.needs, len(claim.request.missing))
     return Intent(
         model=model,
         slots=slots,
@@ -105,14 +123,18 @@ def intend(model: Model, names: ServedNames, shared: Surroundings) -> Intent:
         broken=broken,
         departure=departure,
         wanted=wanted,
+        scaling=scaling,
         claim=claim,
     )
 
 
 def _by_model(slots: Iterable[Slot]) -> dict[ModelKey, tuple[Slot, ...]]:
     grouped: dict[ModelKey, list[Slot]] = {}
-    for slot in sorted(slots, key=lambda each: each.name):
+    for slot in slots:
         grouped.setdefault(slot.name.model, []).append(slot)
+    for found in grouped.values():
+        if len(found) > 1:
+            found.sort(key=attrgetter("name"))
     return {key: tuple(found) for key, found in grouped.items()}
 
 
@@ -122,7 +144,7 @@ def _broken(slots: tuple[Slot, ...], shared: Surroundings) -> dict[SlotName, str
     return {slot.name: reason for slot, reason in reasons if reason is not None}
 
 
-def _scale(
+def _scaling(
     model: Model,
     target: Target,
     slots: tuple[Slot, ...],
@@ -130,22 +152,19 @@ def _scale(
     broken: dict[SlotName, str],
     shared: Surroundings,
     revision_known: bool,
-) -> ScalingDecision:
-    """How many replicas are wanted. What runs without a known spec could not be started again: one at least stays."""
+) -> ScalingRequest:
+    """What tells how many are wanted. What runs without a known spec could not be started again: one at least stays."""
     report = shared.snapshot.report
     ready = [slot for slot in slots if slot.phase is SlotPhase.READY and slot.name not in broken]
     since = [slot.ready_since if slot.ready_since is not None else slot.since for slot in ready]
-    return desired_replicas(
-        ScalingRequest(
-            scaling=model.resource.spec.scaling,
-            concurrency=target.spec.concurrency,
-            window=model.window,
-            load=report.models.get(str(model.key)) if report else None,
-            current=_current(model, target, slots),
-            answered=revision_known and _has_answered(model, target, slots),
-            newest_ready_at=max(since, default=None),
-        ),
-        shared.now,
+    return ScalingRequest(
+        scaling=model.resource.spec.scaling,
+        concurrency=target.users,
+        window=model.window,
+        load=report.models.get(str(model.key)) if report else None,
+        current=_current(model, target, slots),
+        answered=revision_known and _has_answered(model, target, slots),
+        newest_ready_at=max(since, default=None),
     )
 
 

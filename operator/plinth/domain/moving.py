@@ -38,13 +38,11 @@ def misplaced(slots: Iterable[Slot], target: Target, homes: Mapping[str, Home]) 
     """The replicas that run where they should not, each with the reason; on a node nobody knows, they stay."""
     found = {}
     for slot in slots:
-        home = homes.get(slot.running_on or slot.node_id)
-        if home is None:
-            continue
-        if home.retiring:
-            found[slot.name] = "its node is being emptied"
-        elif home.pool != target.pool.name:
-            found[slot.name] = f"it runs on pool {home.pool}, and {target.pool.name} is asked for"
+        for home in (homes[node_id] for node_id in slot.nodes if node_id in homes):
+            if home.retiring:
+                found[slot.name] = "its node is being emptied"
+            elif home.pool != target.pool.name:
+                found[slot.name] = f"it runs on pool {home.pool}, and {target.pool.name} is asked for"
     return found
 
 
@@ -64,12 +62,14 @@ def evacuated_node(pool: Pool, slots: Iterable[Slot]) -> frozenset[str]:
 
     None while an empty one is still on its way out: its machine will be room soon.
     """
+    if not pool.retiring:
+        return frozenset()
     on: dict[str, list[Slot]] = {node.node_id: [] for node in pool.retiring}
     for slot in slots:
-        place = slot.running_on or slot.node_id
-        if place in on:
-            on[place].append(slot)
-    if not on or not all(on.values()):
+        for node_id in slot.nodes:
+            if node_id in on:
+                on[node_id].append(slot)
+    if not all(on.values()):
         return frozenset()
     return frozenset([min(on, key=lambda node: (not _is_leaving(on[node]), len(on[node]), node))])
 

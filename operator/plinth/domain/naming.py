@@ -7,7 +7,7 @@ it goes on under `namespace/name` alone, so an edit that collides cuts nobody of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from plinth.domain.fleet import Model, ModelKey
@@ -25,6 +25,21 @@ class ServedNames:
 def wanted_name(model: Model) -> str:
     """The name the spec asks for."""
     return model.resource.spec.served_name or model.key.name
+
+
+class NameMemory:
+    """The names given before, for as long as all models ask for what they asked for."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[ModelKey, float, str | None]] = []
+        self._names: dict[ModelKey, ServedNames] = {}
+
+    def resolve(self, models: Collection[Model]) -> Mapping[ModelKey, ServedNames]:
+        """As `resolve_names` has them."""
+        asked = [(each.key, each.first_seen, each.resource.spec.served_name) for each in models]
+        if asked != self._asked:
+            self._asked, self._names = asked, resolve_names(models)
+        return self._names
 
 
 def resolve_names(models: Iterable[Model]) -> dict[ModelKey, ServedNames]:

@@ -19,7 +19,7 @@ from plinth.domain.accelerators.catalogue import (
     override_accelerator,
 )
 from plinth.domain.fleet import Engine, Node
-from plinth.domain.pools import Pool
+from plinth.domain.pools import Pool, stated_link_domain
 from plinth.domain.quantities import GIGA, TERA
 from plinth.domain.sizing.request import Place
 
@@ -49,7 +49,7 @@ class PlaceRefusal:
 
 
 def find_place_in(pool: Pool, engine: Engine | None = None) -> FoundPlace | PlaceRefusal:
-    """The place that the pool's nodes are to one replica: one node, for no replica spans several.
+    """The place that the pool's nodes are to one replica: one node, or several of those with most accelerators.
 
     Without an engine, its nodes count whatever they have installed.
     """
@@ -66,13 +66,21 @@ def find_place_in(pool: Pool, engine: Engine | None = None) -> FoundPlace | Plac
         )
         return PlaceRefusal(message=message)
     base = known or _assume(kind, memory)
+    linked = _widest_link_domain(_nodes(pool, engine), own.link_domain_size or base.link.domain_size)
+    per_node = max((node.accelerators for node in _nodes(pool, engine)), default=0)
     place = _make_place(
         pool,
-        override_accelerator(base, own, kind=kind) or base,
-        per_node=max((node.accelerators for node in _nodes(pool, engine)), default=0),
+        override_accelerator(base, replace(own, link_domain_size=linked), kind=kind) or base,
+        per_node=per_node,
+        nodes=pool.count_nodes(engine, per_node),
         memory_bytes=0 if own.memory_bytes else told,
     )
     return FoundPlace(place=place, note="" if known else _note(base, own))
+
+
+def _widest_link_domain(nodes: tuple[Node, ...], usual: int) -> int:
+    """The widest that a node has, by its label or else as is usual for its kind."""
+    return max((stated_link_domain(node) or usual for node in nodes), default=usual)
 
 
 def _cpus(pool: Pool, nodes: tuple[Node, ...]) -> FoundPlace:
@@ -90,10 +98,13 @@ def _nodes(pool: Pool, engine: Engine | None) -> tuple[Node, ...]:
     return pool.nodes if engine is None else pool.nodes_for(engine)
 
 
-def _make_place(pool: Pool, accelerator: Accelerator, *, per_node: int, memory_bytes: int) -> Place:
+def _make_place(
+    pool: Pool, accelerator: Accelerator, *, per_node: int, memory_bytes: int, nodes: int = 1
+) -> Place:
     return Place(
         accelerator=accelerator,
         accelerators_per_node=per_node,
+        nodes=max(1, nodes),
         memory_bytes=memory_bytes,
         utilization_percent=pool.utilization_percent,
         cost_per_accelerator_hour=pool.cost_per_accelerator_hour,

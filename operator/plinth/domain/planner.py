@@ -10,9 +10,10 @@ While Ray is away nothing is created, moved or removed: every slot is kept as it
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from plinth.domain.allotment import Allotment, PlaceMemory, allot
+from plinth.domain.at_rest import Outcome, Rest
 from plinth.domain.conditions import Situation, model_verdicts
 from plinth.domain.corrections import correct, describe_correction
 from plinth.domain.deserted import plan_deserted
@@ -22,6 +23,7 @@ from plinth.domain.fleet import (
     FleetPlan,
     FleetSnapshot,
     Model,
+    ModelKey,
     ModelPlan,
     Slot,
     SlotAction,
@@ -31,22 +33,13 @@ from plinth.domain.fleet import (
 )
 from plinth.domain.health import retry_due_at
 from plinth.domain.intents import Intent, Surroundings, intend, look_around
-from plinth.domain.naming import ServedNames, resolve_names
+from plinth.domain.naming import ServedNames
 from plinth.domain.pool_plans import occupied_nodes, plan_pool
 from plinth.domain.rollout import RolloutDecision, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision
 from plinth.domain.targets import Target, TargetMemory
-from plinth.domain.traffic import ModelRoute, RouteTable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What was decided about one model."""
-
-    plan: ModelPlan
-    route: ModelRoute
-    wakes: tuple[float, ...]
+from plinth.domain.traffic import RouteTable
 
 
 def compute_plan(
@@ -55,14 +48,20 @@ def compute_plan(
     *,
     targets: TargetMemory | None = None,
     places: PlaceMemory | None = None,
+    rest: Rest | None = None,
 ) -> FleetPlan:
-    """The plan for everything. `now` is in Unix seconds; both memories, kept from pass to pass, only save work."""
-    targets = targets or TargetMemory()
+    """The plan for everything. `now` is in Unix seconds; the memories, kept from pass to pass, only save work."""
+    targets, rest = targets or TargetMemory(), rest or Rest()
     targets.forget_all_but(model.key for model in snapshot.models)
     shared = look_around(snapshot, now, targets)
-    names = resolve_names(snapshot.models)
-    in_order = sorted(snapshot.models, key=lambda model: model.key)
-    intents = [intend(model, names[model.key], shared) for model in in_order]
+    names = rest.names.resolve(snapshot.models)
+    by_right = sorted(snapshot.models, key=lambda model: _turn(model, shared))
+    rest.look_around(snapshot)
+    intents = [
+        rest.intent(model, names[model.key], shared) or intend(model, names[model.key], shared)
+        for model in by_right
+    ]
+    intents.sort(key=lambda each: each.model.key)
     allotment = allot(
         {each.model.key: each.claim for each in intents if each.claim is not None},
         snapshot,
@@ -70,7 +69,11 @@ def compute_plan(
         leaving=_leaving_unclaimed(intents, shared),
         memory=places or PlaceMemory(),
     )
-    outcomes = [_plan_model(each, names[each.model.key], allotment, shared) for each in intents]
+    rest.disturb(allotment.disturbed)
+    outcomes = [
+        rest.outcome(each) or _plan_model(each, names[each.model.key], allotment, shared) for each in intents
+    ]
+    rest.keep(names, zip(intents, outcomes, strict=True))
     deserted = plan_deserted(_deserted(shared), snapshot, now)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
     occupied = occupied_nodes(allotment.room, snapshot.slots)
@@ -88,10 +91,15 @@ def compute_plan(
     )
 
 
+def _turn(model: Model, shared: Surroundings) -> tuple[int, bool, float, ModelKey]:
+    """When a model may choose among pools, as places are given: by priority, what runs, who was there first."""
+    return (-model.resource.spec.priority, model.key not in shared.slots, model.first_seen, model.key)
+
+
 def _deserted(shared: Surroundings) -> list[Slot]:
     """Replicas of models that are gone."""
     known = {model.key for model in shared.snapshot.models} | shared.snapshot.unreadable
-    return [slot for slot in shared.snapshot.slots if slot.name.model not in known]
+    return [slot for key, slots in shared.slots.items() if key not in known for slot in slots]
 
 
 def _plan_model(intent: Intent, names: ServedNames, allotment: Allotment, shared: Surroundings) -> Outcome:
@@ -120,8 +128,11 @@ def _leaving_unclaimed(intents: Iterable[Intent], shared: Surroundings) -> Itera
 
 def _closing(slots: tuple[Slot, ...], shared: Surroundings) -> frozenset[SlotName]:
     """Replicas on pools that are being deleted."""
-    homes = ((slot.name, shared.homes.get(slot.running_on or slot.node_id)) for slot in slots)
-    return frozenset(name for name, home in homes if home is not None and home.deleted)
+    return frozenset(
+        slot.name
+        for slot in slots
+        if any(shared.homes[node_id].deleted for node_id in slot.nodes if node_id in shared.homes)
+    )
 
 
 def _keep_all(
@@ -242,6 +253,8 @@ def _sentences(
 
 def _left_alone(snapshot: FleetSnapshot) -> tuple[SlotPlan, ...]:
     """The replicas of models whose spec nobody can read: they are neither known to be wanted nor known not to be."""
+    if not snapshot.unreadable:
+        return ()
     return tuple(
         SlotPlan.of(slot, SlotAction.KEEP, "its model's spec cannot be read; it is left as it is")
         for slot in sorted(snapshot.slots, key=lambda each: each.name)

@@ -15,7 +15,7 @@ from plinth.domain.workers import plan_workers
 def occupied_nodes(room: Room, slots: Iterable[Slot]) -> frozenset[str]:
     """The ids of nodes that a replica runs on or has its place on."""
     held = (node_id_of(name) for name, stand in room.stands.items() if stand.holds)
-    return frozenset(held).union(slot.running_on or slot.node_id for slot in slots)
+    return frozenset(held).union(*(slot.nodes for slot in slots))
 
 
 def plan_pool(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 
 from plinth.api.v1alpha1 import GPUPool, ObjectMeta
 from plinth.api.v1alpha1.accelerators import AcceleratorType
@@ -20,6 +21,14 @@ DEFAULT_POOL = "default"
 ENGINES_LABEL = "plinth.dev/engines"
 """Node label with the engines installed there, as in `LlamaCpp.VLLM` (a label value takes no comma); without it, all
 are taken to be."""
+
+
+MOST_ALIKE = 16
+"""Nodes of one make that a sample counts. No replica takes more: in a large pool no shape depends on who comes and goes."""
+LINK_DOMAIN_LABEL = "plinth.dev/link-domain-size"
+"""Node label with the number of accelerators of one link domain; without it, the kind's, else all of the node's."""
+TELLING = (ENGINES_LABEL, LINK_DOMAIN_LABEL)
+"""Labels that the shape of a replica depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,8 @@ class Pool:
     """The volume claims that its replicas can read."""
     accelerator_figures: AcceleratorOverride = field(default_factory=AcceleratorOverride)
     """What its owner says of its kind of accelerator."""
+    alike: tuple[int, ...] = ()
+    """Of a sample: for how many nodes each of `nodes` stands, up to MOST_ALIKE. Empty: each for itself."""
 
     @cached_property
     def node_ids(self) -> frozenset[str]:
@@ -56,8 +67,11 @@ class Pool:
     @cached_property
     def sample(self) -> Pool:
         """The pool with one nameless node of each make: all that the shape of a replica may depend on."""
-        makes = {_make_of(node): node for node in reversed(self.nodes)}
-        return replace(self, nodes=tuple(map(_nameless, makes.values())), retiring=())
+        found = [(_make_of(node), node) for node in reversed(self.nodes)]
+        makes = dict(found)
+        counts = Counter(make for make, node in found if node.accelerators)
+        alike = tuple(min(counts.get(make, 1), MOST_ALIKE) for make in makes)
+        return replace(self, nodes=tuple(map(_nameless, makes.values())), retiring=(), alike=alike)
 
     @property
     def present(self) -> tuple[Node, ...]:
@@ -81,6 +95,14 @@ class Pool:
         """Memory of one of the node's accelerators that an engine may use."""
         return node.accelerator_memory_bytes * self.utilization_percent // 100
 
+    def count_nodes(self, engine: Engine | None, accelerators: int) -> int:
+        """How many nodes with so many accelerators have the engine; without one, have whatever."""
+        return sum(
+            alike
+            for node, alike in zip(self.nodes, self.alike or repeat(1), strict=False)
+            if node.accelerators == accelerators and (engine is None or has_engine(node, engine))
+        )
+
     def nodes_for(self, engine: Engine) -> tuple[Node, ...]:
         """The nodes that have this engine."""
         return self._nodes_by_engine[engine]
@@ -98,18 +120,17 @@ class Pool:
 def _make_of(node: Node) -> tuple[object, ...]:
     """What nodes of one make have in common."""
     return (
-        *(node.cpus, node.memory_bytes, node.labels.get(ENGINES_LABEL)),
+        *(node.cpus, node.memory_bytes, *map(node.labels.get, TELLING)),
         *(node.accelerator, node.accelerators, node.accelerator_memory_bytes),
     )
 
 
 def _nameless(node: Node) -> Node:
     """The node without all that tells it from others of its make."""
-    label = node.labels.get(ENGINES_LABEL)
     return Node(
         node_id="",
         address="",
-        labels={} if label is None else {ENGINES_LABEL: label},
+        labels={name: node.labels[name] for name in TELLING if name in node.labels},
         cpus=node.cpus,
         memory_bytes=node.memory_bytes,
         accelerator=node.accelerator,
@@ -122,6 +143,12 @@ def has_engine(node: Node, engine: Engine) -> bool:
     """Whether the node has the engine, as far as its label says."""
     label = node.labels.get(ENGINES_LABEL)
     return label is None or engine in label.split(".")
+
+
+def stated_link_domain(node: Node) -> int:
+    """How many accelerators of one link domain the node's label states; 0 without one."""
+    label = node.labels.get(LINK_DOMAIN_LABEL, "")
+    return int(label) if label.isdecimal() else 0
 
 
 def resolve_pools(pools: Iterable[GPUPool], nodes: Iterable[Node]) -> tuple[Pool, ...]:

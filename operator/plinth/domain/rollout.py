@@ -21,7 +21,7 @@ from plinth.domain.allotment import Allotment
 from plinth.domain.draining import leave, timeout_at
 from plinth.domain.fleet import Node, NodeState, Slot, SlotAction, SlotName, SlotPhase, SlotPlan
 from plinth.domain.placing.finding import find_place
-from plinth.domain.placing.hosts import Hold
+from plinth.domain.placing.hosts import Hold, Place
 from plinth.domain.placing.room import Room
 from plinth.domain.placing.view import option_of
 from plinth.domain.quantities import plural
@@ -76,7 +76,7 @@ def _create(request: RolloutRequest, missing: Iterable[SlotName], allotment: All
     found = ((name, allotment.plan.placed.get(str(name))) for name in missing)
     why = f"one more of {plural(request.desired, 'wanted replica')}"
     return [
-        _created(request, name, allotment.node_at(placed.place), why)
+        _created(request, name, placed.place, allotment, why)
         for name, placed in found
         if placed is not None and not placed.after
     ]
@@ -89,7 +89,7 @@ def _move(request: RolloutRequest, names: Iterator[SlotName], allotment: Allotme
     ]
     return [
         replace(
-            _created(request, next(names), allotment.node_at(move.place), f"in the stead of {name}"),
+            _created(request, next(names), move.place, allotment, f"in the stead of {name}"),
             replaces=name,
         )
         for name, move in moved
@@ -124,7 +124,8 @@ def _make_room(
         return (), "a replica that is leaving makes room for the new revision"
     on: dict[str, list[Slot]] = {}
     for slot in reversed(sides.kept_old):
-        on.setdefault(slot.running_on or slot.node_id, []).append(slot)
+        # What takes several nodes may need whatever is on each of them.
+        on.setdefault(slot.nodes[0] if request.target.needs.nodes == 1 else "", []).append(slot)
     choices = [_victims_of(request, oldest_first, allotment.room) for _, oldest_first in sorted(on.items())]
     able = [victims for victims in choices if victims] or _on_evacuated(request, sides.kept_old)
     if not able:
@@ -134,7 +135,7 @@ def _make_room(
 
 
 def _victims_of(request: RolloutRequest, there: list[Slot], room: Room) -> tuple[Slot, ...]:
-    """The fewest old replicas of one node whose places, with what will be free, hold one new replica; oldest first."""
+    """The fewest of these old replicas whose places, with what will be free, hold one new replica; oldest first."""
     for number in range(1, len(there) + 1):
         gone = room.leaving | {str(slot.name) for slot in there[:number]}
         with room.without(gone) as freed:
@@ -145,7 +146,7 @@ def _victims_of(request: RolloutRequest, there: list[Slot], room: Room) -> tuple
 
 def _on_evacuated(request: RolloutRequest, old: tuple[Slot, ...]) -> list[tuple[Slot, ...]]:
     """This model's replicas on the node that is being emptied for its machine's sake, if any."""
-    there = tuple(slot for slot in old if (slot.running_on or slot.node_id) in request.evacuated)
+    there = tuple(slot for slot in old if not request.evacuated.isdisjoint(slot.nodes))
     return [there] if there else []
 
 
@@ -172,10 +173,10 @@ def _revive(request: RolloutRequest, allotment: Allotment) -> list[SlotPlan]:
             continue
         option = option_of(request.target.pool, spec.engine, slot.needs)
         place = find_place(allotment.room, option, str(request.model))
-        if place is None or allotment.node_at(place).state is not NodeState.PRESENT:
+        if place is None or not _are_present(allotment.nodes_at(place)):
             continue
         ordinal = next(ordinals.setdefault(revision, free_ordinals(request.slots, revision)))
-        name, node = SlotName(request.model, revision, ordinal), allotment.node_at(place)
+        name = SlotName(request.model, revision, ordinal)
         reason = f"replaces {slot.name} while {request.target.revision} does not start"
         revived.append(
             SlotPlan(
@@ -183,9 +184,9 @@ def _revive(request: RolloutRequest, allotment: Allotment) -> list[SlotPlan]:
                 action=SlotAction.CREATE,
                 spec=spec,
                 needs=slot.needs,
-                node_id=node.node_id,
+                place=allotment.numbering.told(place),
                 reason=reason,
-                ray=node.ray,
+                ray=allotment.nodes_at(place)[0].ray,
             )
         )
         allotment.room.put(Hold(str(name), str(request.model), option.pool, option.gang, place))
@@ -193,18 +194,29 @@ def _revive(request: RolloutRequest, allotment: Allotment) -> list[SlotPlan]:
     return revived
 
 
-def _created(request: RolloutRequest, name: SlotName, node: Node, why: str) -> SlotPlan:
-    here = node.state is NodeState.PRESENT
-    where = node.address or node.node_id if here else f"a worker of {node.group} that is being brought up"
+def _created(
+    request: RolloutRequest, name: SlotName, place: Place, allotment: Allotment, why: str
+) -> SlotPlan:
+    nodes = allotment.nodes_at(place)
     return SlotPlan(
         name=name,
-        action=SlotAction.CREATE if here else SlotAction.AWAIT,
+        action=SlotAction.CREATE if _are_present(nodes) else SlotAction.AWAIT,
         spec=request.target.spec,
         needs=request.target.needs,
-        node_id=node.node_id,
-        reason=f"{why}, on {where}",
-        ray=node.ray,
+        place=allotment.numbering.told(place),
+        reason=f"{why}, on {' and '.join(map(_where, nodes))}",
+        ray=nodes[0].ray,
     )
+
+
+def _are_present(nodes: Iterable[Node]) -> bool:
+    return all(node.state is NodeState.PRESENT for node in nodes)
+
+
+def _where(node: Node) -> str:
+    if node.state is NodeState.PRESENT:
+        return node.address or node.node_id
+    return f"a worker of {node.group} that is being brought up"
 
 
 def _kept(request: RolloutRequest, slot: Slot) -> SlotPlan:

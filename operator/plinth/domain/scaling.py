@@ -47,8 +47,12 @@ def replicas_for(load: int, *, scaling: Scaling, concurrency: int) -> int:
 
     60 requests at concurrency 8 and 80%: ceil(60 / 6.4) = 10.
     """
-    percent_requests = max(concurrency * scaling.target_utilization_percent, HUNDRED_PERCENT)
-    return ceil_div(load * HUNDRED_PERCENT, percent_requests)
+    return ceil_div(load * HUNDRED_PERCENT, _percent_requests(scaling, concurrency))
+
+
+def _percent_requests(scaling: Scaling, concurrency: int) -> int:
+    """Hundredths of requests that one replica is to have at most: one whole request at least."""
+    return max(concurrency * scaling.target_utilization_percent, HUNDRED_PERCENT)
 
 
 def desired_replicas(request: ScalingRequest, now: float) -> ScalingDecision:
@@ -70,6 +74,18 @@ def desired_replicas(request: ScalingRequest, now: float) -> ScalingDecision:
     if request.newest_ready_at is not None:
         trusted_from = max(trusted_from, request.newest_ready_at + bounds.quiet_seconds)
     return _maybe_down(request, now, current=current, load=load, trusted_from=trusted_from)
+
+
+def least_suffices_to(request: ScalingRequest, decision: ScalingDecision) -> int:
+    """The load up to which a model goes on with its least number of replicas; -1 for one that has, or wants, more.
+
+    8 requests a replica, 80% and a least of 2: 12, for 13 requests want a third.
+    """
+    bounds, floor = request.scaling, _floor(request)
+    current = min(max(request.current, floor), max(bounds.max_replicas, floor))
+    if not current == decision.replicas == floor:
+        return -1
+    return floor * _percent_requests(bounds, request.concurrency) // HUNDRED_PERCENT
 
 
 def _maybe_down(

@@ -28,11 +28,19 @@ from plinth.domain.fleet import (
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.naming import ServedNames
 from plinth.domain.permissions import refuse_on
-from plinth.domain.places import PlaceRefusal, find_place_in
+from plinth.domain.places import PlaceRefusal
 from plinth.domain.pools import Pool
 from plinth.domain.revisions import make_engine_spec, revision_of
 from plinth.domain.shared_work import SharedWork
+from plinth.domain.sizing.goals import Promise
 from plinth.domain.sizing.shape import Rejected
+from plinth.domain.vllm_arguments import (
+    as_asked,
+    changes_weights,
+    refuse_arguments,
+    refuse_dtype_on,
+    refuse_for,
+)
 from plinth.domain.workload import as_loaded, file_bytes_of, make_sizing_request
 
 DEFAULT_CONTEXT_TOKENS: int = Objectives().context_tokens
@@ -57,6 +65,19 @@ class Target:
     """What a replica should measure, as computed; None of what runs on without a plan."""
     rejected: tuple[Rejected, ...] = ()
     """Shapes that were not chosen."""
+    promise: Promise | None = None
+    """What is to be expected of the objectives; None where nobody can tell."""
+    waits_for_room: bool = False
+    """It would move to another pool as soon as that has room: what becomes of it hangs on what others do."""
+
+    @property
+    def users(self) -> int:
+        """Requests at once that a replica is to carry: those of the spec, or as many as it can serve within its goals.
+
+        Where it meets them for nobody, more replicas would not help.
+        """
+        within = self.promise.users if self.promise else 0
+        return within or self.spec.concurrency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,53 +137,6 @@ class _Basis(NamedTuple):
         return self[2:] == other[2:]
 
 
-def choose_target(
-    model: Model,
-    *,
-    names: ServedNames,
-    pools: tuple[Pool, ...],
-    slots: Iterable[Slot],
-    memory: TargetMemory | None = None,
-) -> Target | Refusal:
-    """The first pool on which the model works: the one it runs on already, then by name."""
-    if names.collision:
-        return Refusal(reason=Reason.NAME_COLLISION, message=names.collision)
-    able = _open_pools(model, pools)
-    if isinstance(able, Refusal):
-        return able
-    memory = memory or TargetMemory()
-    homes = {slot.running_on or slot.node_id for slot in slots if slot.phase is not SlotPhase.STOPPING}
-    refusals: list[Refusal] = []
-    for pool in sorted(able, key=lambda each: (each.deleted, not homes & each.node_ids, each.name)):
-        target = memory.target_on(pool, model, names)
-        if isinstance(target, Target):
-            return target
-        refusals.append(target)
-    message = "; ".join(dict.fromkeys(refusal.message for refusal in refusals))
-    return Refusal(
-        reason=refusals[0].reason, message=message, known=any(refusal.known for refusal in refusals)
-    )
-
-
-def _open_pools(model: Model, pools: tuple[Pool, ...]) -> list[Pool] | Refusal:
-    """The pools that the model may run on."""
-    asked, namespace = model.resource.spec.pool, model.key.namespace
-    named = [pool for pool in pools if asked in {None, pool.name}]
-    if not named:
-        have = ", ".join(pool.name for pool in pools)
-        message = f"spec.pool: there is no GPUPool {asked}; there is {have}"
-        return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
-    able = [pool for pool in named if pool.serves(namespace)]
-    if not able:
-        whose = ", ".join(f"{pool.name} serves {pool.namespace} only" for pool in named)
-        message = (
-            f"spec.pool: no GPUPool serves the namespace {namespace}: {whose};"
-            f" use one whose spec.namespace is {namespace} or absent"
-        )
-        return Refusal(reason=Reason.POOL_NOT_FOUND, message=message)
-    return able
-
-
 def running_target(slots: Iterable[Slot], pools: tuple[Pool, ...]) -> Target | None:
     """What runs, as a target: the spec of the newest replica, a ready one first. None when nothing readable runs."""
     able = [slot for slot in slots if slot.spec is not None and slot.phase is not SlotPhase.STOPPING]
@@ -193,7 +167,7 @@ def _readable(model: Model, shared: SharedWork) -> ModelArchitecture | Refusal:
 
 
 def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> EngineDecision | Refusal:
-    """The engine that runs the model there, if the pool's owner lets it."""
+    """The engine that runs the model there, if the pool's owner lets it and its arguments can be planned with."""
     engine = choose_engine(
         choice=spec.engine.type, model_format=artifact.format, source=spec.model.source, pool=pool
     )
@@ -202,6 +176,9 @@ def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> Eng
     forbidden = refuse_on(pool, spec, [engine.engine])
     if forbidden is not None:
         return Refusal(reason=Reason.NOT_ALLOWED, message=forbidden)
+    faulty = refuse_arguments(spec.engine.args) if engine.engine is Engine.VLLM else None
+    if faulty is not None:
+        return Refusal(reason=Reason.INVALID_SPEC, message=faulty)
     return engine
 
 
@@ -237,6 +214,7 @@ def _target_on(model: Model, names: ServedNames, pool: Pool, shared: SharedWork)
         pool=pool,
         sentences=_sentences(engine.reason, fit, context, spec.objectives),
         prediction=fit.prediction,
+        promise=fit.promise,
         rejected=fit.rejected,
     )
 
@@ -251,15 +229,23 @@ def _fit_on(
     shared: SharedWork,
 ) -> Fit | Refusal:
     """The replica that fits the pool's nodes."""
-    found = find_place_in(pool, engine)
+    found = shared.place_in(pool, engine)
     if isinstance(found, PlaceRefusal):
         return Refusal(reason=Reason.SHAPE_IMPOSSIBLE, message=found.message)
+    args = model.resource.spec.engine.args if engine is Engine.VLLM else {}
+    refusal = refuse_for(loaded, args) or refuse_dtype_on(found.place.accelerator, loaded, args)
+    if refusal is not None:
+        return Refusal(reason=Reason.INVALID_SPEC, message=refusal)
     sizing = make_sizing_request(
-        model.resource.spec, loaded, found.place, engine=engine, context_tokens=context_tokens
+        model.resource.spec,
+        as_asked(loaded, args),
+        found.place,
+        engine=engine,
+        context_tokens=context_tokens,
     )
     request = FitRequest(
         sizing=replace(sizing, speed_permille=model.correction.thousandths),
-        file_bytes=file_bytes_of(model.artifact, engine),
+        file_bytes=0 if changes_weights(args) else file_bytes_of(model.artifact, engine),
         threads=found.threads,
         knows_speed=found.knows_speed,
     )
@@ -284,7 +270,12 @@ def _context_tokens(objectives: Objectives, architecture: ModelArchitecture) -> 
 def _needs(fit: Fit, pool: Pool) -> Needs:
     if pool.is_cpu:
         return Needs(accelerators=0, memory_bytes=fit.memory_bytes)
-    return Needs(accelerators=fit.shape.accelerators, memory_bytes=0)
+    return Needs(
+        accelerators=fit.shape.accelerators // fit.nodes,
+        memory_bytes=0,
+        nodes=fit.nodes,
+        stages=fit.shape.pipeline // fit.nodes,
+    )
 
 
 def _sentences(engine_reason: str, fit: Fit, context_tokens: int, objectives: Objectives) -> tuple[str, ...]:

@@ -5,16 +5,13 @@ And the model as the engine loads it, which is not always as it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from plinth.api.v1alpha1 import ModelDeploymentSpec, Objectives, Parallelism, Task
 from plinth.domain.fleet import Artifact, ArtifactRefusal, Engine, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
-from plinth.domain.sizing.engine_defaults import asked_sequences
 from plinth.domain.sizing.request import Asked, EngineOptions, Goals, Load, Place, SizingRequest
-
-_OFF = frozenset({"false", "0", "off"})
+from plinth.domain.vllm_arguments import read_options
 
 
 def make_sizing_request(
@@ -37,7 +34,7 @@ def make_sizing_request(
         ),
         asked=asked_of(spec.parallelism),
         engine=engine,
-        options=options_of(spec, engine),
+        options=_options_of(spec, engine, model),
     )
 
 
@@ -53,8 +50,7 @@ def as_loaded(
         model = replace(model, quantization=None)
     if task in {Task.GENERATE, model.task}:
         return model
-    # Engines load no head for a model that generates nothing; the embedding stands for both, as where they are tied.
-    return replace(model, task=task, tied_embeddings=True)
+    return replace(model, task=task)
 
 
 def file_bytes_of(artifact: Artifact | ArtifactRefusal | None, engine: Engine) -> int:
@@ -88,19 +84,10 @@ def asked_of(parallelism: Parallelism | None) -> Asked:
     )
 
 
-def options_of(spec: ModelDeploymentSpec, engine: Engine) -> EngineOptions:
-    """What the user's arguments change of vLLM's memory and speed; those that cannot be read are vLLM's to refuse."""
+def _options_of(spec: ModelDeploymentSpec, engine: Engine, model: ModelArchitecture) -> EngineOptions:
+    """What the user's arguments change of the engine's memory and speed."""
     if engine is not Engine.VLLM:
         return EngineOptions()
-    args = spec.engine.args
-    return EngineOptions(
-        batched_tokens=_number(args, "max-num-batched-tokens"),
-        sequences=_number(args, "max-num-seqs") or asked_sequences(spec.objectives.concurrency),
-        kv_element_bytes=1 if args.get("kv-cache-dtype", "").startswith("fp8") else 2,
-        graphs=args.get("enforce-eager", "false").strip().lower() in _OFF,
+    return read_options(
+        spec.engine.args, concurrency=spec.objectives.concurrency, dtype_bytes=model.dtype_bytes
     )
-
-
-def _number(args: Mapping[str, str], name: str) -> int | None:
-    text = args.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() and int(text) else None

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from ray import serve
 
+from plinth.engine.further_nodes import find_place
 from plinth.engine.isolation import bind_grpc_to_loopback
 from plinth.engine.seam import ASGIApp
 from plinth.engine.slot import ReplicaArgs, make_gate
@@ -28,7 +29,7 @@ class ReplicaIngress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The app that Ray Serve serves, built once in the replica's own process."""
         bind_grpc_to_loopback()
-        return make_gate(self._args)
+        return make_gate(self._args, find_place(self._args))
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -15,7 +15,8 @@ import msgspec
 
 from plinth.api.v1alpha1.modeldeployment import Task
 from plinth.domain.figures import EngineFigures
-from plinth.domain.fleet import EngineSpec, ModelFormat
+from plinth.domain.fleet import EngineSpec, ModelFormat, SeenDevice
+from plinth.engine.accelerators import NO_ACCELERATORS, NodeAccelerators, ToldDevice, maker_here
 from plinth.engine.llamacpp_figures import read_figures
 from plinth.engine.logs import LogMark
 from plinth.engine.loopback import LoopbackForwarder
@@ -59,6 +60,8 @@ class _Answer(msgspec.Struct):
 
     address: str = ""
     error: str = ""
+    devices: tuple[str, ...] = ()
+    """Its accelerators by their address on the PCI bus, empty where it does not know one's."""
 
 
 def make_settings(spec: EngineSpec) -> dict[str, str]:
@@ -105,8 +108,16 @@ def refuse_reserved(args: dict[str, str]) -> None:
 class LlamaCppEngine:
     """Runs xllamacpp's server in a process of its own, and forwards to it over loopback."""
 
-    def __init__(self, spec: EngineSpec, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        trust_remote_code: bool = False,
+        here: NodeAccelerators = NO_ACCELERATORS,
+    ) -> None:
         self._spec = spec
+        self._here = here
+        self._devices: tuple[str, ...] = ()
         self._trust_remote_code = trust_remote_code
         self._process: subprocess.Popen[bytes] | None = None
         self._says: asyncio.StreamReader | None = None
@@ -121,6 +132,7 @@ class LlamaCppEngine:
             )
         refuse_reserved(self._spec.args)
         refuse_untrusted(self._spec, trust_remote_code=self._trust_remote_code)
+        self._here.show(maker_here(), os.environ)
         key = secrets.token_urlsafe(32)
         self._process = self._spawn(model.path, key)
         self._says = await _reader(self._process)
@@ -134,6 +146,7 @@ class LlamaCppEngine:
         answer = msgspec.json.decode(line, type=_Answer)
         if answer.error:
             raise EngineError(answer.error)
+        self._devices = answer.devices
         self._app = LoopbackForwarder(answer.address, key)
         return self._app
 
@@ -162,6 +175,11 @@ class LlamaCppEngine:
     async def figures(self) -> EngineFigures | None:
         """What the log of its load says; None where stderr is no file that could be read."""
         return read_figures(self._mark.written())
+
+    async def accelerators(self) -> tuple[SeenDevice, ...]:
+        """What llama.cpp lists: it spreads a model over all that it sees."""
+        told = (ToldDevice(ordinal, address=address) for ordinal, address in enumerate(self._devices))
+        return tuple(seen for each in told if (seen := self._here.seen(each)) is not None)
 
     async def until_dead(self) -> str:
         """The process never says a second line: its stdout ends when it does."""

@@ -100,6 +100,11 @@ def start(params: Any) -> Any:
     return server
 
 
+def find_accelerators() -> list[str]:
+    """The accelerators that llama.cpp sees, by their address on the PCI bus; none in a build for CPUs."""
+    return [each["device_id"] for each in xllamacpp.get_device_info() if each["type"].name.endswith("_GPU")]
+
+
 def _die_with(parent: int) -> None:
     """Have the kernel end this process with the replica, whatever ends that."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -116,7 +121,7 @@ def main() -> None:
     _die_with(settings["parent"])
     try:
         server = start(make_params(settings))
-        answer = {"address": server.listening_address}
+        answer = {"address": server.listening_address, "devices": find_accelerators()}
     except (SettingError, RuntimeError) as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), file=out, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from plinth.domain.figures import EngineFigures
-from plinth.domain.fleet import EngineReport, SlotPhase
+from plinth.domain.fleet import EngineReport, SeenDevice, SlotPhase
 
 _MEASURABLE_SECONDS = 1.0
 """A rate over less than this says little about the time that is left."""
@@ -29,11 +29,13 @@ class ReplicaProgress:
             self._loading_since = self._clock()
         self.report = EngineReport(phase=phase, message=message)
 
-    def ready(self, figures: EngineFigures | None) -> None:
+    def ready(self, figures: EngineFigures | None, accelerators: tuple[SeenDevice, ...] = ()) -> None:
         """It answers; how long that took counts from when the model's files were there."""
         since = self._loading_since
         took = None if since is None else round((self._clock() - since) * 1000)
-        self.report = EngineReport(phase=SlotPhase.READY, figures=figures, start_milliseconds=took)
+        self.report = EngineReport(
+            phase=SlotPhase.READY, figures=figures, start_milliseconds=took, accelerators=accelerators
+        )
 
     def ask_for_credentials(self, message: str) -> None:
         """Nothing can begin until the token has been handed over."""

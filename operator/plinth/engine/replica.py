@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-
-from pydantic import SecretStr
 
 from plinth.domain.fleet import EngineSpec, SlotPhase
 from plinth.engine.credentials import TokenSource
 from plinth.engine.logs import LogMark
+from plinth.engine.place import Fetch
 from plinth.engine.probe import probe
 from plinth.engine.progress import ReplicaProgress
-from plinth.engine.seam import ASGIApp, Engine, EngineError, LocalModel, Progress, SourceError
+from plinth.engine.seam import ASGIApp, Engine, EngineError, LocalModel, SourceError
 
 _log = logging.getLogger(__name__)
-
-Fetch = Callable[[SecretStr | None, Progress], LocalModel]
 
 
 class Replica:
@@ -57,8 +53,9 @@ class Replica:
         self.progress.enter(SlotPhase.PROBING)
         await probe(app, self.spec)
         figures = await self._engine.figures()
+        accelerators = await self._engine.accelerators()
         self.app = app
-        self.progress.ready(figures)
+        self.progress.ready(figures, accelerators)
 
     async def _find(self) -> LocalModel:
         """The model's files; the token is known for as long as this takes."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from plinth.api.v1alpha1.modeldeployment import Task
 from plinth.domain.figures import EngineFigures
-from plinth.domain.fleet import ModelFormat
+from plinth.domain.fleet import ModelFormat, SeenDevice
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -69,6 +69,9 @@ class Engine(Protocol):
 
     async def figures(self) -> EngineFigures | None:
         """What the loaded engine says of its memory; None where it does not tell."""
+
+    async def accelerators(self) -> tuple[SeenDevice, ...]:
+        """Those that the loaded engine computes on, as it tells them itself; none on CPUs."""
 
     async def until_dead(self) -> str:
         """Return, with the cause, only when the loaded engine has died."""

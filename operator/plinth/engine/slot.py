@@ -15,6 +15,7 @@ from plinth.engine.credentials import FolderToken, PushedToken
 from plinth.engine.environment import give_home
 from plinth.engine.gate import Gate
 from plinth.engine.local_sources import SourcePlaces
+from plinth.engine.place import ALONE, Place
 from plinth.engine.replica import Replica
 from plinth.engine.sources import ModelFetcher
 
@@ -42,9 +43,15 @@ class ReplicaArgs(msgspec.Struct, frozen=True, kw_only=True):
     spec: EngineSpec
     slot: str
     runtime: RuntimePaths
+    accelerators: tuple[tuple[int, ...], ...] = ()
+    """By index, one list for each node that the replica spans, its own first; without any, Ray chooses."""
+
+    def accelerators_on(self, part: int) -> tuple[int, ...]:
+        """Those of one of its nodes; none where they are not said."""
+        return self.accelerators[part] if part < len(self.accelerators) else ()
 
 
-def make_gate(args: ReplicaArgs) -> Gate:
+def make_gate(args: ReplicaArgs, place: Place = ALONE) -> Gate:
     """The ASGI app of a replica, which begins its work when its lifespan starts."""
     runtime = args.runtime
     secret = Path(runtime.secret_file).read_text(encoding="utf-8").strip()
@@ -55,8 +62,8 @@ def make_gate(args: ReplicaArgs) -> Gate:
     token, inbox = _token(args)
     replica = Replica(
         args.spec,
-        _fetcher(args, cache_dir),
-        make_engine(args.spec, cache_dir, trust_remote_code=runtime.trust_remote_code),
+        place.fetching(make_fetcher(args, cache_dir)),
+        make_engine(args.spec, cache_dir, place, trust_remote_code=runtime.trust_remote_code),
         token,
     )
     return Gate(replica, secret, inbox)
@@ -73,7 +80,8 @@ def _token(args: ReplicaArgs) -> tuple[FolderToken | PushedToken | None, PushedT
     return inbox, inbox
 
 
-def _fetcher(args: ReplicaArgs, cache_dir: Path) -> ModelFetcher:
+def make_fetcher(args: ReplicaArgs, cache_dir: Path) -> ModelFetcher:
+    """What brings the replica's model to the node that it is called on."""
     slot = SlotName.parse(args.slot)
     if slot is None:
         raise ValueError(f"{args.slot!r} is no slot's name; it must be namespace.model.revision.ordinal")
@@ -90,12 +98,12 @@ def _fetcher(args: ReplicaArgs, cache_dir: Path) -> ModelFetcher:
     )
 
 
-def make_engine(spec: EngineSpec, cache_dir: Path, *, trust_remote_code: bool) -> seam.Engine:
+def make_engine(spec: EngineSpec, cache_dir: Path, place: Place, *, trust_remote_code: bool) -> seam.Engine:
     """The engine that the plan chose. Imported here: a llama.cpp replica never loads vLLM's code, nor torch."""
     if spec.engine == Engine.VLLM:
         from plinth.engine.vllm import VllmEngine  # noqa: PLC0415 - see above
 
-        return VllmEngine(spec, cache_dir, trust_remote_code=trust_remote_code)
+        return VllmEngine(spec, cache_dir, trust_remote_code=trust_remote_code, place=place)
     from plinth.engine.llamacpp import LlamaCppEngine  # noqa: PLC0415 - see above
 
-    return LlamaCppEngine(spec, trust_remote_code=trust_remote_code)
+    return LlamaCppEngine(spec, trust_remote_code=trust_remote_code, here=place.here)

@@ -9,19 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import subprocess
+from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from plinth.domain.figures import EngineFigures
-from plinth.domain.fleet import EngineSpec, ModelFormat
+from plinth.domain.fleet import EngineSpec, ModelFormat, SeenDevice
+from plinth.engine.accelerators import maker_here
 from plinth.engine.conversion import converted
 from plinth.engine.logs import LogMark
+from plinth.engine.network import free_port
+from plinth.engine.place import ALONE, FurtherNodes, NodeRank, Place
 from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress
 from plinth.engine.trust import refuse_untrusted
 from plinth.engine.vllm_args import parse_arguments
+from plinth.engine.vllm_devices import TELL_DEVICE, find_seen
+from plinth.engine.vllm_environment import prepare_environment
 from plinth.engine.vllm_figures import TELL, put_together
 
 if TYPE_CHECKING:
@@ -30,20 +37,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.25
 _TELL_SECONDS = 10.0
-_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout otherwise: causes of failures are looked for in one place
-    "VLLM_HOST_IP": "127.0.0.1",  # all its processes are on this machine; else they listen on its address
-    "GLOO_SOCKET_IFNAME": "lo",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # as `vllm serve` does; a fork of a Ray worker would share its threads
-}
 
 
 class VllmEngine:
     """One AsyncLLM; its core and workers are processes that end with the replica's."""
 
-    def __init__(self, spec: EngineSpec, cache_dir: Path, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        cache_dir: Path,
+        *,
+        trust_remote_code: bool = False,
+        place: Place = ALONE,
+    ) -> None:
         self._spec = spec
+        self._place = place
         self._trust_remote_code = trust_remote_code
         self._cache_dir = cache_dir
         self._client: AsyncLLM | None = None
@@ -58,19 +66,30 @@ class VllmEngine:
                 converted, model, self._cache_dir, progress, self._note_conversion
             )
         progress.saying("starting vLLM")
+        self._place.here.show(maker_here(), os.environ)
+        rank = self._start_further_nodes()
         watching = asyncio.create_task(_follow_shards(LogMark.here(), model.weights_bytes, progress))
         try:
-            args = await asyncio.to_thread(self._start, model)
+            args = await _unless_lost(asyncio.to_thread(self._start, model, rank), self._place.further)
         finally:
             watching.cancel()
         return await self._build(args)
 
+    def _start_further_nodes(self) -> NodeRank | None:
+        """This node's rank, once the others are told to meet here; None where there are none."""
+        if self._place.further is None:
+            return None
+        port = free_port(self._place.address)
+        here, *others = (self._place.rank(rank, port) for rank in range(self._place.nodes))
+        self._place.further.start(others)
+        return here
+
     def _note_conversion(self, process: subprocess.Popen[bytes]) -> None:
         self._converting = process
 
-    def _start(self, model: LocalModel) -> Any:
+    def _start(self, model: LocalModel, rank: NodeRank | None) -> Any:
         """Runs in a thread: imports and the engine's start take tens of seconds."""
-        os.environ |= _ENVIRONMENT | _cpu_environment(self._spec)
+        prepare_environment(self._spec, self._place.address)
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - loads torch
             from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415 - the same
@@ -79,8 +98,8 @@ class VllmEngine:
             raise EngineError(
                 f"vLLM cannot be loaded here ({error}); install plinth[vllm] on this node"
             ) from error
-        _end_cores_with_replica()
-        args = parse_arguments(self._spec, model)
+        _adapt_processes()
+        args = parse_arguments(self._spec, model, rank)
         engine_args = AsyncEngineArgs.from_cli_args(args)
         try:
             config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
@@ -119,14 +138,37 @@ class VllmEngine:
         config = client.vllm_config
         each_holds = config.cache_config.kv_cache_size_tokens or 0
         try:
-            told = await client.collective_rpc(TELL, timeout=_TELL_SECONDS)
+            told = await _ask_workers(client, TELL)
             return put_together(told, each_holds * config.parallel_config.data_parallel_size)
         except Exception:  # noqa: BLE001 - vLLM passes on whatever a worker raised
             _log.exception("vLLM did not tell its figures.")
             return None
 
+    async def accelerators(self) -> tuple[SeenDevice, ...]:
+        """What its workers tell of their devices, rank by rank."""
+        further = self._place.further
+        nodes = (self._place.here, *(further.accelerators if further else ()))
+        if self._client is None or not any(node.given for node in nodes):
+            return ()
+        try:
+            told = await _ask_workers(self._client, TELL_DEVICE)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("vLLM did not tell its devices.")
+            return ()
+        return find_seen(told, nodes)
+
     async def until_dead(self) -> str:
-        """Waits: vLLM notes the death of any of its processes; the log tells the cause."""
+        """Waits: vLLM notes the death of any of its processes here, Ray that of further nodes; the log tells the cause."""
+        here = asyncio.create_task(self._until_errored())
+        there = asyncio.create_task(self._place.further.until_dead()) if self._place.further else here
+        try:
+            await asyncio.wait({here, there}, return_when=asyncio.FIRST_COMPLETED)
+            return there.result() if there.done() else here.result()
+        finally:
+            here.cancel()
+            there.cancel()
+
+    async def _until_errored(self) -> str:
         while self._client is not None and not self._client.errored:
             await asyncio.sleep(_LOOK_SECONDS)
         return "vLLM's engine died (EngineDeadError)"
@@ -135,26 +177,59 @@ class VllmEngine:
         """End the engine's processes, and a conversion that is under way."""
         if self._converting is not None:
             self._converting.kill()
+        if self._place.further is not None:
+            self._place.further.close()
         await self._lifespan.aclose()
         client, self._client = self._client, None
         if client is not None:
             await asyncio.to_thread(client.shutdown)
 
 
-def _cpu_environment(spec: EngineSpec) -> dict[str, str]:
-    """On CPUs: as many threads as planned, and none bound to a core that another replica may have bound too."""
-    if not spec.threads:
-        return {}
-    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(spec.threads)}
+async def _ask_workers(client: AsyncLLM, method: str) -> list[Any]:
+    """What the workers of all ranks answer.
+
+    `AsyncLLM.collective_rpc` asks all, and passes on what the first data-parallel rank says (`DPLBAsyncMPClient` in
+    vllm/v1/engine/core_client.py).
+    """
+    core = client.engine_core
+    asked = (
+        core._call_utility_async("collective_rpc", method, _TELL_SECONDS, (), None, engine=engine)  # noqa: SLF001
+        for engine in core.core_engines
+    )
+    return [answer for told in await asyncio.gather(*asked) for answer in told]
 
 
-def _end_cores_with_replica() -> None:
-    """Have each engine core watch its parent: vLLM's own workers do, its cores outlive a killed parent."""
-    from vllm.v1.engine.core import EngineCoreProc  # noqa: PLC0415 - loaded by now
+async def _unless_lost(starting: Coroutine[Any, Any, Any], further: FurtherNodes | None) -> Any:
+    """What the start gives; where a further node is lost meanwhile, vLLM would wait for it for half an hour.
 
-    from plinth.engine.vllm_core import run_engine_core  # noqa: PLC0415 - imports vLLM
+    Raises:
+        EngineError: the start's own, or that a node was lost.
+    """
+    if further is None:
+        return await starting
+    start, lost = asyncio.create_task(starting), asyncio.create_task(further.until_dead())
+    try:
+        await asyncio.wait({start, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if start.done():
+            return start.result()
+        while not start.done():  # it ends when its core does, which may not have been started yet
+            for child in multiprocessing.active_children():
+                child.kill()
+            await asyncio.wait({start}, timeout=_LOOK_SECONDS)
+        raise EngineError(lost.result()) from start.exception()
+    finally:
+        lost.cancel()
+
+
+def _adapt_processes() -> None:
+    """Have each core and coordinator watch its parent: vLLM's outlive a killed one."""
+    from vllm.v1.engine.coordinator import DPCoordinatorProc  # noqa: PLC0415 - loaded by now
+    from vllm.v1.engine.core import EngineCoreProc  # noqa: PLC0415 - the same
+
+    from plinth.engine.vllm_core import run_coordinator, run_engine_core  # noqa: PLC0415 - imports vLLM
 
     EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
+    DPCoordinatorProc.run_coordinator = staticmethod(run_coordinator)
 
 
 async def _follow_shards(mark: LogMark, total: int, progress: Progress) -> None:

@@ -10,6 +10,7 @@ from plinth.api.v1alpha1.modeldeployment import Task
 from plinth.domain.fleet import EngineSpec
 from plinth.domain.predictions import vllm_kv_bytes
 from plinth.domain.sizing.engine_defaults import asked_sequences
+from plinth.engine.place import NodeRank
 from plinth.engine.seam import EngineError, LocalModel
 
 _TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
@@ -24,6 +25,7 @@ _OURS = frozenset(
             "max-model-len",
         ),
         *("tensor-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "data-parallel-size"),
+        *("device-ids", "nnodes", "node-rank", "master-addr", "master-port"),
         *("distributed-executor-backend", "api-server-count", "host", "port", "uds", "grpc", "root-path"),
         *("api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "allowed-origins"),
     )
@@ -31,8 +33,8 @@ _OURS = frozenset(
 """Arguments that Plinth sets from other fields, or that are a server's of its own."""
 
 
-def make_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
-    """Plinth's part of the command line."""
+def make_arguments(spec: EngineSpec, model: LocalModel, rank: NodeRank | None = None) -> list[str]:
+    """Plinth's part of the command line; `rank` is this node's where the engine spans several."""
     arguments = [
         f"--model={model.path}",
         "--served-model-name",
@@ -48,8 +50,10 @@ def make_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
         # vLLM spreads experts over all ranks of a stage or none, so the degree is a switch to it.
         arguments.append("--enable-expert-parallel")
     if spec.shape.accelerators > 1:
-        # All workers in this one actor; left alone, vLLM would see Ray and start actors of its own.
+        # All workers are our own processes; left alone, vLLM would see Ray and start actors of its own.
         arguments.append("--distributed-executor-backend=mp")
+    if rank is not None:
+        arguments += _node_arguments(spec, rank)
     sequences = asked_sequences(spec.concurrency)
     if sequences is not None:
         arguments.append(f"--max-num-seqs={sequences}")
@@ -62,7 +66,27 @@ def make_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
     return arguments
 
 
-def parse_arguments(spec: EngineSpec, model: LocalModel) -> Any:
+def _node_arguments(spec: EngineSpec, rank: NodeRank) -> list[str]:
+    """A node's part. Each gets as many ranks as the next, in order: whole stages, where nodes divide their number.
+
+    Raises:
+        EngineError: the shape does not divide so.
+    """
+    if spec.pipeline_parallel % rank.nodes or spec.data_parallel > 1:
+        raise EngineError(
+            f"vLLM cannot spread {spec.shape} over {rank.nodes} nodes: a node holds whole pipeline stages, "
+            "as many as the next, of one data-parallel rank"
+        )
+    return [
+        f"--nnodes={rank.nodes}",
+        f"--node-rank={rank.rank}",
+        f"--master-addr={rank.address}",
+        f"--master-port={rank.port}",
+        *(["--headless"] if rank.rank else []),
+    ]
+
+
+def parse_arguments(spec: EngineSpec, model: LocalModel, rank: NodeRank | None = None) -> Any:
     """The namespace that `vllm serve` would have, Plinth's arguments first so that the user's win.
 
     Raises:
@@ -82,7 +106,7 @@ def parse_arguments(spec: EngineSpec, model: LocalModel) -> Any:
 
     parser = make_arg_parser(Parser())
     known: dict[str, Action] = parser._option_string_actions  # noqa: SLF001 - argparse tells its options no other way
-    arguments = make_arguments(spec, model)
+    arguments = make_arguments(spec, model, rank)
     for name, text in spec.args.items():
         arguments += argument(known, name, text)
     try:

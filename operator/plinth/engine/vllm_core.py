@@ -1,10 +1,11 @@
 """Runs inside vLLM's engine core and worker processes, sets two things right there, and has workers tell of themselves.
 
-A core ends when the replica that started it has ended, however it ended (vLLM's workers already end with their
-core). And torch's rendezvous store, which listens on all interfaces, listens where its clients look for it.
+Each ends when the process that started it has ended, however it ended: of vLLM's own, only the workers of an engine on
+one node do. And torch's rendezvous store, which listens on all interfaces, listens where its clients look for it.
 
-`plinth.engine.vllm` makes `run_engine_core` the target of the core's process, that makes `run_worker` the target
-of the workers'. A new process imports vLLM afresh, so the originals are what is called here.
+`plinth.engine.vllm` makes `run_engine_core` the target of the core's process and `run_coordinator` that of the
+data-parallel coordinator's; the core, and `plinth.engine.vllm_stage` on further nodes, make `run_worker` the target of
+the workers'. A new process imports vLLM afresh, so the originals are what is called here.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import socket
 import threading
 from multiprocessing.connection import wait
 from typing import Any
 
 import torch.distributed
+from vllm.v1.engine.coordinator import DPCoordinatorProc
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.executor.multiproc_executor import WorkerProc
 from vllm.v1.worker.worker_base import WorkerBase, WorkerWrapperBase
 
+from plinth.engine.network import listening
+from plinth.engine.vllm_devices import TELL_DEVICE, tell_device
 from plinth.engine.vllm_figures import TELL, note_weights, tell_figures
 
-_LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 _BACKLOG = 1024
 _RENDEZVOUS = importlib.import_module("torch.distributed.rendezvous")
 """The module; `torch.distributed.rendezvous` as an attribute is a function."""
@@ -32,23 +34,35 @@ _RENDEZVOUS = importlib.import_module("torch.distributed.rendezvous")
 
 def run_engine_core(*args: Any, **kwargs: Any) -> None:
     """Watch the parent from a thread, and be the engine core."""
-    threading.Thread(target=_end_with_parent, name="end-with-replica", daemon=True).start()
-    _keep_stores_on_loopback()
-    _have_workers_tell()
-    WorkerProc.worker_main = staticmethod(run_worker)
+    _watch_parent()
+    adapt_workers()
     EngineCoreProc.run_engine_core(*args, **kwargs)
 
 
+def run_coordinator(*args: Any, **kwargs: Any) -> None:
+    """Watch the parent, and be what spreads requests over data-parallel ranks."""
+    _watch_parent()
+    DPCoordinatorProc.run_coordinator(*args, **kwargs)
+
+
 def run_worker(*args: Any, **kwargs: Any) -> None:
-    """Be a worker."""
-    _keep_stores_on_loopback()
+    """Watch the parent, and be a worker."""
+    _watch_parent()
+    _keep_stores_to_themselves()
     _have_workers_tell()
     WorkerProc.worker_main(*args, **kwargs)
 
 
+def adapt_workers() -> None:
+    """Before an executor is made in this process. A lone worker lives in it too."""
+    _keep_stores_to_themselves()
+    _have_workers_tell()
+    WorkerProc.worker_main = staticmethod(run_worker)
+
+
 def _have_workers_tell() -> None:
-    """A lone worker lives in the core's own process, so this is done there too."""
     setattr(WorkerBase, TELL, tell_figures)
+    setattr(WorkerBase, TELL_DEVICE, tell_device)
     init_device = WorkerWrapperBase.init_device
 
     def init_and_note(wrapper: Any) -> None:
@@ -70,6 +84,10 @@ def _note_weights_of_models() -> None:
     vars(loader)["process_weights_after_loading"] = note_and_process
 
 
+def _watch_parent() -> None:
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -77,16 +95,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _keep_stores_on_loopback() -> None:
-    vars(_RENDEZVOUS)["TCPStore"] = loopback_store
+def _keep_stores_to_themselves() -> None:
+    vars(_RENDEZVOUS)["TCPStore"] = store_at_its_address
 
 
-def loopback_store(*, host_name: str, port: int, is_master: bool, **options: Any) -> Any:
-    """A TCPStore; its server gets a socket that listens on loopback, if that is where it is asked for."""
-    if is_master and host_name in _LOOPBACK:
-        listening = socket.socket()
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", port))
-        listening.listen(_BACKLOG)
-        options["master_listen_fd"] = listening.detach()
+def store_at_its_address(*, host_name: str, port: int, is_master: bool, **options: Any) -> Any:
+    """A TCPStore; its server gets a socket that listens where it is asked for, and nowhere else."""
+    if is_master:
+        options["master_listen_fd"] = listening(host_name, port, _BACKLOG).detach()
     return torch.distributed.TCPStore(host_name=host_name, port=port, is_master=is_master, **options)

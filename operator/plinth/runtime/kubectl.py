@@ -1,4 +1,4 @@
-"""`kubectl plinth`: status, logs, chat and profile for the models of a cluster, as a kubectl plugin.
+"""`kubectl plinth`: status, plan, logs, chat and profile for the models of a cluster, as a kubectl plugin.
 
 It has the permissions of whoever runs it, and finds the cluster as kubectl does: the current context of KUBECONFIG.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,11 +19,14 @@ from plinth import __version__
 from plinth.api.v1alpha1 import AnyResource, GPUPool, ModelDeployment
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeAway, KubeRefused
-from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT, SECRET
+from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT, POD, SECRET
 from plinth.cluster.kube.login import LoginError
 from plinth.cluster.ray_rest import RayRest
 from plinth.desired import ray_names
 from plinth.runtime.commands import converse, print_logs
+from plinth.runtime.plan_client import PlanRefused, PlanUnavailable, ask_at
+from plinth.runtime.plan_command import FILES, POOL, BadInput, load_files, show_plan
+from plinth.runtime.plan_command import OUTPUT as PLAN_OUTPUT
 from plinth.runtime.port_forward import forwarded
 from plinth.runtime.profile_command import CONCURRENCY, SECONDS, show_profile
 from plinth.runtime.profile_command import OUTPUT as PROFILE_OUTPUT
@@ -31,6 +35,8 @@ from plinth.runtime.status_command import OUTPUT, WATCH, show
 Answer = TypeVar("Answer")
 Kind = TypeVar("Kind", GPUPool, ModelDeployment)
 GATEWAY, GATEWAY_PORT = "service/plinth-gateway", "http"
+OPERATOR_PODS = "app.kubernetes.io/name=plinth,app.kubernetes.io/component=operator"
+PLAN_PORT = "plan"
 FORBIDDEN = 403
 
 NAMESPACE = click.option("-n", "--namespace", help="The model's namespace; by default that of the context.")
@@ -54,6 +60,27 @@ def status(*, namespace: str | None, all_namespaces: bool, output: str | None, w
     """Show models and pools: what is asked for, what runs, and why."""
     where = "" if all_namespaces else namespace or current_namespace()
     show(lambda: ask(lambda client: read_resources(client, where)), output, watch=watch)
+
+
+@kubectl.command()
+@FILES
+@POOL
+@PLAN_OUTPUT
+@NAMESPACE
+@SYSTEM_NAMESPACE
+def plan(
+    *, files: tuple[Path, ...], pool: str | None, output: str, namespace: str | None, system_namespace: str
+) -> None:
+    """Show what the cluster would make of FILE...: shapes and places beside all that runs, and who would have to go.
+
+    Nothing is applied. A model whose file names no namespace is planned for in that of the context, as kubectl apply
+    would put it there. The operator is asked, so it takes the permission to forward a port to its pods.
+
+    Ends with 3 where something would stay pending, with 2 where the files or options are wrong.
+    """
+    asked = load_files(files)
+    models = [in_namespace(each, namespace or current_namespace()) for each in asked.models]
+    show_plan(ask_operator(system_namespace, (*asked.pools, *models), pool), output)
 
 
 @kubectl.command()
@@ -174,6 +201,38 @@ async def read_model(client: KubeClient, namespace: str, name: str) -> ModelDepl
     if found is None:
         raise click.ClickException(f"there is no ModelDeployment {namespace}/{name}")
     return parse(ModelDeployment, found)
+
+
+def in_namespace(model: ModelDeployment, namespace: str) -> ModelDeployment:
+    """The model where `kubectl apply` would put it."""
+    if "namespace" in model.metadata.model_fields_set:
+        return model
+    metadata = model.metadata.model_copy(update={"namespace": namespace})
+    return model.model_copy(update={"metadata": metadata})
+
+
+def ask_operator(namespace: str, resources: Sequence[AnyResource], pool: str | None) -> dict[str, Any]:
+    """The document of a what-if, of the operator's pod that leads: the others have none. Raises ClickException."""
+    refusals = []
+    for pod in ask(lambda client: find_operators(client, namespace)):
+        with forwarded(namespace, f"pod/{pod}", PLAN_PORT) as address:
+            try:
+                return ask_at(address, resources, pool)
+            except PlanRefused as error:
+                raise BadInput(str(error)) from None
+            except PlanUnavailable as error:
+                refusals.append(f"{pod}: {error}")
+    raise click.ClickException(
+        "\n".join(refusals) or f"no pod of plinth-operator runs in {namespace}; see --system-namespace"
+    )
+
+
+async def find_operators(client: KubeClient, namespace: str) -> list[str]:
+    """The operator's pods that run."""
+    pods, _ = await client.list(POD, namespace=namespace, labels=OPERATOR_PODS)
+    return sorted(
+        each["metadata"]["name"] for each in pods if each.get("status", {}).get("phase") == "Running"
+    )
 
 
 async def find_rays(client: KubeClient, namespace: str, name: str) -> list[tuple[str, str]]:

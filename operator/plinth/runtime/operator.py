@@ -54,6 +54,9 @@ log = logging.getLogger("plinth.operator")
 @click.option("--metrics-port", default=8080, show_default=True, help="For /metrics, /healthz and /readyz.")
 @click.option("--webhook-port", default=9443, show_default=True, help="For admission.")
 @click.option(
+    "--plan-port", default=8085, show_default=True, help="For `kubectl plinth plan`, on loopback only."
+)
+@click.option(
     "--secret-file",
     type=FILE,
     default="/etc/plinth/engine/secret",
@@ -79,6 +82,7 @@ def operator(  # noqa: PLR0917 - click gives them by name
     redis_password_secret: str,
     metrics_port: int,
     webhook_port: int,
+    plan_port: int,
     secret_file: Path,
     token_file: Path,
     log_format: str,
@@ -99,6 +103,7 @@ def operator(  # noqa: PLR0917 - click gives them by name
         ),
         metrics_port=metrics_port,
         webhook_port=webhook_port,
+        plan_port=plan_port,
         secret_file=secret_file,
         token_file=token_file,
     )

@@ -19,6 +19,7 @@ from plinth.cluster.kube.slice_gateway import SliceGateway
 from plinth.cluster.model_reader import BackgroundModelReader
 from plinth.cluster.replica_rest import ReplicaRest
 from plinth.controllers.ports import Ports, ResourceStore
+from plinth.controllers.what_if import WhatIfs
 from plinth.desired.endpoint_slices import Owner, owner_reference
 from plinth.desired.ray_names import INSPECTOR_PORT
 from plinth.runtime.admission_certificates import keep_certificates
@@ -26,6 +27,7 @@ from plinth.runtime.admission_fleet import AdmissionFleet
 from plinth.runtime.admission_handlers import register_admission
 from plinth.runtime.admission_server import AdmissionServer
 from plinth.runtime.operator_process import Replica
+from plinth.runtime.plan_server import PlanServer
 
 SERVICE = "plinth-operator"
 
@@ -52,12 +54,21 @@ class ClusterAdapters:
         self._fleet = AdmissionFleet(
             store=replica.store, capacity=self._capacity, models=self._models, latest=replica.latest
         )
+        self.plans = PlanServer(
+            WhatIfs(
+                latest=replica.latest,
+                readings=self._readings,
+                clock=time.time,
+                suppose=self._capacity.suppose,
+            )
+        )
         names = (f"{SERVICE}.{options.namespace}.svc", f"{SERVICE}.{options.namespace}.svc.cluster.local")
         self._certificates = WebhookCertificates(self._fenced, namespace=options.namespace, names=names)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """See Adapters."""
+        await self.plans.start_on_port(self._replica.options.plan_port)
         self._capacity.start()
         self._tasks = {
             asyncio.create_task(self._fleet.run()),
@@ -75,6 +86,7 @@ class ClusterAdapters:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.plans.close()
         await self._capacity.close()
         await self._readings.close()
         await self._replicas.close()

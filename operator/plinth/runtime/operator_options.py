@@ -21,6 +21,8 @@ class OperatorOptions:
     """Where to listen; None for all addresses."""
     metrics_port: int = 8080
     webhook_port: int = 9443
+    plan_port: int = 8085
+    """On loopback only: for who may forward a port to the pod."""
     secret_file: Path
     """The secret that engines and inspectors ask for."""
     token_file: Path

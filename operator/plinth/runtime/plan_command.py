@@ -1,7 +1,7 @@
-"""`plinth plan FILE…`: what the fleet would make of these files, on nodes that need not be there.
+"""`plinth plan FILE…`: what the fleet would make of these files, on nodes that need not be there, or on those that are.
 
 Files are read as `plinth up` reads them, models as the operator reads them, and the plan is the operator's own
-`compute_plan` on a made-up snapshot: there is no second algorithm.
+`compute_plan` on a made-up snapshot: there is no second algorithm. With `--live` the running `plinth up` is asked.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ import yaml
 from plinth.api.v1alpha1 import ModelDeployment, Reason
 from plinth.cluster.model_reader import MachineReadings
 from plinth.cluster.plan_files import PlanFiles, load_plan_files
-from plinth.controllers.gather import key_of
 from plinth.desired.plan_document import make_plan_document
-from plinth.domain.fleet import Artifact, ArtifactRefusal, FleetPlan, FleetSnapshot, LoadWindow, Model
+from plinth.domain.fleet import Artifact, ArtifactRefusal, FleetPlan, FleetSnapshot
 from plinth.domain.planner import compute_plan
 from plinth.domain.supposed_nodes import StatedNodes, SupposedFleet, parse_nodes, suppose_fleet
+from plinth.domain.what_if import moved_to, new_model
+from plinth.runtime.commands import FOLDER, find_instance
+from plinth.runtime.plan_client import PlanRefused, PlanUnavailable, ask_on
 from plinth.runtime.plan_tables import render_plan
 
 BAD_INPUT = 2
 UNSATISFIED = 3
 WITHOUT_HUB = "a model that cannot be fetched from here can be planned by its config.json: name its folder as file:///FOLDER"
+
+UNSETTLED = "the fleet would change in more steps than were looked at: what is shown is its beginning"
 
 
 class BadInput(click.ClickException):
@@ -53,11 +57,22 @@ class Nodes(click.ParamType[StatedNodes]):
             self.fail(str(error), param, ctx)
 
 
-@click.command()
-@click.argument(
+FILES = click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(exists=True, path_type=Path)
 )
-@click.option("--pool", help="Plan as if every model asked for this GPUPool.")
+POOL = click.option("--pool", help="Plan as if every model asked for this GPUPool.")
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json", "yaml"]),
+    default="table",
+    help="The short table, the table with every reason, or the whole document.",
+)
+
+
+@click.command()
+@FILES
+@POOL
 @click.option(
     "--nodes",
     type=Nodes(),
@@ -67,10 +82,18 @@ class Nodes(click.ParamType[StatedNodes]):
     " pool's nodeTypes, or machines of its accelerator as they are usually sold.",
 )
 @click.option(
-    "-o", "--output", type=click.Choice(["json", "yaml", "wide"]), help="Other than the short table."
+    "--live", is_flag=True, help="Plan for the fleet of the running `plinth up`, beside all that it serves."
 )
+@FOLDER
+@OUTPUT
 def plan(
-    *, files: tuple[Path, ...], pool: str | None, nodes: tuple[StatedNodes, ...], output: str | None
+    *,
+    files: tuple[Path, ...],
+    pool: str | None,
+    nodes: tuple[StatedNodes, ...],
+    live: bool,
+    folder: Path | None,
+    output: str,
 ) -> None:
     """Show what the models in FILE... would get: shape, place, memory, speed, cost, and why.
 
@@ -79,25 +102,51 @@ def plan(
 
     Ends with 3 where something would stay pending, with 2 where the files or options are wrong.
     """
+    asked = load_files(files)
+    if live or folder is not None:
+        if nodes:
+            raise BadInput("--nodes states a fleet, and --live asks the one that there is: take one of them")
+        show_plan(_ask_instance(asked, pool, folder), output)
+        return
+    fleet = _suppose(asked, nodes)
+    made = make_plan(asked, fleet, pool)
+    for note in fleet.notes:
+        click.echo(note, err=True)
+    prices = {each.metadata.name: each.spec.cost_per_accelerator_hour for each in fleet.pools}
+    show_plan(make_plan_document(made, prices), output)
+
+
+def load_files(files: Sequence[Path]) -> PlanFiles:
+    """What the files ask for. Raises BadInput."""
     asked = load_plan_files(files)
     if asked.errors:
         raise BadInput("\n".join(str(error) for error in asked.errors))
     if not asked.models:
         raise BadInput("there is no ModelDeployment to plan for")
-    fleet = _suppose(asked, nodes)
-    made = make_plan(asked, fleet, pool)
-    document = make_plan_document(
-        made, {each.metadata.name: each.spec.cost_per_accelerator_hour for each in fleet.pools}
-    )
-    for note in fleet.notes:
-        click.echo(note, err=True)
-    click.echo(_render(made, document, output), nl=False)
+    return asked
+
+
+def show_plan(document: dict[str, Any], output: str) -> None:
+    """Print the document, and end the command with 3 where something would stay pending."""
+    click.echo(_render(document, output), nl=False)
+    if not document.get("settled", True):
+        click.echo(UNSETTLED, err=True)
     for each in document["pending"]:
         click.echo(f"{each['namespace']}/{each['name']} stays pending: {each['message']}", err=True)
     if any(each["reason"] == Reason.MODEL_NOT_FOUND for each in document["pending"]):
         click.echo(WITHOUT_HUB, err=True)
     if document["pending"]:
         sys.exit(UNSATISFIED)
+
+
+def _ask_instance(asked: PlanFiles, pool: str | None, folder: Path | None) -> dict[str, Any]:
+    state, _ = find_instance(folder)
+    try:
+        return ask_on(state.plan_socket, (*asked.pools, *asked.models), pool)
+    except PlanRefused as error:
+        raise BadInput(str(error)) from None
+    except PlanUnavailable as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _suppose(asked: PlanFiles, nodes: Sequence[StatedNodes]) -> SupposedFleet:
@@ -112,33 +161,18 @@ def make_plan(asked: PlanFiles, fleet: SupposedFleet, pool: str | None) -> Fleet
     names = [each.metadata.name for each in fleet.pools]
     if pool is not None and pool not in names:
         raise BadInput(f"there is no GPUPool {pool}; there is {', '.join(names)}")
-    models = [each if pool is None else _moved(each, pool) for each in asked.models]
+    models = [moved_to(each, pool) for each in asked.models]
     artifacts = asyncio.run(_read_all(models, asked))
     snapshot = FleetSnapshot(
         pools=fleet.pools,
-        models=tuple(_new(each, artifact) for each, artifact in zip(models, artifacts, strict=True)),
+        models=tuple(
+            new_model(each, artifact, 0.0) for each, artifact in zip(models, artifacts, strict=True)
+        ),
         nodes=fleet.nodes,
         slots=(),
         report=None,
     )
     return compute_plan(snapshot, time.time())
-
-
-def _moved(model: ModelDeployment, pool: str) -> ModelDeployment:
-    return model.model_copy(update={"spec": model.spec.model_copy(update={"pool": pool})})
-
-
-def _new(model: ModelDeployment, artifact: Artifact | ArtifactRefusal) -> Model:
-    """A model that nothing runs of yet."""
-    return Model(
-        key=key_of(model),
-        resource=model,
-        first_seen=0.0,
-        artifact=artifact,
-        answered_revision="",
-        window=LoadWindow(),
-        failure=None,
-    )
 
 
 async def _read_all(models: Sequence[ModelDeployment], asked: PlanFiles) -> list[Artifact | ArtifactRefusal]:
@@ -154,9 +188,9 @@ async def _read_all(models: Sequence[ModelDeployment], asked: PlanFiles) -> list
     return [by_question[questions[model.key]] for model in models]
 
 
-def _render(made: FleetPlan, document: dict[str, Any], output: str | None) -> str:
+def _render(document: dict[str, Any], output: str) -> str:
     if output == "json":
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if output == "yaml":
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    return render_plan(made.pools, document, wide=output == "wide")
+    return render_plan(document, wide=output == "wide")

@@ -1,4 +1,4 @@
-"""The plan of `plinth plan` for a person: a table of models, one of pools, and with `-o wide` every reason."""
+"""The plan of `plinth plan` for a person: tables of models, of pools and of what changes, with `-o wide` every reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from plinth.domain.fleet import PoolPlan
 from plinth.domain.quantities import format_bytes, format_count
 from plinth.domain.sizing.shape import Shape
 
@@ -21,10 +20,11 @@ MODEL_COLUMNS = (
 )
 WIDE_COLUMNS = ("ENGINE", "KV", "OVERHEAD", "TTFT-P50", "COST/1M-TOKENS")
 POOL_COLUMNS = ("POOL", "ACCELERATOR", "NODES", "GPUS USED", "MEMORY USED")
+CHANGE_COLUMNS = ("REPLICA", "ACTION", "NODES", "WHY")
 UNKNOWN = "?"
 
 
-def render_plan(pools: Iterable[PoolPlan], document: dict[str, Any], *, wide: bool) -> str:
+def render_plan(document: dict[str, Any], *, wide: bool) -> str:
     """The document as tables; WEIGHTS, KV and OVERHEAD are those of one accelerator."""
     fits = sys.stdout.isatty() and not wide
     console = Console() if fits else Console(width=WIDEST)
@@ -32,7 +32,10 @@ def render_plan(pools: Iterable[PoolPlan], document: dict[str, Any], *, wide: bo
     with console.capture() as capture:
         console.print(_models(document["models"], pending, wide=wide))
         console.print()
-        console.print(_pools(pools))
+        console.print(_pools(document["pools"]))
+        if document.get("changes"):
+            console.print()
+            console.print(_changes(document["changes"]))
         if wide:
             _print_reasons(console, document["models"])
     return capture.get()
@@ -105,12 +108,19 @@ def _bytes(memory: dict[str, Any] | None, name: str) -> str:
     return UNKNOWN if memory is None or memory[name] is None else format_bytes(memory[name])
 
 
-def _pools(pools: Iterable[PoolPlan]) -> Table:
+def _pools(pools: Iterable[dict[str, Any]]) -> Table:
     table = _table(POOL_COLUMNS)
     for pool in pools:
-        memory = f"{format_bytes(pool.memory_used_bytes)} of {format_bytes(pool.memory_bytes)}"
-        gpus = f"{pool.accelerators_used} of {pool.accelerators}"
-        table.add_row(pool.name, pool.accelerator or UNKNOWN, str(pool.nodes), gpus, memory)
+        memory = f"{format_bytes(pool['memoryUsedBytes'])} of {format_bytes(pool['memoryBytes'])}"
+        gpus = f"{pool['gpusUsed']} of {pool['gpus']}"
+        table.add_row(pool["name"], pool["accelerator"] or UNKNOWN, str(pool["nodes"]), gpus, memory)
+    return table
+
+
+def _changes(changes: Iterable[dict[str, Any]]) -> Table:
+    table = _table(CHANGE_COLUMNS)
+    for each in changes:
+        table.add_row(each["replica"], each["action"], ", ".join(each["nodes"]), each["reason"])
     return table
 
 

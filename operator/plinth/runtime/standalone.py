@@ -34,10 +34,12 @@ from plinth.cluster.status_db import StatusDB
 from plinth.controllers.cycle import FleetCycle, Pass
 from plinth.controllers.execute import foreign_applications
 from plinth.controllers.ports import Ports
+from plinth.controllers.what_if import WhatIfs
 from plinth.desired.serve_config import ServeSettings
 from plinth.runtime.capacity import CurrentRay
 from plinth.runtime.folder_resources import FolderResources
 from plinth.runtime.gateway_process import GatewayProcess, start_gateway, wait_until_ended
+from plinth.runtime.plan_server import PlanServer
 
 SUPERVISE_SECONDS = 1.0
 MAX_FIRST_STARTS = 2
@@ -72,6 +74,8 @@ class Standalone:
     store: FolderResources = field(init=False)
     _capacity: CurrentRay = field(init=False)
     _replicas: ReplicaRest | None = None
+    _plans: PlanServer | None = None
+    _latest: Pass | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain and end every process of this instance.
@@ -110,12 +114,23 @@ class Standalone:
             gateway=self.link,
             models=models,
         )
-        self.cycle = FleetCycle(ports=ports, clock=time.time, on_pass=self.on_pass)
+        self.cycle = FleetCycle(ports=ports, clock=time.time, on_pass=self._take_pass)
         self.link.start()
+        await self._answer_plans()
         if self.options.ray_address is not None:
             await self._capacity.attach(self.options.ray_address, self.options.ray_token_file)
         elif self.ray is not None:
             await self._attach(self.ray)
+
+    async def _answer_plans(self) -> None:
+        """A model without its weights can be planned for, and not be served."""
+        readings = MachineReadings(secrets_dir=self.options.folder / "secrets", weights_needed=False)
+        self._plans = PlanServer(WhatIfs(latest=lambda: self._latest, readings=readings, clock=time.time))
+        await self._plans.start_on_socket(str(self.state.plan_socket))
+
+    def _take_pass(self, done: Pass) -> None:
+        self._latest = done
+        self.on_pass(done)
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """Everything at once, until asked to stop or until one part cannot go on."""
@@ -132,6 +147,8 @@ class Standalone:
 
     async def _end(self) -> None:
         """Drain first: no request is cut by an end that was asked for."""
+        if self._plans is not None:
+            await self._plans.close()
         if self.gateway is not None and self.gateway.process.is_running() and hasattr(self, "link"):
             self.say("draining")
             self.link.shut_down(self.options.drain_seconds)

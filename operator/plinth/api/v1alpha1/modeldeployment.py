@@ -21,6 +21,7 @@ from plinth.api.v1alpha1.meta import (
     ResourceKey,
     without_nulls,
 )
+from plinth.api.v1alpha1.replica_places import ReplicaPlace
 
 
 class Task(StrEnum):
@@ -261,6 +262,8 @@ class ModelDeploymentStatus(Observed):
     """What the plan expects of one replica; absent while there is no shape."""
     measured: Measured | None = None
     """What the replicas of this revision measured; absent until one has."""
+    places: list[ReplicaPlace] = Field(default_factory=list, max_length=64)
+    """Where the replicas run: nodes and accelerators, as planned and as seen."""
     progress: list[Progress] = Field(default_factory=list, max_length=16)
     """The replicas that are starting."""
     conditions: Conditions = Field(default_factory=list)

@@ -35,6 +35,7 @@ _SECRETS = (
     *("api-key", "api-key-file", "api-keys", "ssl-ca-certs", "ssl-certfile", "ssl-file-cert"),
     *("ssl-file-key", "ssl-keyfile"),
 )
+_PLACES = ("device-ids", "master-addr", "master-port", "nnodes", "node-rank")
 _BEYOND_INFERENCE = (
     *("config", "distributed-executor-backend", "endpoint-metrics", "endpoint-props", "endpoint-slots"),
     *("mcp-servers-config", "mcp-servers-json", "media-path", "middleware", "models-dir", "public-path"),
@@ -42,6 +43,10 @@ _BEYOND_INFERENCE = (
 )
 
 OWNED_ARGUMENTS: dict[str, str] = dict(
-    sorted((SAID_ELSEWHERE | dict.fromkeys((*_LISTENING, *_SECRETS, *_BEYOND_INFERENCE), LEAVE_OUT)).items())
+    sorted(
+        (
+            SAID_ELSEWHERE | dict.fromkeys((*_LISTENING, *_SECRETS, *_PLACES, *_BEYOND_INFERENCE), LEAVE_OUT)
+        ).items()
+    )
 )
-"""All of them. Left out are where engines listen, by what secret they answer, and what is more than inference."""
+"""All of them. Left out are where engines listen and compute, by what secret they answer, and what is more than inference."""

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     NOT_ALLOWED = "NotAllowed"
     NO_NODES = "NoNodes"
     ALL_PLACED = "AllPlaced"
+    OTHER_ACCELERATORS = "OtherAccelerators"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     WORKERS_STARTING = "WorkersStarting"
     SERVING = "Serving"
@@ -95,6 +96,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.NOT_ALLOWED: "The pool does not allow what the spec asks of it: code of its own, or a volume.",
     Reason.NO_NODES: "The pool has no nodes at present.",
     Reason.ALL_PLACED: "Every wanted replica has a place.",
+    Reason.OTHER_ACCELERATORS: "A replica computes on other accelerators than it was given; the message has both.",
     Reason.INSUFFICIENT_CAPACITY: "Not every wanted replica fits; the message says who holds the capacity.",
     Reason.WORKERS_STARTING: "The replicas have their places on Ray workers that are being brought up.",
     Reason.SERVING: "Replicas answer requests.",

@@ -100,6 +100,12 @@ class KubeRayCapacity:
             self._last = (basis, self._compose(derived, sight))
         return self._last[1]
 
+    def suppose(self, pools: Sequence[GPUPool]) -> CapacityObservation | None:
+        """What the last look would have found with these pools instead; None before the first one."""
+        if self._sight is None:
+            return None
+        return self._compose(self._pools_on(tuple(pools), self._sight), self._sight)
+
     def head_address(self, pool: str) -> str | None:
         """Where the head of one of the pool's Rays was seen last, which is where its inspector is too; None without one."""
         sight = self._sight
@@ -131,15 +137,18 @@ class KubeRayCapacity:
         known = self._derived
         if known and _same(known.pools, pools) and known.hosts is sight.hosts:
             return known
+        self._derived = self._pools_on(pools, sight)
+        return self._derived
+
+    def _pools_on(self, pools: tuple[GPUPool, ...], sight: RaySight) -> _Pools:
         living = [pool for pool in pools if not pool.metadata.deletion_timestamp]
-        self._derived = _Pools(
+        return _Pools(
             pools=pools,
             hosts=sight.hosts,
             by_name={pool.metadata.name: pool for pool in pools},
             current={"/".join(ray_cluster_key(pool, self._settings)): pool for pool in living},
             types={pool.metadata.name: node_types(pool, sight.hosts.values()) for pool in pools},
         )
-        return self._derived
 
     def _compose(self, derived: _Pools, sight: RaySight) -> CapacityObservation:
         names = {*sight.clusters, *derived.current}

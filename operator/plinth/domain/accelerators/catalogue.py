@@ -30,6 +30,10 @@ class LinkKind(StrEnum):
     """There is never a second one beside it."""
 
 
+_PAIRWISE = frozenset({LinkKind.XGMI, LinkKind.HCCS})
+"""Each accelerator has a link to every other one of the domain, and no switch between them."""
+
+
 class _Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A record of the catalogue; a field that it does not know is an error, not a typing slip that goes unseen."""
 
@@ -42,6 +46,16 @@ class Link(_Facts, frozen=True, kw_only=True):
     """One direction, all links of an accelerator together."""
     domain_size: int
     """How many accelerators are linked like this at most."""
+
+    def bytes_per_second_among(self, ranks: int) -> int:
+        """What one of `ranks` accelerators can send to the others a second.
+
+        A switch or a bus gives each its whole bandwidth, to whomever it speaks. Where every link joins a pair, fewer
+        than all have fewer links between them: two MI300X have one of seven, 64 GB/s of 448.
+        """
+        if self.kind not in _PAIRWISE or not 1 < ranks < self.domain_size:
+            return self.bytes_per_second_per_accelerator
+        return self.bytes_per_second_per_accelerator * (ranks - 1) // (self.domain_size - 1)
 
 
 class Flops(_Facts, frozen=True, kw_only=True):

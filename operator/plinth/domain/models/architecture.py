@@ -43,15 +43,32 @@ class ModelArchitecture:
     """The tower and its projector."""
     outer_vectors: int = 0
     """Parameters outside layers and vocabulary: last norm, position and segment embeddings, pooler, classifier."""
+    rotary_bytes: int = 0
+    """Of an engine's tables for rotary positions, on every accelerator."""
+    counted: tuple[tuple[Part, int], ...] = ()
+    """Weights of each part, where the checkpoint's tensors told; counted by the layers for other parts."""
     stored: tuple[tuple[Part, int], ...] = ()
-    """Bytes that each part takes once loaded, where the checkpoint's tensors told; computed for other parts."""
+    """Bytes that each quantised part takes, where they told; computed for other parts."""
     task: Task = Task.GENERATE
     """What it looks made for; the user's word counts more."""
 
     @property
     def parameters(self) -> int:
         """All weights of the model, the prediction layers that are not loaded left out."""
-        return self._elements.total()
+        return sum(self._counted.get(part, elements) for part, elements in self._elements.items())
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts that it has."""
+        return frozenset(part for part, elements in self._elements.items() if elements)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether its last step is a product with the vocabulary: engines load no head for what generates nothing.
+
+        vllm/model_executor/models/adapters.py, `_create_pooling_model_cls`.
+        """
+        return self.task is Task.GENERATE
 
     @property
     def active_parameters(self) -> int:
@@ -94,8 +111,17 @@ class ModelArchitecture:
         above 1, else each is split by `tensor`. The first of the `pipeline` stages holds the embedding, the last
         one the head (with tied embeddings a copy), every stage the vision tower.
         """
-        stages = self._stages(pipeline)
-        return max(self._stage_bytes(stage, tensor=tensor, expert=expert) for stage in stages)
+        found = self._heaviest.get((tensor, pipeline, expert))
+        if found is None:
+            stages = self._stages(pipeline)
+            found = max(self._stage_bytes(stage, tensor=tensor, expert=expert) for stage in stages)
+            self._heaviest[tensor, pipeline, expert] = found
+        return found
+
+    @cached_property
+    def _heaviest(self) -> dict[tuple[int, int, int], int]:
+        """What was computed before: the same models are asked about again and again."""
+        return {}
 
     def kv_bytes_per_token_per_rank(self, *, tensor: int, pipeline: int, element_bytes: int) -> int:
         """What the stage with most KV cache keeps on each rank of one more token: layers that grow with the context."""
@@ -109,18 +135,19 @@ class ModelArchitecture:
         )
 
     def kv_bytes_per_request_per_rank(
-        self, tokens: int, *, tensor: int, pipeline: int, element_bytes: int, hybrid: bool = True
+        self, tokens: int, *, tensor: int, pipeline: int, element_bytes: int, step_tokens: int = 0
     ) -> int:
         """What the fullest rank keeps of a request with `tokens` tokens, windows and linear states included.
 
-        Without `hybrid`, sliding layers keep all tokens: engines that give every layer the same cache do so.
+        A sliding layer keeps its window, and while a step reads `step_tokens` of a prompt, these as well.
         """
         totals = []
         for stage in self._stages(pipeline):
             total = 0
             for kind, count in stage.layers.items():
                 attention = self.layers[kind].attention
-                kept = min(tokens, attention.window_tokens) if attention.window_tokens and hybrid else tokens
+                window = attention.window_tokens
+                kept = min(tokens, max(window, window - 1 + step_tokens)) if window else tokens
                 a_token = self._grown_bytes(self.layers[kind], tensor=tensor, element_bytes=element_bytes)
                 total += count * (kept * a_token + ceil_div(attention.state_bytes_per_request, tensor))
             totals.append(total)
@@ -132,7 +159,7 @@ class ModelArchitecture:
         A softmax layer takes 2 · heads · (key + value width) for each token it looks at. The embedding is looked
         up and not multiplied, unless it is the head as well.
         """
-        looked_up = 0 if self.tied_embeddings else self.vocabulary * self.hidden
+        looked_up = 0 if self.tied_embeddings and self.has_head else self.vocabulary * self.hidden
         total = 2 * (self.active_parameters - looked_up)
         for each in self.layers:
             attention = each.attention
@@ -143,10 +170,19 @@ class ModelArchitecture:
         return total
 
     def _stages(self, pipeline: int) -> tuple[Stage, ...]:
-        one_kind_after_the_other = chain.from_iterable(
-            repeat(kind, each.count) for kind, each in enumerate(self.layers)
-        )
-        return make_stages(self.order or tuple(one_kind_after_the_other), pipeline)
+        found = self._staged.get(pipeline)
+        if found is None:
+            one_kind_after_the_other = chain.from_iterable(
+                repeat(kind, each.count) for kind, each in enumerate(self.layers)
+            )
+            found = make_stages(self.order or tuple(one_kind_after_the_other), pipeline)
+            self._staged[pipeline] = found
+        return found
+
+    @cached_property
+    def _staged(self) -> dict[int, tuple[Stage, ...]]:
+        """By the number of stages, what was computed before."""
+        return {}
 
     def _all_weights(self) -> Iterator[tuple[int, Weights]]:
         """Every weight with how often it occurs, the vocabulary as it is."""
@@ -165,6 +201,10 @@ class ModelArchitecture:
         return found
 
     @cached_property
+    def _counted(self) -> Mapping[Part, int]:
+        return dict(self.counted)
+
+    @cached_property
     def _stored_bytes(self) -> Mapping[Part, int]:
         return dict(self.stored)
 
@@ -172,7 +212,7 @@ class ModelArchitecture:
         """What a stage holds beside its layers, with a vocabulary of so many rows."""
         if first or (last and self.tied_embeddings):
             yield Weights(Part.EMBEDDING, rows * self.hidden)
-        if last and not self.tied_embeddings:
+        if last and self.has_head and not self.tied_embeddings:
             yield Weights(Part.HEAD, rows * self.hidden)
         yield Weights(Part.VISION, self.vision_parameters)
         yield Weights(Part.VECTORS, self.outer_vectors, WHOLE)
@@ -192,13 +232,16 @@ class ModelArchitecture:
         return total + (copies * self.dtype_bytes if self._is_quantised(Part.ATTENTION) else 0)
 
     def _bytes(self, part: Part, elements: int) -> int:
-        """Bytes of some elements of a part: its share of what is stored, else by the bits of one."""
-        stored = self._stored_bytes.get(part)
-        if stored is not None:
-            return ceil_div(stored * elements, self._elements[part])
+        """Bytes of so many elements of a part by the layers' count: their share of what the tensors tell of it."""
+        if not elements:
+            return 0
+        everything = self._elements[part]
         if self.quantization and self._is_quantised(part):
+            stored = self._stored_bytes.get(part)
+            if stored is not None:
+                return ceil_div(stored * elements, everything)
             return ceil_div(elements * self.quantization.weight_bits_hundredths, BITS_HUNDREDTHS_PER_BYTE)
-        return elements * self.dtype_bytes
+        return ceil_div(self._counted.get(part, everything) * elements, everything) * self.dtype_bytes
 
     def _is_quantised(self, part: Part) -> bool:
         return self.quantization is not None and part not in self.quantization.kept_in_full

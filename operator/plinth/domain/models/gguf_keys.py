@@ -56,16 +56,26 @@ FAMILY_NAMES = {
 }
 """Where the two formats name a family differently."""
 BLOCKS: Mapping[str, tuple[int, int]] = {
+    "F64": (1, 8),
+    "F32": (1, 4),
+    "F16": (1, 2),
+    "BF16": (1, 2),
+    "I64": (1, 8),
+    "I32": (1, 4),
+    "I16": (1, 2),
+    "I8": (1, 1),
     "Q4_0": (32, 18),
     "Q4_1": (32, 20),
     "Q5_0": (32, 22),
     "Q5_1": (32, 24),
     "Q8_0": (32, 34),
+    "Q8_1": (32, 40),
     "Q2_K": (256, 84),
     "Q3_K": (256, 110),
     "Q4_K": (256, 144),
     "Q5_K": (256, 176),
     "Q6_K": (256, 210),
+    "Q8_K": (256, 292),
     "IQ1_S": (256, 50),
     "IQ1_M": (256, 56),
     "IQ2_XXS": (256, 66),
@@ -75,9 +85,23 @@ BLOCKS: Mapping[str, tuple[int, int]] = {
     "IQ3_S": (256, 110),
     "IQ4_NL": (32, 18),
     "IQ4_XS": (256, 136),
+    "TQ1_0": (256, 54),
+    "TQ2_0": (256, 66),
+    "Q1_0": (128, 18),
     "MXFP4": (32, 17),
+    "NVFP4": (64, 36),
 }
 """Weights of a block, and its bytes."""
+TENSOR_TYPES: Mapping[int, str] = {
+    **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
+    **dict(enumerate(("Q5_0", "Q5_1", "Q8_0", "Q8_1"), start=6)),
+    **dict(enumerate(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"), start=10)),
+    **dict(enumerate(("IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S"), start=16)),
+    **dict(enumerate(("IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16"), start=23)),
+    **dict(enumerate(("TQ1_0", "TQ2_0"), start=34)),
+    **dict(enumerate(("MXFP4", "NVFP4", "Q1_0"), start=39)),
+}
+"""A tensor's type by its number in the file (gguf-py/gguf/constants.py, `GGMLQuantizationType`)."""
 FILE_TYPES: Mapping[int, int] = {
     0: 3200,
     1: 1600,

@@ -41,7 +41,9 @@ def read_quantization(found: Mapping[str, object], layer_count: int) -> Quantiza
     """How the weights are stored; None at full width, a refusal where the method or its bits are not known."""
     if not found:
         return None
-    keys = Keys(found, {})
+    own = found.get("quantization")
+    # ModelOpt's own file names no method and has all else one level deeper.
+    keys = Keys({"quant_method": "modelopt", **own} if isinstance(own, Mapping) else found, {})
     method = keys.word("quant_method") or keys.word("quant_algo").lower() or "unknown"
     width = METHODS.get(method, _grouped)(keys)
     if width is None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plinth.api.v1alpha1 import Reason, Task
+from plinth.api.v1alpha1 import Reason
 from plinth.domain.fleet import ArtifactRefusal, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.families import Family, find_family
 from plinth.domain.models.gguf_keys import gguf_key, read_gguf_quantization, translate_gguf
+from plinth.domain.models.headers import TensorGroup
 from plinth.domain.models.keys import Keys
 from plinth.domain.models.layer_reading import read_layers
 from plinth.domain.models.outer import count_outer_vectors, guess_task
 from plinth.domain.models.quantization import Quantization
 from plinth.domain.models.quantization_reading import read_quantization
-from plinth.domain.models.tensors import TensorInfo, sharpen
+from plinth.domain.models.rotary import rotary_bytes
+from plinth.domain.models.tensors import sharpen
 from plinth.domain.models.vision import count_vision
 
 NEEDED = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
@@ -28,11 +30,17 @@ def read_model(
     config: Mapping[str, object],
     *,
     format: ModelFormat,  # noqa: A002 - the artifact's own word
-    tensors: Mapping[str, TensorInfo] | None = None,
+    tensors: tuple[TensorGroup, ...] = (),
 ) -> ModelArchitecture | ArtifactRefusal:
-    """The architecture, or a refusal that names what is missing. `config` is config.json, or the GGUF metadata."""
-    found = _read_gguf(config) if format is ModelFormat.GGUF else _read_config(config)
-    return sharpen(found, tensors) if tensors and isinstance(found, ModelArchitecture) else found
+    """The architecture, or a refusal that names what is missing. `config` is config.json, or the GGUF metadata.
+
+    Without `tensors` all is computed from the config alone.
+    """
+    is_gguf = format is ModelFormat.GGUF
+    found = _read_gguf(config) if is_gguf else _read_config(config)
+    if not tensors or isinstance(found, ArtifactRefusal):
+        return found
+    return sharpen(found, tensors, is_gguf=is_gguf)
 
 
 def _read_gguf(metadata: Mapping[str, object]) -> ModelArchitecture | ArtifactRefusal:
@@ -78,11 +86,12 @@ def _build(
         order=order if len(layers) > 1 else (),
         hidden=hidden,
         vocabulary=keys.number("vocab_size"),
-        tied_embeddings=task is not Task.GENERATE or bool(keys.flag("tie_word_embeddings")),
+        tied_embeddings=bool(keys.flag("tie_word_embeddings")),
         max_context_tokens=keys.number("max_position_embeddings"),
         quantization=quantization,
         vision_parameters=count_vision(config, hidden),
         outer_vectors=count_outer_vectors(keys, family, task),
+        rotary_bytes=rotary_bytes(keys, max(each.attention.head_dim for each in layers)),
         task=task,
     )
 

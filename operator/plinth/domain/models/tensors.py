@@ -1,76 +1,120 @@
-"""What a checkpoint's headers say of its tensors, which is more exact than any formula."""
+"""What a checkpoint's headers say of a model, which is more exact than any formula; the last step of `reading`."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
-from math import prod
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from plinth.domain.models.architecture import ModelArchitecture
-from plinth.domain.models.gguf_keys import BLOCKS
-from plinth.domain.models.tensor_names import part_of
+from plinth.api.v1alpha1 import Task
+from plinth.domain.models.architecture import BITS_HUNDREDTHS_PER_BYTE, ModelArchitecture
+from plinth.domain.models.headers import TensorGroup
+from plinth.domain.models.quantization import Quantization
 from plinth.domain.models.weights import Part
 from plinth.domain.quantities import ceil_div
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Weights of these types are loaded at the model's own width."""
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "U32": 4, "U16": 2}
-"""Bytes of an element as safetensors names its types; all others take one."""
-SCALES = re.compile(r"scale|absmax|zero|quant_map|nested")
-"""Stay as they are stored."""
-NOT_LOADED = re.compile(r"mtp\.|position_ids|inv_freq|rotary_emb|^cls\.|masked_bias")
-GGUF_EMBEDDING = "token_embd.weight"
-LAYER = re.compile(r"(?:layers|blk|h|blocks)\.(\d+)\.")
+EIGHT_BITS = frozenset({"I8", "F8_E4M3", "F8_E5M2"})
+"""Quantised, and an element is a weight still; other types of safetensors hold several weights in one element."""
 
 
-class TensorInfo(NamedTuple):
-    """One tensor as its file's header describes it."""
+@dataclass(kw_only=True)
+class _Told:
+    """What the headers tell of each part."""
 
-    dtype: str
-    """As safetensors (`BF16`, `F8_E4M3`, `I32`) or GGUF (`Q4_K`) names it."""
-    shape: tuple[int, ...]
+    weights: Counter[Part] = field(default_factory=Counter)
+    """How many; of packed ones none."""
+    stored_bytes: Counter[Part] = field(default_factory=Counter)
+    """What a part takes if it is quantised: floats at the model's width, all else as it is stored."""
+    quantised: set[Part] = field(default_factory=set)
+    packed: set[Part] = field(default_factory=set)
+    """The parts some weights of which are packed, so that nobody can count them."""
+
+    def forget(self, part: Part) -> None:
+        """As if the checkpoint did not hold it."""
+        for counts in (self.weights, self.stored_bytes):
+            counts.pop(part, None)
+        for parts in (self.quantised, self.packed):
+            parts.discard(part)
 
 
-def sharpen(model: ModelArchitecture, tensors: Mapping[str, TensorInfo]) -> ModelArchitecture:
-    """The model with what its parts really take, a head only where one is stored, and the towers counted."""
-    is_gguf = GGUF_EMBEDDING in tensors
-    loaded = {name: each for name, each in tensors.items() if _is_loaded(model, name)}
-    stored: Counter[Part] = Counter()
-    vision = 0
-    for name, each in loaded.items():
-        part = part_of(name)
-        stored[part] += _loaded_bytes(name, each, None if is_gguf else model.dtype_bytes)
-        vision += prod(each.shape) if part is Part.VISION else 0
-    has_head = stored[Part.HEAD] > 0
-    if model.tied_embeddings and has_head and not is_gguf:
-        # The config ties them, so engines take the embedding for both and leave the stored head alone.
-        has_head = False
-        del stored[Part.HEAD]
+def sharpen(
+    model: ModelArchitecture, groups: Iterable[TensorGroup], *, is_gguf: bool = False
+) -> ModelArchitecture:
+    """The model as its tensors show it: every weight counted, a head only where one is loaded, what is quantised."""
+    told = _gather(model, groups, is_gguf=is_gguf)
+    tied = _is_tied(model, has_head=Part.HEAD in told.stored_bytes, is_gguf=is_gguf)
+    if tied or model.task is not Task.GENERATE:
+        told.forget(Part.HEAD)
+    known = replace(model, tied_embeddings=tied)
+    for part in told.stored_bytes.keys() - known.parts - {Part.VISION}:
+        # The config describes no place for it. As the towers: every stage holds it, split as the rest is.
+        told.weights[Part.VISION] += told.weights[part] or ceil_div(
+            told.stored_bytes[part], model.dtype_bytes
+        )
+        told.forget(part)
+    quantization = _quantization(model.quantization, told, is_gguf=is_gguf)
+    # A part of which there are no tensors is not there, or goes by the name of another: it must not count twice.
+    absent = dict.fromkeys(known.parts - told.stored_bytes.keys() - {Part.VISION}, 0)
+    counted = {part: count for part, count in told.weights.items() if part not in told.packed} | absent
+    stored = {part: told.stored_bytes[part] for part in told.quantised} | absent
     return replace(
-        model,
-        tied_embeddings=not has_head,
-        vision_parameters=vision or model.vision_parameters,
-        stored=tuple(sorted((part, count) for part, count in stored.items() if count)),
+        known,
+        vision_parameters=counted.get(Part.VISION) or model.vision_parameters,
+        quantization=quantization,
+        counted=tuple(sorted(counted.items())),
+        stored=tuple(sorted(stored.items())) if quantization is not None else (),
     )
 
 
-def _is_loaded(model: ModelArchitecture, name: str) -> bool:
-    """Not the layers that predict further tokens, nor what is computed anew."""
-    layer = LAYER.search(name)
-    beyond = layer is not None and int(layer.group(1)) >= model.layer_count
-    return not NOT_LOADED.search(name) and (not beyond or part_of(name) is Part.VISION)
+def _gather(model: ModelArchitecture, groups: Iterable[TensorGroup], *, is_gguf: bool) -> _Told:
+    told = _Told()
+    for each in groups:
+        # Layers beyond the model's own predict further tokens, and are not loaded.
+        layers = min(each.layers, model.layer_count - max(0, each.first_layer))
+        if layers <= 0:
+            continue
+        is_float = each.dtype in FLOATS
+        if each.is_scale or is_gguf or not is_float:
+            told.stored_bytes[each.part] += layers * each.stored_bytes
+        else:
+            told.stored_bytes[each.part] += layers * each.elements * model.dtype_bytes
+        if each.is_scale:
+            continue
+        if is_gguf or not is_float:
+            told.quantised.add(each.part)
+        if is_gguf or is_float or each.dtype in EIGHT_BITS:
+            told.weights[each.part] += layers * each.elements
+        else:
+            told.packed.add(each.part)
+    return told
 
 
-def _loaded_bytes(name: str, tensor: TensorInfo, float_bytes: int | None) -> int:
-    """Floats take `float_bytes` each once loaded, or stay as they are stored where that is None."""
-    elements = prod(tensor.shape)
-    if tensor.dtype in FLOATS:
-        stored = WIDTHS[tensor.dtype]
-        return elements * (stored if float_bytes is None or SCALES.search(name) else float_bytes)
-    if tensor.dtype in BLOCKS:
-        block, size = BLOCKS[tensor.dtype]
-        return ceil_div(elements, block) * size
-    return elements * WIDTHS.get(tensor.dtype, 1)
+def _is_tied(model: ModelArchitecture, *, has_head: bool, is_gguf: bool) -> bool:
+    """Whether the embedding is the head as well. GGUF does not state it: such a file has no head.
+
+    Where a config ties them, engines take the embedding for both and leave a stored head alone. A model that generates
+    has a head, so where none is stored the embedding must be it.
+    """
+    if is_gguf:
+        return not has_head
+    return model.tied_embeddings or (model.task is Task.GENERATE and not has_head)
+
+
+def _quantization(stated: Quantization | None, told: _Told, *, is_gguf: bool) -> Quantization | None:
+    """The stated method on the parts that really are quantised; of GGUF the file's own bits.
+
+    Weights of fewer bits for which no method is stated are made as wide as the model when they are loaded.
+    """
+    if is_gguf:
+        bits = told.stored_bytes.total() * BITS_HUNDREDTHS_PER_BYTE
+        return Quantization(
+            method="gguf",
+            weight_bits_hundredths=ceil_div(bits, max(1, told.weights.total())),
+            kept_in_full=frozenset(),
+        )
+    if stated is None:
+        return None
+    kept = (stated.kept_in_full | told.stored_bytes.keys()) - told.quantised
+    return replace(stated, kept_in_full=frozenset(kept))

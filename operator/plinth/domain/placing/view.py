@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from plinth.domain.fleet import Engine, Needs, Node, NodeState, Slot, SlotName, SlotPhase
-from plinth.domain.placing.demands import Gang, Option
+from plinth.domain.placing.demands import Gang, Near, Option
 from plinth.domain.placing.hosts import Hold, Host, Part, Standing
 from plinth.domain.placing.stands import Stand
-from plinth.domain.pools import Pool, has_engine
+from plinth.domain.pools import Pool, has_engine, stated_link_domain
 
 RACK_LABELS = ("plinth.dev/rack", "fabric.topograph.run/tier-0", "network.topology.nvidia.com/leaf")
 """Node labels that name the rack: ours, else those of NVIDIA's Topograph, now and before 1.0, for the first switch
 (https://docs.nvidia.com/topograph/reference/node-labels-and-annotations)."""
-LINK_DOMAIN_LABEL = "plinth.dev/link-domain-size"
-"""Node label with the number of accelerators of one link domain; without it, the kind's, else all of the node's."""
 MEMORY = " (memory)"
 """Ends the name of a host that counts a node's memory."""
 
@@ -29,7 +27,7 @@ def pool_key(pool: str, engine: Engine) -> str:
 
 
 def option_of(pool: Pool, engine: Engine, needs: Needs, *, price: int = 0) -> Option:
-    """What a replica on one node takes."""
+    """What one replica takes."""
     return Option(pool_key(pool.name, engine), _gang(needs), price)
 
 
@@ -67,8 +65,7 @@ def _memory_host(node: Node, pool: Pool) -> Host:
 def _accelerator_host(node: Node, link_domains: Mapping[str, int]) -> Host | None:
     if node.accelerators == 0:
         return None
-    label = node.labels.get(LINK_DOMAIN_LABEL, "")
-    size = int(label) if label.isdecimal() else link_domains.get(node.accelerator, 0)
+    size = stated_link_domain(node) or link_domains.get(node.accelerator, 0)
     whole, rest = divmod(node.accelerators, size or node.accelerators)
     domains = (size or node.accelerators,) * whole + ((rest,) if rest else ())
     return Host(node.node_id, (), domains, _rack(node), _standing(node))
@@ -84,16 +81,38 @@ def _standing(node: Node) -> Standing:
     return Standing.COMING if node.worker else Standing.POSSIBLE
 
 
+class Hosts:
+    """The hosts found, kept from pass to pass: while no node is another, none is looked at."""
+
+    def __init__(self) -> None:
+        self._basis: tuple[object, ...] = ()
+        self._found: Mapping[str, Host] = {}
+
+    def of(self, pools: Collection[Pool], link_domains: Mapping[str, int]) -> Mapping[str, Host]:
+        """As `hosts_of` has them."""
+        facts = (
+            (pool.name, pool.is_cpu, pool.utilization_percent, pool.nodes, pool.retiring) for pool in pools
+        )
+        basis = (link_domains, *facts)
+        if basis != self._basis:
+            self._basis, self._found = basis, hosts_of(pools, link_domains)
+        return self._found
+
+
 class Holdings:
     """The holds of the slots found, kept from pass to pass; a host whose slots are as they were is not looked at.
 
-    Nobody says which accelerators of a node a slot has: they are laid out by name, each where it fits best.
+    A slot that was told its accelerators holds those. Which the others have nobody says: they are laid out by name,
+    each where it fits best.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
-        self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]] = {}
-        """By host, its holds without and with their accelerators."""
+        self._seen: dict[int, tuple[Slot, Host, Hold]] = {}
+        """By the slot's identity: one that changed is another object."""
+        self._hosts: Mapping[str, Host] = {}
+        self._fates: tuple[frozenset[SlotName], frozenset[SlotName]] = (frozenset(), frozenset())
+        self._known: dict[str, tuple[Host, tuple[Hold, ...], tuple[int, ...], tuple[Hold, ...]]] = {}
+        """By host: its holds without accelerators, those that others were told, and its holds with their own."""
 
     def of(
         self,
@@ -109,36 +128,56 @@ class Holdings:
         could not be started elsewhere.
         """
         on: dict[str, list[Hold]] = {}
-        seen: dict[SlotName, tuple[Slot, Host, Hold]] = {}
+        told: dict[str, Hold] = {}
+        known, self._seen = self._seen if hosts == self._hosts else {}, {}
+        fates = frozenset(leaving), frozenset(fixed)
+        changed = (fates[0] ^ self._fates[0]) | (fates[1] ^ self._fates[1])
+        self._hosts, self._fates = hosts, fates
         for slot in slots:
-            at = slot.running_on or slot.node_id
-            host = hosts.get(at if slot.needs.accelerators > 0 else at + MEMORY)
-            if host is not None:
-                leaves = slot.name in leaving or slot.phase is SlotPhase.STOPPING
-                seen[slot.name] = self._seen_as(slot, host, leaves=leaves, movable=slot.name not in fixed)
-                on.setdefault(host.name, []).append(seen[slot.name][2])
-        self._seen = seen
-        self._known = {name: self._laid_out(hosts[name], tuple(sorted(holds))) for name, holds in on.items()}
-        return {hold.replica: hold for _, _, holds in self._known.values() for hold in holds}
-
-    def _seen_as(self, slot: Slot, host: Host, *, leaves: bool, movable: bool) -> tuple[Slot, Host, Hold]:
-        """The slot's hold, its accelerators still to be told."""
-        known = self._seen.get(slot.name)
-        fate = (leaves, movable)
-        if known is not None and known[0] is slot and known[1] == host and known[2][-2:] == fate:
-            return known
-        return slot, host, _hold(slot, host)._replace(leaving=leaves, movable=movable)
+            found = known.get(id(slot))
+            if found is None or (changed and slot.name in changed):
+                found = _seen_on(hosts, slot, leaves=slot.name in leaving, movable=slot.name not in fixed)
+            if found is None:
+                continue
+            self._seen[id(slot)] = found
+            _, host, hold = found
+            if hold.place:
+                told[hold.replica] = hold
+            else:
+                on.setdefault(host.name, []).append(hold)
+        taken = _taken(told.values(), on)
+        self._known = {
+            name: self._laid_out(hosts[name], tuple(sorted(holds)), taken[name]) for name, holds in on.items()
+        }
+        return told | {hold.replica: hold for *_, holds in self._known.values() for hold in holds}
 
     def _laid_out(
-        self, host: Host, holds: tuple[Hold, ...]
-    ) -> tuple[Host, tuple[Hold, ...], tuple[Hold, ...]]:
+        self, host: Host, holds: tuple[Hold, ...], taken: tuple[int, ...]
+    ) -> tuple[Host, tuple[Hold, ...], tuple[int, ...], tuple[Hold, ...]]:
         known = self._known.get(host.name)
-        if known is not None and known[:2] == (host, holds):
+        if known is not None and known[:3] == (host, holds, taken):
             return known
-        return host, holds, tuple(_lay_out(host, holds))
+        return host, holds, taken, tuple(_lay_out(host, holds, taken))
+
+
+def _seen_on(
+    hosts: Mapping[str, Host], slot: Slot, *, leaves: bool, movable: bool
+) -> tuple[Slot, Host, Hold] | None:
+    """The slot's host and hold, its place still to be found where the slot was told no accelerators."""
+    names = slot.nodes if slot.needs.accelerators > 0 else (slot.nodes[0] + MEMORY,)
+    host = next((hosts[name] for name in names if name in hosts), None)
+    if host is None:
+        return None
+    stops = slot.phase is SlotPhase.STOPPING
+    return slot, host, _hold(slot, host)._replace(leaving=leaves or stops, movable=movable)
 
 
 def _gang(needs: Needs) -> Gang:
+    """A part for each node, or on one node for each stage."""
+    if needs.nodes > 1:
+        return Gang(needs.nodes, needs.accelerators)
+    if needs.stages > 1:
+        return Gang(needs.stages, needs.accelerators // needs.stages, within=Near.HOST)
     if needs.accelerators > 0:
         return Gang(1, needs.accelerators)
     return Gang(1, 1, share=needs.memory_bytes, spread=True)
@@ -147,29 +186,48 @@ def _gang(needs: Needs) -> Gang:
 def _hold(slot: Slot, host: Host) -> Hold:
     """Of an unreadable slot nobody knows what pool would do."""
     keys = [key for key in host.pools if slot.spec is not None and key.endswith(f"/{slot.spec.engine}")]
+    gang = _gang(slot.needs)
     return Hold(
         replica=str(slot.name),
         model=str(slot.name.model),
         pool=keys[0] if keys else "",
-        gang=_gang(slot.needs),
-        place=(),
+        gang=gang,
+        place=tuple(_told_parts(slot, gang, sum(host.domains))) if slot.is_numbered else (),
         since=slot.since,
     )
 
 
-def _lay_out(host: Host, holds: Iterable[Hold]) -> Iterator[Hold]:
+def _told_parts(slot: Slot, gang: Gang, number: int) -> Iterator[Part]:
+    """The accelerators that the slot was told, by the parts of its gang. Of so many a node has, none is beyond."""
+    for node_id, indices in slot.place:
+        there = [each for each in indices if 0 <= each < number]
+        for at in range(0, len(there), gang.accelerators):
+            yield Part(node_id, tuple(there[at : at + gang.accelerators]))
+
+
+def _taken(told: Iterable[Hold], hosts: Collection[str]) -> Mapping[str, tuple[int, ...]]:
+    """Of each of these hosts, the accelerators that slots were told."""
+    found: dict[str, list[int]] = {name: [] for name in hosts}
+    for part in (part for hold in told for part in hold.place) if found else ():
+        if part.host in found:
+            found[part.host] += part.accelerators
+    return {name: tuple(sorted(each)) for name, each in found.items()}
+
+
+def _lay_out(host: Host, holds: Iterable[Hold], taken: Iterable[int]) -> Iterator[Hold]:
     """Each in the smallest gap that takes it; more than there is, where most is free."""
     stand = Stand(host)
+    stand.change(taken, -host.whole)
     for hold in holds:
         able = [
             (stand.whole_free[number], number)
             for number in range(len(stand.domains))
-            if stand.capacity(number, hold.gang) > 0
+            if hold.gang.parts == 1 and stand.capacity(number, hold.gang) > 0
         ]
         if able:
             part = stand.parts(min(able)[1], hold.gang, 1)[0]
         else:
             roomiest = sorted(range(len(stand.free)), key=lambda each: (-stand.free[each], each))
-            part = Part(host.name, tuple(sorted(roomiest[: hold.gang.accelerators])))
+            part = Part(host.name, tuple(sorted(roomiest[: hold.gang.total])))
         stand.change(part.accelerators, -hold.gang.share)
         yield hold._replace(place=(part,))

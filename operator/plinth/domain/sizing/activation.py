@@ -16,8 +16,9 @@ from plinth.domain.sizing.shape import Shape
 _MOST_WORKSPACE_TOKENS = 64 * 1024
 _NEW_SAMPLER_BYTES = 6
 """A logit at 16 bits and its copy at 32 (v1/worker/gpu/sample/sampler.py)."""
-_OLD_SAMPLER_BYTES = 14
-"""As above, and probabilities and noise at 32 bits (v1/sample/ops/topk_topp_sampler.py, `forward_native`)."""
+_OLD_SAMPLER_BYTES = 18
+"""As above, probabilities and noise at 32 bits (v1/sample/ops/topk_topp_sampler.py, `forward_native`), and a copy more:
+17.4 to 18 were seen for vocabularies of 163,840 and 151,936."""
 
 
 def activation_bytes(

@@ -33,7 +33,7 @@ def slack_bytes(model: ModelArchitecture, shape: Shape) -> int:
     for each in model.layers:
         lost = sum(
             _lost(elements * bits_hundredths(model, part) // BITS_HUNDREDTHS_PER_BYTE)
-            for part, elements in _matrices(each, model.hidden, shape)
+            for part, elements in matrices(each, model.hidden, shape)
         )
         total += ceil_div(each.count, shape.pipeline) * lost
     return total
@@ -43,7 +43,7 @@ def _lost(size: int) -> int:
     return -size % _STEP_BYTES if size >= _WHOLE_FROM_BYTES else 0
 
 
-def _matrices(layer: Layers, hidden: int, shape: Shape) -> Iterator[tuple[Part, int]]:
+def matrices(layer: Layers, hidden: int, shape: Shape) -> Iterator[tuple[Part, int]]:
     """The matrices of one layer as vLLM lays them down, merged where it merges them: elements on one rank."""
     attention, part, tensor = layer.attention, layer.feed_forward, shape.tensor
     if attention.kind not in {AttentionKind.LATENT, AttentionKind.LINEAR} and attention.heads:

@@ -6,6 +6,8 @@ the one before it runs (async scheduling; v1/engine/core.py, `step_with_batch_qu
 Requests pass a front end first, one event loop that all who are in it share: they leave it together, when it has done
 the work of all. So many who are answered within a few steps are read together too, however far apart they are read.
 Everybody asks again as soon as answered, all with prompts and answers of one length, which is what load tests do.
+A pipeline has a batch under way for each of its stages. Whoever is in one stays with it; those who wait join the next
+that is made up, all together, so that a few large batches follow each other through the stages.
 
 No chance and no clock: the same load gives the same times. Requests in the same state are one group, and steps in
 which nobody arrives or leaves are passed over together, so a load of forty users takes some dozens of turns.
@@ -13,11 +15,15 @@ which nobody arrives or leaves are passed over together, so a load of forty user
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf
 from typing import NamedTuple, Protocol
 
+from plinth.domain.quantities import ceil_div
 from plinth.domain.sizing.steps import Batch
 
 
@@ -51,6 +57,8 @@ class Capacity:
     requests: int
     admission_microseconds: float = 0.0
     """The front end's work for one request."""
+    stages: int = 1
+    """Of a pipeline; so many batches are under way."""
 
 
 class Spread(NamedTuple):
@@ -58,15 +66,16 @@ class Spread(NamedTuple):
 
     values: tuple[tuple[float, int], ...]
 
+    def percentiles(self, *percents: int) -> list[float]:
+        """For each the least value that so many percent of all are at most; 0 where there are none."""
+        reached = list(accumulate(count for _, count in self.values))
+        if not reached:
+            return [0.0] * len(percents)
+        return [self.values[bisect_left(reached, reached[-1] * each / 100)][0] for each in percents]
+
     def percentile(self, percent: int) -> float:
-        """The least value that so many percent of all are at most."""
-        wanted = sum(count for _, count in self.values) * percent / 100
-        passed = 0
-        for value, count in self.values:
-            passed += count
-            if passed >= wanted:
-                return value
-        return 0.0
+        """One of `percentiles`."""
+        return self.percentiles(percent)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +106,30 @@ class _Group:
 def serve(clock: Clock, loop: ClosedLoop, capacity: Capacity) -> Served:
     """The load from its first request to its last answer."""
     run = _Run(clock, loop, capacity)
-    while run.waiting or run.reading or run.writing:
+    while run.goes_on:
         run.turn()
     return Served(
         ttft=Spread(tuple(sorted(run.ttfts))),
         tpot=Spread(tuple(sorted(run.tpots))),
-        duration=run.now,
+        duration=max(lane.now for lane in run.lanes),
         requests=run.answered,
     )
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One of the batches under way."""
+
+    now: float = 0.0
+    scheduled: float = 0.0
+    """When the step that comes next was made up."""
+    reading: deque[_Group] = field(default_factory=deque)
+    writing: list[_Group] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is in it."""
+        return not self.reading and not self.writing
 
 
 class _Run:
@@ -112,134 +137,180 @@ class _Run:
 
     def __init__(self, clock: Clock, loop: ClosedLoop, capacity: Capacity) -> None:
         self.clock, self.loop, self.capacity = clock, loop, capacity
-        self.now = 0.0
-        self.scheduled = 0.0
-        """When the step that comes next was made up: as the one before it started."""
+        self.lanes = [_Lane() for _ in range(capacity.stages)]
+        self.is_alone = capacity.stages == 1
+        """Whether one batch is under way at a time."""
+        self.under_way = 0
+        """Requests in all batches."""
+        self.entrance = self.exit = 0.0
+        """When the first stage is free of the last batch that entered it, and when that batch leaves the last one."""
         self.free = 0.0
         """When the front end has no more work."""
         self.to_ask = max(loop.requests, loop.users)
         self.answered = 0
         self.waiting: deque[_Group] = deque()
-        self.reading: deque[_Group] = deque()
-        self.writing: list[_Group] = []
         self.ttfts: list[tuple[float, int]] = []
         self.tpots: list[tuple[float, int]] = []
-        self._ask(loop.users)
+        self._ask(loop.users, 0.0)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether anybody waits for anything."""
+        return bool(self.waiting) or not all(lane.is_empty for lane in self.lanes)
 
     def turn(self) -> None:
-        """One step, or many alike."""
-        decoding = sum(each.count for each in self.writing)
-        taken = self._take(self.capacity.step_tokens - decoding, self.capacity.requests - decoding)
-        seats = self.capacity.requests - decoding - sum(each.count for each in self.reading)
-        joining = bool(self.waiting) and seats > 0
-        steps = 1 if taken or joining else self._steps_until_an_end()
-        remembered = sum(
-            each.count * (self.loop.input_tokens + each.made + steps // 2) for each in self.writing
-        )
-        batch = Batch(
-            decoding=decoding,
-            remembered=remembered,
-            prompt=sum(group.count * tokens for group, tokens in taken),
-            pairs=sum(group.count * tokens * (group.read + tokens // 2) for group, tokens in taken),
-            sampled=sum(
-                group.count for group, tokens in taken if group.read + tokens == self.loop.input_tokens
-            ),
-        )
-        self._hold_up(steps * self.clock.handing_microseconds(batch))
-        pace = self.clock.step_microseconds(batch)
-        self.scheduled = self.now + (steps - 1) * pace
-        self.now += steps * pace
-        self._advance_writing(steps)
-        self._advance_reading(taken)
+        """One step, or many alike, of the batch that comes next."""
+        left = self.capacity.requests - self.under_way
+        lane = self.lanes[0] if self.is_alone else min(self.lanes, key=lambda each: self._starts(each, left))
+        decoding = sum(each.count for each in lane.writing)
+        taken = self._take(lane, self.capacity.step_tokens - decoding, left)
+        joining = bool(self.waiting) and left > 0
+        steps = 1 if taken or (joining and self.is_alone) else self._steps_until_an_end(lane)
+        if steps > 1 and not self.is_alone:
+            steps = min(steps, self._steps_until_asked(lane, joining=joining))
+        self._pass(lane, self._batch(lane, taken, steps), steps)
+        self._advance_writing(lane, steps)
+        self._advance_reading(lane, taken)
 
-    def _hold_up(self, work: float) -> None:
+    def _starts(self, lane: _Lane, seats: int) -> float:
+        """When the lane's next step may start."""
+        if not lane.is_empty:
+            return lane.now
+        return max(lane.now, self.waiting[0].ready) if self.waiting and seats > 0 else inf
+
+    def _batch(self, lane: _Lane, taken: list[tuple[_Group, int]], steps: int) -> Batch:
+        length = self.loop.input_tokens
+        decoding = remembered = prompt = pairs = sampled = 0
+        for each in lane.writing:
+            decoding += each.count
+            remembered += each.count * (length + each.made + steps // 2)
+        for group, tokens in taken:
+            prompt += group.count * tokens
+            pairs += group.count * tokens * (group.read + tokens // 2)
+            if group.read + tokens == length:
+                sampled += group.count
+        return Batch(decoding, remembered, prompt, pairs, sampled)
+
+    def _pass(self, lane: _Lane, batch: Batch, steps: int) -> None:
+        """Through all stages, behind the batch before it."""
+        self._hold_up(steps * self.clock.handing_microseconds(batch), lane.now)
+        pace = self.clock.step_microseconds(batch)
+        stage = pace / len(self.lanes)
+        entered = lane.now if self.is_alone else max(lane.now, self.entrance)
+        left = entered + pace if self.is_alone else max(entered + pace, self.exit + stage)
+        self.entrance, self.exit = entered + stage, left
+        lane.now = left + (steps - 1) * pace
+        # A step is made up while the one before it runs; in a pipeline, when another batch has left it.
+        lane.scheduled = lane.now - pace if self.is_alone else lane.now
+
+    def _hold_up(self, work: float, now: float) -> None:
         """Whoever is in the front end shares it with the tokens that it hands out."""
-        inside = [group for group in self.waiting if group.ready > self.now]
+        inside = [group for group in self.waiting if group.ready > now]
         for group in inside:
             group.ready += work
         self.free += work if inside else 0
 
-    def _ask(self, users: int) -> None:
+    def _ask(self, users: int, now: float) -> None:
         """So many users send a request now; whoever is still in the front end waits for their work too."""
         asked = min(users, self.to_ask)
         if not asked:
             return
         self.to_ask -= asked
-        self.free = max(self.now, self.free) + asked * self.capacity.admission_microseconds
+        self.free = max(now, self.free) + asked * self.capacity.admission_microseconds
         for group in self.waiting:
-            if group.ready > self.now:
+            if group.ready > now:
                 group.ready = self.free
-        self.waiting.append(_Group(asked, self.now, self.free))
+        self.waiting.append(_Group(asked, now, self.free))
 
-    def _steps_until_an_end(self) -> int:
-        return min((self.loop.output_tokens - each.made for each in self.writing), default=1)
+    def _steps_until_an_end(self, lane: _Lane) -> int:
+        return min((self.loop.output_tokens - each.made for each in lane.writing), default=1)
 
-    def _take(self, tokens: int, seats: int) -> list[tuple[_Group, int]]:
+    def _steps_until_asked(self, lane: _Lane, *, joining: bool) -> int:
+        """Until somebody who is answered in another batch of the pipeline asks again, and may join this one.
+
+        Or until who waits has asked: where that other batch is ahead of this one, it is still to come.
+        """
+        pace = self.clock.step_microseconds(self._batch(lane, [], 1))
+        others = (each for each in self.lanes if each is not lane and each.writing)
+        asked = [each.now + self._steps_until_an_end(each) * pace for each in others]
+        if joining:
+            asked.append(self.waiting[0].ready)
+        if not asked:
+            return self.loop.output_tokens
+        return max(1, int((min(asked) - lane.now) / pace))
+
+    def _take(self, lane: _Lane, tokens: int, seats: int) -> list[tuple[_Group, int]]:
         """Who of those that wait is in this step, with how many tokens of each prompt."""
-        self._admit(seats - sum(each.count for each in self.reading))
+        unread = sum(each.count * (self.loop.input_tokens - each.read) for each in lane.reading)
+        if self.waiting:
+            self._admit(lane, min(seats, ceil_div(max(0, tokens - unread), self.loop.input_tokens)))
+        if not lane.reading:
+            return []
         taken: list[tuple[_Group, int]] = []
         reading: deque[_Group] = deque()
-        for group in self.reading:
+        for group in lane.reading:
             for piece, share in _cut(group, self.loop.input_tokens - group.read, max(0, tokens)):
                 reading.append(piece)
                 if share:
                     taken.append((piece, share))
                     tokens -= piece.count * share
-        self.reading = reading
+        lane.reading = reading
         return taken
 
-    def _admit(self, seats: int) -> None:
+    def _admit(self, lane: _Lane, seats: int) -> None:
         """Those who had passed the front end when this step was made up; an engine with nothing to do waits for one."""
-        if self.waiting and not (self.writing or self.reading):
-            self.now = max(self.now, self.waiting[0].ready)
-            self._seat(1)
+        if lane.is_empty:
+            lane.now = max(lane.now, self.waiting[0].ready)
+            self._seat(lane, 1)
             return
-        while self.waiting and seats > 0 and self.waiting[0].ready < self.scheduled:
+        while self.waiting and seats > 0 and self.waiting[0].ready < lane.scheduled:
             passed = min(self.waiting[0].count, seats)
-            self._seat(passed)
+            self._seat(lane, passed)
             seats -= passed
 
-    def _seat(self, count: int) -> None:
+    def _seat(self, lane: _Lane, count: int) -> None:
         """The first so many of the first group begin to be read."""
         group = self.waiting[0]
-        self.reading.append(_split(group, count))
+        lane.reading.append(_split(group, count))
+        self.under_way += count
         if not group.count:
             self.waiting.popleft()
 
-    def _advance_writing(self, steps: int) -> None:
+    def _advance_writing(self, lane: _Lane, steps: int) -> None:
         ended = 0
         going: list[_Group] = []
-        for each in self.writing:
+        for each in lane.writing:
             each.made += steps
             if each.made < self.loop.output_tokens:
                 going.append(each)
                 continue
             ended += each.count
-            pause = (self.now - each.first) / max(1, self.loop.output_tokens - 1)
+            pause = (lane.now - each.first) / max(1, self.loop.output_tokens - 1)
             self.tpots.append((pause, each.count))
-        self.writing = going
-        self._answer(ended)
+        lane.writing = going
+        self._answer(ended, lane.now)
 
-    def _advance_reading(self, taken: list[tuple[_Group, int]]) -> None:
+    def _advance_reading(self, lane: _Lane, taken: list[tuple[_Group, int]]) -> None:
         ended = 0
         for group, tokens in taken:
             group.read += tokens
             if group.read < self.loop.input_tokens:
                 continue
-            self.reading.remove(group)
-            self.ttfts.append((self.now - group.arrived, group.count))
-            group.first, group.made = self.now, 1
+            lane.reading.remove(group)
+            self.ttfts.append((lane.now - group.arrived, group.count))
+            group.first, group.made = lane.now, 1
             if self.loop.output_tokens > 1:
-                self.writing.append(group)
+                lane.writing.append(group)
             else:
                 self.tpots.append((0.0, group.count))
                 ended += group.count
-        self._answer(ended)
+        self._answer(ended, lane.now)
 
-    def _answer(self, ended: int) -> None:
-        self.answered += ended
+    def _answer(self, ended: int, now: float) -> None:
         if ended:
-            self._ask(ended)
+            self.answered += ended
+            self.under_way -= ended
+            self._ask(ended, now)
 
 
 def _cut(group: _Group, left: int, tokens: int) -> Iterator[tuple[_Group, int]]:

@@ -21,7 +21,7 @@ class MemoryConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     cpu_bytes: dict[Engine, int]
 
 
-class SpeedConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SpeedConstants(msgspec.Struct, frozen=True, eq=False, kw_only=True, forbid_unknown_fields=True):
     """Fractions of what hardware could do, and times that no formula gives; see the file for each."""
 
     bandwidth_fraction: float
@@ -36,14 +36,19 @@ class SpeedConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     layer_microseconds: float
     expert_layer_microseconds: float
     narrow_layer_microseconds: float
+    unpacking_layer_microseconds: float
     step_microseconds: float
+    core_step_microseconds: float
+    core_request_microseconds: float
     launch_layer_microseconds: float
     launch_expert_layer_microseconds: float
+    launch_exchange_layer_microseconds: float
     host_request_microseconds: float
     admission_microseconds: float
     admission_token_microseconds: float
     request_microseconds: float
     cpu_fraction: float
+    exchange_microseconds: float
     all_reduce_microseconds: dict[LinkKind, float]
     node_microseconds: float
 

@@ -3,69 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from plinth.domain.accelerators.catalogue import CPU, LinkKind
 from plinth.domain.fleet import Engine
-from plinth.domain.quantities import ceil_div
 from plinth.domain.sizing.request import Asked, Place, SizingRequest
 from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.spread import find_spread, largest_tensor
 
-_MOST_STAGES = 16
-_COPIES = (2, 4, 8, 16, 32, 64)
+MOST_STAGES = 16
 
 
-def find_candidates(request: SizingRequest) -> list[Shape]:
+def find_candidates(request: SizingRequest) -> tuple[Shape, ...]:
     """Shapes that the place has room for and that nothing asked for by hand rules out, the fewest accelerators first.
 
     Among as many accelerators the plainest is first: one stage, one copy, experts not spread.
     """
     if request.place.accelerator.name == CPU or request.engine is Engine.LLAMA_CPP:
-        found = iter([Shape()])
-    else:
-        found = _shapes(request)
-    fitting = [shape for shape in found if _is_as_asked(shape, request.asked)]
-    return sorted(fitting, key=_plainness)
+        return tuple(shape for shape in (Shape(),) if _is_as_asked(shape, request.asked))
+    widths = range(1, largest_tensor(request.place) + 1)
+    staged = tuple(tensor for tensor in widths if _is_staged(request, tensor))
+    return _all_shapes(request.place, request.asked, staged, spreads_experts=request.model.experts > 0)
 
 
-def largest_tensor(place: Place) -> int:
-    """The most ranks that one layer can be split over: what one node has, within one link domain."""
-    return min(place.accelerators_per_node, place.accelerator.link.domain_size)
+@lru_cache(maxsize=1024)
+def _all_shapes(
+    place: Place, asked: Asked, staged: tuple[int, ...], *, spreads_experts: bool
+) -> tuple[Shape, ...]:
+    """Pure, and remembered: models differ in how wide they are split before they are staged, and in little else."""
+    found = _shapes(place, staged, spreads_experts=spreads_experts)
+    return tuple(sorted((shape for shape in found if _is_as_asked(shape, asked)), key=_plainness))
 
 
 def _plainness(shape: Shape) -> tuple[int, ...]:
     return (shape.accelerators, shape.pipeline, shape.data, shape.expert, shape.tensor)
 
 
-def _shapes(request: SizingRequest) -> Iterator[Shape]:
-    most = largest_tensor(request.place)
+def _shapes(place: Place, staged: tuple[int, ...], *, spreads_experts: bool) -> Iterator[Shape]:
+    most = largest_tensor(place)
     for tensor in range(1, most + 1):
         yield Shape(tensor=tensor)
-        if request.model.experts:
+        if spreads_experts:
             yield from _expert_shapes(tensor, most)
-        yield from _staged_shapes(request, tensor)
+        if tensor in staged:
+            shapes = (Shape(tensor=tensor, pipeline=pipeline) for pipeline in range(2, MOST_STAGES + 1))
+            yield from (shape for shape in shapes if find_spread(shape, place) is not None)
 
 
 def _expert_shapes(tensor: int, most: int) -> Iterator[Shape]:
     if tensor > 1:
         yield Shape(tensor=tensor, expert=tensor)
-    for data in _COPIES:
-        if tensor * data <= most:
-            yield Shape(tensor=tensor, data=data, expert=tensor * data)
+    for data in range(2, most // tensor + 1):
+        yield Shape(tensor=tensor, data=data, expert=tensor * data)
 
 
-def _staged_shapes(request: SizingRequest, tensor: int) -> Iterator[Shape]:
-    """Stages across nodes; inside a node only where splitting layers further is slow or not possible."""
+def _is_staged(request: SizingRequest, tensor: int) -> bool:
+    """Stages only where splitting layers further is slow or not possible, or by hand; in one node, else on several."""
     place = request.place
-    stages_a_node = place.accelerators_per_node // tensor
     asked = request.asked.pipeline is not None
     slow = place.accelerator.link.kind is LinkKind.PCIE
     widest = 2 * tensor > largest_tensor(place)
-    inside = asked or slow or widest or find_obstacle(request.model, Shape(tensor=2 * tensor)) is not None
-    for pipeline in range(2, _MOST_STAGES + 1):
-        nodes = ceil_div(pipeline, stages_a_node)
-        if (nodes == 1 and inside) or 1 < nodes <= place.nodes:
-            yield Shape(tensor=tensor, pipeline=pipeline)
+    return asked or slow or widest or find_obstacle(request.model, Shape(tensor=2 * tensor)) is not None
 
 
 def _is_as_asked(shape: Shape, asked: Asked) -> bool:

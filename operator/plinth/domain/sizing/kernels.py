@@ -11,8 +11,8 @@ from plinth.domain.models.architecture import ModelArchitecture
 
 _LEAST_CAPABILITY = {"mxfp4": 80, "experts_int8": 80, "fbgemm_fp8": 80, "fp_quant": 100}
 """Of methods that 7.5, the least of the catalogue, is too little for."""
-_BFLOAT16_CAPABILITY = 80
-_NOT_IN_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4", "plamo2"})
+BFLOAT16_CAPABILITY = 80
+NOT_IN_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4", "plamo2"})
 """Models that are not stable in float16; without bfloat16 vLLM computes them in float32, of twice the size."""
 
 
@@ -28,6 +28,6 @@ def refuse_on_kind(model: ModelArchitecture, accelerator: Accelerator) -> str | 
             f"vLLM has kernels for {method} weights from compute capability {needs / 10} on, {accelerator.name} has"
             f" {has / 10}; take another spec.pool"
         )
-    if model.name in _NOT_IN_FLOAT16 and has < _BFLOAT16_CAPABILITY:
+    if model.name in NOT_IN_FLOAT16 and has < BFLOAT16_CAPABILITY:
         return f"{accelerator.name} has no bfloat16, and {model.name} is not stable in float16; take another spec.pool"
     return None

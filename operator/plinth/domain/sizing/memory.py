@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plinth.domain.accelerators.catalogue import CPU
-from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.quantities import ceil_div
 from plinth.domain.sizing.activation import activation_bytes
 from plinth.domain.sizing.allocation import slack_bytes
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration
 from plinth.domain.sizing.engine_defaults import batch_limits, block_tokens, graph_count, has_new_runner
-from plinth.domain.sizing.request import EngineOptions, SizingRequest
+from plinth.domain.sizing.filling import filling_bytes
+from plinth.domain.sizing.request import SizingRequest
 from plinth.domain.sizing.shape import Shape
 
 
@@ -42,24 +42,28 @@ def plan_memory(request: SizingRequest, shape: Shape, calibration: Calibration =
 
     Qwen2.5-32B at TP2 on an H200 of which the engine has 90%: weights 29.73 GiB, KV 94.6 GiB = 775k tokens.
     """
-    model, load, options = request.model, request.load, request.options
+    model, load = request.model, request.load
     weights = model.weights_bytes_per_rank(tensor=shape.tensor, pipeline=shape.pipeline, expert=shape.expert)
     on_cpu = request.place.accelerator.name == CPU
     if on_cpu:
         overhead = calibration.memory.cpu_bytes[request.engine]
     else:
-        weights += slack_bytes(model, shape)
+        weights += slack_bytes(model, shape) + filling_bytes(model, shape, request.place.accelerator)
+        weights += model.rotary_bytes
         overhead = _overhead_bytes(request, shape, calibration)
     left = request.place.engine_bytes - weights - overhead
-    kept = _kept_bytes(model, load.context_tokens, shape, options)
+    kept = _kept_bytes(request, shape)
+    first = _kept_bytes(request, shape, step_tokens=_step_tokens(request))
     users = ceil_div(load.concurrency, shape.data)
-    fitting = max(0, left) // kept if kept else users
+    fitting = users
+    if kept:
+        fitting = 1 + (left - first) // kept if left >= first else 0
     return MemoryPlan(
         weights_bytes=weights,
         overhead_bytes=overhead,
         kv_bytes=left,
         kv_tokens=_kv_tokens(request, shape, max(0, left)),
-        needed_kv_bytes=users * kept,
+        needed_kv_bytes=first + (users - 1) * kept,
         full_requests=fitting * shape.data,
     )
 
@@ -82,17 +86,28 @@ def _overhead_bytes(request: SizingRequest, shape: Shape, calibration: Calibrati
     return overhead
 
 
-def _kept_bytes(model: ModelArchitecture, tokens: int, shape: Shape, options: EngineOptions) -> int:
-    """What a rank keeps of one request."""
-    return model.kv_bytes_per_request_per_rank(
-        tokens, tensor=shape.tensor, pipeline=shape.pipeline, element_bytes=options.kv_element_bytes
+def _kept_bytes(request: SizingRequest, shape: Shape, *, step_tokens: int = 0) -> int:
+    """What a rank keeps of one request of the longest context, while `step_tokens` of its prompt are read."""
+    return request.model.kv_bytes_per_request_per_rank(
+        request.load.context_tokens,
+        tensor=shape.tensor,
+        pipeline=shape.pipeline,
+        element_bytes=request.options.kv_element_bytes,
+        step_tokens=step_tokens,
     )
+
+
+def _step_tokens(request: SizingRequest) -> int:
+    place = request.place
+    return batch_limits(place.accelerator, place.total_bytes, request.options).tokens
 
 
 def _kv_tokens(request: SizingRequest, shape: Shape, left: int) -> int:
     """Tokens in whole blocks. Where windows or states make tokens unequal: full contexts that fit, times their length.
 
-    Both as vLLM counts them (`v1/core/kv_cache_utils.py`, `get_num_blocks` and `get_kv_cache_capacity`).
+    Both as vLLM counts them (`v1/core/kv_cache_utils.py`, `get_num_blocks` and `get_kv_cache_capacity`); of a sliding
+    layer it counts the window and a whole step of a prompt (`SlidingWindowSpec`), though only requests that are being
+    read keep so much.
     """
     model, context = request.model, request.load.context_tokens
     grown = model.kv_bytes_per_token_per_rank(
@@ -100,7 +115,7 @@ def _kv_tokens(request: SizingRequest, shape: Shape, left: int) -> int:
         pipeline=shape.pipeline,
         element_bytes=request.options.kv_element_bytes,
     )
-    kept = _kept_bytes(model, context, shape, request.options)
+    kept = _kept_bytes(request, shape, step_tokens=_step_tokens(request))
     if kept == 0:
         return 0
     if grown * context == kept:

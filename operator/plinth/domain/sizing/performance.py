@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from plinth.api.v1alpha1 import Task
 from plinth.domain.quantities import ceil_div
@@ -23,6 +24,8 @@ _MILLION = 1_000_000
 _CENTS_OF_A_CENT = Decimal("0.0001")
 _MEDIAN = 50
 _LATEST = 99
+_serve = lru_cache(maxsize=4096)(serve)
+"""Pure, and remembered: loads that differ in goals alone, or in room that they do not need, fare alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +55,9 @@ def predict(
 ) -> Prediction:
     """How one shape would serve the stated load; `requests` in all, or `ROUNDS` a user.
 
-    Copies and stages share the users out: a pipeline of p stages works on p batches at a time, one a stage.
+    Copies share the users out. They may share a front end as well, which then has the work of all.
     """
-    load = request.load
-    streams = min(shape.data * shape.pipeline, load.concurrency)
+    load, streams = request.load, _streams(request, shape)
     generates = request.model.task is Task.GENERATE
     loop = ClosedLoop(
         users=ceil_div(load.concurrency, streams),
@@ -63,10 +65,15 @@ def predict(
         input_tokens=load.input_tokens,
         output_tokens=load.output_tokens if generates else 0,
     )
-    capacity = _capacity(request, memory, streams, calibration)
-    served = serve(_clock(request, shape, calibration), loop, capacity)
+    clock = _clock(request, shape, calibration)
+    served = _serve(clock, loop, _capacity(request, shape, memory, calibration))
     made = loop.output_tokens if generates else loop.input_tokens
     return _prediction(request, shape, calibration, served, made * streams)
+
+
+def _streams(request: SizingRequest, shape: Shape) -> int:
+    """Copies that have something to do."""
+    return min(shape.data, request.load.concurrency)
 
 
 def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> StepClock:
@@ -77,20 +84,26 @@ def _clock(request: SizingRequest, shape: Shape, calibration: Calibration) -> St
         accelerator=request.place.accelerator,
         constants=calibration.speed,
         across_nodes=not in_a_node,
+        copies_a_front_end=ceil_div(shape.data, request.options.front_ends),
     )
 
 
-def _capacity(request: SizingRequest, memory: MemoryPlan, streams: int, calibration: Calibration) -> Capacity:
-    """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for."""
-    place, load = request.place, request.load
+def _capacity(request: SizingRequest, shape: Shape, memory: MemoryPlan, calibration: Calibration) -> Capacity:
+    """What one stream may hold: vLLM's limits, and the whole requests that its share of the cache has room for.
+
+    No more than all users ask for at once: it would make no difference.
+    """
+    place, load, speed = request.place, request.load, calibration.speed
+    streams = _streams(request, shape)
     limits = batch_limits(place.accelerator, place.total_bytes, request.options)
     length = load.input_tokens + load.output_tokens
     room = memory.kv_tokens // (length * streams) if memory.kv_tokens else limits.sequences
+    a_request = speed.admission_microseconds + speed.admission_token_microseconds * load.input_tokens
     return Capacity(
         step_tokens=limits.tokens,
-        requests=max(1, min(limits.sequences, room)),
-        admission_microseconds=calibration.speed.admission_microseconds
-        + calibration.speed.admission_token_microseconds * load.input_tokens,
+        requests=max(1, min(limits.sequences, room, ceil_div(load.concurrency, streams))),
+        admission_microseconds=a_request * ceil_div(streams, request.options.front_ends),
+        stages=shape.pipeline,
     )
 
 
@@ -98,18 +111,18 @@ def _prediction(
     request: SizingRequest, shape: Shape, calibration: Calibration, served: Served, tokens_a_request: int
 ) -> Prediction:
     slower = FULL_SPEED_PERMILLE / request.speed_permille
-    before = calibration.speed.request_microseconds
-
-    def ttft(percent: int) -> int:
-        return round((served.ttft.percentile(percent) * slower + before) / 1000)
-
+    before, goal = calibration.speed.request_microseconds, request.goals.percentile
+    first = [
+        round((each * slower + before) / 1000) for each in served.ttft.percentiles(_MEDIAN, _LATEST, goal)
+    ]
+    pause = [round(each * slower) for each in served.tpot.percentiles(_MEDIAN, goal)]
     speed = round(served.requests * tokens_a_request / (served.duration * slower) * _MILLION)
     return Prediction(
-        ttft_p50_milliseconds=ttft(_MEDIAN),
-        ttft_p99_milliseconds=ttft(_LATEST),
-        ttft_milliseconds=ttft(request.goals.percentile),
-        tpot_microseconds=round(served.tpot.percentile(_MEDIAN) * slower),
-        tpot_at_goal_microseconds=round(served.tpot.percentile(request.goals.percentile) * slower),
+        ttft_p50_milliseconds=first[0],
+        ttft_p99_milliseconds=first[1],
+        ttft_milliseconds=first[2],
+        tpot_microseconds=pause[0],
+        tpot_at_goal_microseconds=pause[1],
         tokens_per_second=speed,
         cost_per_million_tokens=_cost(request.place.cost_per_accelerator_hour, shape.accelerators, speed),
     )

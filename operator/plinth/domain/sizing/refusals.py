@@ -7,14 +7,28 @@ from collections.abc import Iterator
 from plinth.domain.accelerators.catalogue import CPU
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.quantities import plural
-from plinth.domain.sizing.candidates import largest_tensor
+from plinth.domain.sizing.candidates import MOST_STAGES
 from plinth.domain.sizing.request import Asked, Place
 from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
+from plinth.domain.sizing.spread import find_spread, largest_tensor
 
 FIELD = "spec.parallelism"
 _SUGGESTED_MOST = 8
 """Degrees that refusals suggest go at least this far, whatever the pool has."""
+
+
+def refuse_degrees(asked: Asked) -> str | None:
+    """Why no model can be split so, or None: experts are spread over all tensor ranks and copies, or not at all."""
+    expert, ranks = asked.expert or 1, (asked.tensor or 1) * (asked.data or 1)
+    all_stated = asked.tensor is not None and asked.data is not None
+    if expert == 1 or (expert % ranks == 0 and (expert == ranks or not all_stated)):
+        return None
+    told = [f"{name} {degree}" for name, degree in (("tensor", asked.tensor), ("data", asked.data)) if degree]
+    return (
+        f"{FIELD}.expert: experts are spread over tensor times data accelerators, and {expert} does not go with"
+        f" {' and '.join(told)}; leave expert out, or {' and '.join(told)}"
+    )
 
 
 def refuse_asked(model: ModelArchitecture, asked: Asked) -> str | None:
@@ -62,12 +76,23 @@ def refuse_asked_on(place: Place, asked: Asked) -> str | None:
             f"{FIELD}.{field}: {in_one_node} is more than a node of the pool has ({have}); use fewer, or another"
             " spec.pool"
         )
-    wanted, there = (asked.pipeline or 1) * in_one_node, place.accelerators_per_node * place.nodes
-    if wanted <= there:
+    stages = asked.pipeline or 1
+    if _has_spread(place, asked, stages):
         return None
-    where = "a node of the pool" if place.nodes == 1 else "the pool"
-    why = "; a replica stays on one node" if place.nodes == 1 else ""
-    return f"{FIELD}.pipeline: {wanted} accelerators are more than {where} has ({there}){why}"
+    wanted, there = stages * in_one_node, place.accelerators_per_node * place.nodes
+    if wanted > there:
+        return f"{FIELD}.pipeline: {wanted} accelerators are more than the pool has ({there})"
+    able = [str(each) for each in range(1, MOST_STAGES + 1) if _has_spread(place, asked, each)]
+    each = plural(in_one_node, "accelerator")
+    where = f"{plural(place.nodes, 'node')} of {place.accelerators_per_node}"
+    return f"{FIELD}.pipeline: {stages} stages of {each} cannot lie evenly on {where}; {_join(able)} would"
+
+
+def _has_spread(place: Place, asked: Asked, stages: int) -> bool:
+    """Whether so many stages have room, of the width that was asked for or of any."""
+    tensors = [asked.tensor] if asked.tensor else range(1, largest_tensor(place) + 1)
+    shapes = (Shape(tensor=each, data=asked.data or 1, pipeline=stages) for each in tensors)
+    return any(find_spread(shape, place) is not None for shape in shapes)
 
 
 def _refuse_on_cpu(asked: Asked) -> str | None:

@@ -84,6 +84,9 @@ class EngineOptions:
     """1 for an FP8 cache."""
     graphs: bool = True
     """False under `enforce-eager`."""
+    front_ends: int = 1
+    """Processes that copies share out among them, to take requests in and hand tokens out: one in a replica,
+    one for each copy where `vllm serve` runs by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,9 @@ from plinth.domain.sizing.shape import Shape
 
 _BLOCK_METHODS = frozenset({"fp8", "modelopt", "fbgemm_fp8"})
 """Methods whose groups are square blocks, so outputs have to fit as well as inputs."""
+_UNEVEN_METHODS = frozenset({"mxfp4"})
+"""Methods whose groups are dealt out whole, to the last rank fewer (models/gpt_oss.py, `cdiv(intermediate_size_block,
+tp_size)`), and filled up for the kernel (oracle/mxfp4.py, `mxfp4_round_up_hidden_size_and_intermediate_size`)."""
 
 
 def find_obstacle(model: ModelArchitecture, shape: Shape) -> str | None:
@@ -59,6 +62,8 @@ def _group_obstacles(model: ModelArchitecture, shape: Shape) -> Iterator[str]:
     if quantization is None or quantization.group_size == 0:
         return
     group, method = quantization.group_size, quantization.method
+    if method in _UNEVEN_METHODS:
+        return
     for each in model.layers:
         for part, width, ways in _split_widths(each, shape, both_ways=method in _BLOCK_METHODS):
             if ways > 1 and part not in quantization.kept_in_full and (width // ways) % group:

@@ -53,28 +53,33 @@ class StepClock:
     constants: SpeedConstants
     across_nodes: bool = False
     """Stages lie on several nodes."""
+    copies_a_front_end: int = 1
+    """Copies of the model that one front end serves."""
 
     def step_microseconds(self, batch: Batch) -> float:
         """One step. The host's parts run beside the accelerator's, so the longest counts."""
         tokens = batch.decoding + batch.prompt
-        products = sum(self._product(each, tokens) for each in self.work.products)
-        products += self._product(self.work.head, batch.decoding + batch.sampled)
-        busy = products + self._attention(batch) + self._messages(tokens) + self._fixed
+        busy = self._product(*self._head_rate, batch.decoding + batch.sampled) + self._fixed
+        for each, rate in self._rates:
+            busy += self._product(each, rate, tokens)
+        busy += self._attention(batch) + self._messages(tokens)
         return max(busy, self._host(batch))
 
     @cached_property
     def _fixed(self) -> float:
         constants, work = self.constants, self.work
         narrow = any(self._narrow_flops(each) for each in work.products)
+        unpacked = any(each.width is Width.UNPACKED for each in work.products)
         return (
             work.layers * constants.layer_microseconds
             + work.layers * narrow * constants.narrow_layer_microseconds
+            + work.layers * unpacked * constants.unpacking_layer_microseconds
             + work.expert_layers * constants.expert_layer_microseconds
             + constants.step_microseconds
         )
 
     def _host(self, batch: Batch) -> float:
-        """Launching the kernels that no CUDA graph holds, and handing out tokens.
+        """Launching the kernels that no CUDA graph holds, the engine's own loop, and handing out tokens.
 
         Attention over prompts is launched by itself, layer by layer; experts are as well in steps that are larger than
         all graphs: choosing, sorting and multiplying are some ten kernels, launched from Python.
@@ -84,19 +89,35 @@ class StepClock:
             launching = self.work.layers * constants.launch_layer_microseconds
         if batch.decoding + batch.prompt > MOST_GRAPH_TOKENS:
             launching += self.work.expert_layers * constants.launch_expert_layer_microseconds
-        return max(launching, self.handing_microseconds(batch))
+            launching += self.work.exchanged_layers * constants.launch_exchange_layer_microseconds
+        # One core and one front end serve all batches that are in a pipeline.
+        serial = max(self._core_microseconds(batch), self.handing_microseconds(batch))
+        return max(launching, serial * self.shape.pipeline)
+
+    def _core_microseconds(self, batch: Batch) -> float:
+        """The engine's own loop: scheduling, preparing inputs, taking what was sampled (v1/engine/core.py)."""
+        constants = self.constants
+        return constants.core_step_microseconds + batch.decoding * constants.core_request_microseconds
 
     def handing_microseconds(self, batch: Batch) -> float:
         """What the front end takes to hand out a step's tokens, as far as others wait for it."""
         handed = batch.decoding if batch.decoding > _FRONT_END_PIECE else 0
-        return handed * self.constants.host_request_microseconds
+        return handed * self.copies_a_front_end * self.constants.host_request_microseconds
 
     @cached_property
     def _share(self) -> float:
         """What is reached of the fractions: less on a CPU."""
         return self.constants.cpu_fraction if self.accelerator.name == CPU else 1.0
 
-    def _product(self, product: Product, tokens: int) -> float:
+    @cached_property
+    def _rates(self) -> tuple[tuple[Product, float], ...]:
+        return tuple((each, self._rate(each)) for each in self.work.products)
+
+    @cached_property
+    def _head_rate(self) -> tuple[Product, float]:
+        return self.work.head, self._rate(self.work.head)
+
+    def _product(self, product: Product, rate: float, tokens: int) -> float:
         """The longer of reading the weights and computing."""
         read, flops = product.weights_bytes, product.flops_per_token * tokens
         fraction = self.constants.bandwidth_fraction
@@ -106,7 +127,7 @@ class StepClock:
             read = round(read * (1 - (1 - product.touched_share) ** everyones))
             fraction = self.constants.expert_bandwidth_fraction
         reading = read / (self.accelerator.bandwidth_bytes_per_second * fraction)
-        computing = flops / self._rate(product)
+        computing = flops / rate
         return max(reading, computing) * _MICROSECONDS / self._share
 
     def _rate(self, product: Product) -> float:
@@ -145,26 +166,33 @@ class StepClock:
     def _messages(self, tokens: int) -> float:
         """All-reduces of the tensor ranks, tokens to experts and back, and hidden states to the next stage."""
         link, size = self.accelerator.link, tokens * self.work.hidden_bytes
-        speed = max(1, link.bytes_per_second_per_accelerator) * self.constants.link_fraction
         latency = self.constants.all_reduce_microseconds[link.kind]
         total = 0.0
         if self.shape.tensor > 1:
             ranks = self.shape.tensor
             # A ring moves 2 · (n - 1) / n of the data over each link; latency grows with the hops of a tree.
-            moved = 2 * (ranks - 1) / ranks * size / speed * _MICROSECONDS
+            moved = 2 * (ranks - 1) / ranks * size / self._link_speed(ranks) * _MICROSECONDS
             total += self.work.reduced_layers * (latency * log2(ranks) + moved)
         if self.work.exchanged_layers:
-            sent = 2 * size * self.work.experts_per_token / speed * _MICROSECONDS
-            total += self.work.exchanged_layers * (2 * latency * log2(self.shape.data) + sent)
+            speed = self._link_speed(self.shape.tensor * self.shape.data)
+            # Each rank gets the tokens of all copies, and gives back what its experts made of them: vLLM's default
+            # (`all2all_backend`, allgather_reducescatter).
+            sent = 2 * (self.shape.data - 1) * size / speed * _MICROSECONDS
+            latency = self.constants.exchange_microseconds * log2(self.shape.data)
+            total += self.work.exchanged_layers * (2 * latency + sent)
         if self.shape.pipeline > 1:
             total += (self.shape.pipeline - 1) * self._handover(size)
         return total
 
     def _handover(self, size: int) -> float:
         if not self.across_nodes:
-            link = self.accelerator.link
-            speed = max(1, link.bytes_per_second_per_accelerator)
-            latency = self.constants.all_reduce_microseconds[link.kind]
+            speed = self._link_speed(2)
+            latency = self.constants.all_reduce_microseconds[self.accelerator.link.kind]
         else:
-            speed, latency = self.accelerator.node_link_bytes_per_second, self.constants.node_microseconds
-        return latency + size / (speed * self.constants.link_fraction) * _MICROSECONDS
+            speed = self.accelerator.node_link_bytes_per_second * self.constants.link_fraction
+            latency = self.constants.node_microseconds
+        return latency + size / speed * _MICROSECONDS
+
+    def _link_speed(self, ranks: int) -> float:
+        """Bytes a second that one of so many ranks of a link domain gets through to the others."""
+        return max(1, self.accelerator.link.bytes_per_second_among(ranks)) * self.constants.link_fraction

@@ -72,7 +72,6 @@ class StepWork:
     """Layers that send tokens to experts of other ranks and back."""
     hidden_bytes: int
     """One token's hidden state."""
-    experts_per_token: int
 
 
 @lru_cache(maxsize=4096)
@@ -102,7 +101,6 @@ def step_work(model: ModelArchitecture, shape: Shape, kv_element_bytes: int) -> 
         ),
         exchanged_layers=expert_layers if shape.data > 1 else 0,
         hidden_bytes=model.hidden * model.dtype_bytes,
-        experts_per_token=max(each.feed_forward.experts_per_token for each in model.layers),
     )
 
 
@@ -156,6 +154,8 @@ def _width(model: ModelArchitecture, part: Part) -> Width:
 
 
 def _head(model: ModelArchitecture, shape: Shape) -> Product:
+    if not model.has_head:
+        return Product(weights_bytes=0, flops_per_token=0)
     elements = ceil_div(model.vocabulary * model.hidden, shape.tensor)
     part = Part.EMBEDDING if model.tied_embeddings else Part.HEAD
     size = elements * bits_hundredths(model, part) // BITS_HUNDREDTHS_PER_BYTE

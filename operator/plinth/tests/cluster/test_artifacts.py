@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from plinth.cluster.artifacts import KEPT_CHARACTERS, MAX_CONFIG_BYTES, read_artifact
-from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
+from plinth.api.v1alpha1 import Task
+from plinth.cluster.artifacts import MAX_CONFIG_BYTES, read_artifact
+from plinth.cluster.gguf_files import KEPT_CHARACTERS
+from plinth.domain.fleet import Artifact, ArtifactRefusal, Engine, ModelFormat
+from plinth.domain.models.architecture import ModelArchitecture
+from plinth.domain.models.reading import read_model
+from plinth.domain.workload import as_loaded
 from plinth.engine.local_sources import SourcePlaces
 from plinth.tests.cluster.test_gguf_header import smollm2
 from plinth.tests.engine.hub_server import COMMIT, REPOSITORY, Hub, hub_server
@@ -41,6 +46,13 @@ def test_a_package_gives_its_gguf_metadata_and_size() -> None:
     assert artifact.format is ModelFormat.GGUF
     assert artifact.config["llama.attention.head_count_kv"] == 3
     assert artifact.weights_bytes == 98_362_432
+    model = read_model(artifact.config, format=artifact.format, tensors=artifact.tensors)
+    assert isinstance(model, ModelArchitecture)
+    # What https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct says of itself: its embedding is the head too.
+    assert model.parameters == 134_515_008
+    assert model.tied_embeddings
+    converted = as_loaded(model, artifact.format, Task.GENERATE, Engine.VLLM)
+    assert converted.weights_bytes == 134_515_008 * 2
     assert all(len(value) <= KEPT_CHARACTERS for value in artifact.config.values() if isinstance(value, str))
 
 
@@ -95,7 +107,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_a_repository_is_read_from_the_hub_without_fetching_its_weights(hub: Hub) -> None:
     artifact = read(f"hf://{REPOSITORY}", revision=COMMIT)
     assert artifact == Artifact(format=ModelFormat.SAFETENSORS, config=CONFIG, weights_bytes=5000)
-    assert hub.downloads("model.safetensors") == []
+    assert set(hub.downloads("model.safetensors")) == {"bytes=0-131071"}
 
 
 def test_a_gguf_file_of_a_repository_is_read_no_further_than_its_head(hub: Hub) -> None:
@@ -104,6 +116,22 @@ def test_a_gguf_file_of_a_repository_is_read_no_further_than_its_head(hub: Hub) 
     artifact = read(f"hf://{REPOSITORY}/tiny.gguf")
     assert isinstance(artifact, Artifact)
     assert artifact.config["llama.attention.head_count"] == 9
+
+
+MODELOPT = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "exclude_modules": []}}
+
+
+def test_how_weights_are_quantised_may_stand_in_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "hf_quant_config.json").write_text(json.dumps(MODELOPT))
+    artifact = read(f"file://{folder}")
+    assert isinstance(artifact, Artifact)
+    assert artifact.config == {**CONFIG, "quantization_config": MODELOPT}
+    stated = {"quant_method": "fp8"}
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": stated}))
+    artifact = read(f"file://{folder}")
+    assert isinstance(artifact, Artifact)
+    assert artifact.config["quantization_config"] == stated
 
 
 def test_a_gated_repository_names_the_field_for_its_token_and_never_the_token(hub: Hub) -> None:

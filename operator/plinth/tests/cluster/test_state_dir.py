@@ -272,10 +272,12 @@ class TestSocket:
         monkeypatch.setenv("XDG_STATE_HOME", "/s")
         state = StateDir.for_folder(folder)
         assert state.gateway_socket == state.root / "gateway.sock"
+        assert state.plan_socket == state.root / "plan.sock"
 
+    @pytest.mark.parametrize("which", ["gateway_socket", "plan_socket"])
     @pytest.mark.parametrize("runtime", [None, "short", "long"])
     def test_its_path_is_never_too_long_for_the_kernel(
-        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str | None
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str | None, which: str
     ) -> None:
         deep = tmp_path / ("d" * 100)
         monkeypatch.setenv("XDG_STATE_HOME", str(deep))
@@ -284,7 +286,7 @@ class TestSocket:
             monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
         state = StateDir.for_folder(folder)
         state.create()
-        path = state.gateway_socket
+        path: Path = getattr(state, which)
         assert len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES
         assert mode(path.parent) == 0o700
         with socket.socket(socket.AF_UNIX) as listener:

@@ -17,6 +17,7 @@ from plinth.domain.fleet import (
     Needs,
     SlotAction,
     SlotName,
+    SlotPlace,
     SlotPlan,
 )
 from plinth.domain.traffic import RouteTable
@@ -58,7 +59,7 @@ def make_config(settings: ServeSettings, *node_ids: str) -> dict[str, Any]:
             action=SlotAction.CREATE,
             spec=SPEC,
             needs=Needs(accelerators=0, memory_bytes=SPEC.memory_bytes),
-            node_id=node_id,
+            place=(SlotPlace(node_id),),
             reason="",
         )
         for ordinal, node_id in enumerate(node_ids)

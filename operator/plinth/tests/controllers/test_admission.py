@@ -82,6 +82,34 @@ def test_a_degree_beyond_every_node_of_the_pool_is_refused(known: tuple[Model, .
     ]
 
 
+def test_experts_that_no_model_could_spread_so_are_refused_before_the_model_is_read() -> None:
+    degrees = {"tensor": 2, "data": 2, "expert": 8}
+    (message,) = refused(qwen(parallelism=degrees), fleet())
+    assert message.startswith(
+        "spec.parallelism.expert: experts are spread over tensor times data accelerators"
+    )
+    assert message.endswith(
+        "and 8 does not go with tensor 2 and data 2; leave expert out, or tensor 2 and data 2"
+    )
+
+
+@pytest.mark.parametrize("known", [(), (known_qwen(),)])
+def test_an_argument_that_cannot_be_planned_with_is_refused(known: tuple[Model, ...]) -> None:
+    engine = {"args": {"max-num-seqs": "a few"}}
+    assert refused(qwen(engine=engine), fleet(*known)) == [
+        "spec.engine.args.max-num-seqs: must be a number above 0, got 'a few'; write one such as 256"
+    ]
+    assert refused(qwen(engine={"args": {"max-num-seqs": "64"}}), fleet(*known)) == []
+
+
+def test_weights_that_cannot_be_loaded_as_asked_are_refused_once_the_model_is_known() -> None:
+    engine = {"args": {"quantization": "awq"}}
+    assert refused(qwen(engine=engine), fleet()) == []
+    assert refused(qwen(engine=engine), fleet(known_qwen()))[0].startswith(
+        "spec.engine.args.quantization: the model's weights are not stored as awq; fp8, "
+    )
+
+
 def test_memory_that_can_never_fit_is_refused_with_each_shape_tried() -> None:
     tiny = replace(gpu_node(accelerators=2), accelerator_memory_bytes=8 << 30)
     (refusal,) = refused(qwen(), fleet(known_qwen(), nodes=(tiny,)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plinth.controllers.memory import OBJECTIVE_WINDOW_SECONDS, Memory
-from plinth.domain.fleet import ModelKey, Needs, Slot, SlotName, SlotPhase
+from plinth.domain.fleet import ModelKey, Needs, Slot, SlotName, SlotPhase, SlotPlace
 from plinth.domain.traffic import LoadReport, ModelLoad
 
 KEY = ModelKey("default", "chat")
@@ -20,7 +20,7 @@ def make_slot(ordinal: int, phase: SlotPhase, *, revision: str = "aaaa", message
         name=SlotName(KEY, revision, ordinal),
         spec=None,
         needs=Needs(accelerators=0, memory_bytes=1),
-        node_id="n",
+        place=(SlotPlace("n"),),
         running_on=None,
         phase=phase,
         message=message,

@@ -11,7 +11,14 @@ import pytest
 from plinth.api.v1alpha1 import GPUPool, GPUPoolSpec, ObjectMeta
 from plinth.api.v1alpha1.workers import TrustRemoteCode
 from plinth.desired.pod_settings import make_pod_settings
-from plinth.desired.serve_config import ServeSettings, deployed_configs, parse_slot, same_config, serve_config
+from plinth.desired.serve_config import (
+    DeployedSlot,
+    ServeSettings,
+    deployed_configs,
+    parse_slot,
+    same_config,
+    serve_config,
+)
 from plinth.desired.serve_details import read_slots
 from plinth.domain.fleet import FleetPlan, ModelKey, Needs, Node, Slot, SlotName, SlotPhase
 from plinth.domain.planner import compute_plan
@@ -160,7 +167,8 @@ def test_only_slots_that_come_stay_or_drain_are_asked_for() -> None:
 def test_a_config_reads_back_as_the_slots_it_was_made_of() -> None:
     for plan in (cpu_plan(), gpu_plan()):
         slot = plan.models[0].slots[0]
-        assert parse_slot(only_application(plan)) == (slot.name, slot.spec, slot.needs, slot.node_id)
+        told = DeployedSlot(name=slot.name, spec=slot.spec, needs=slot.needs, place=slot.place)
+        assert parse_slot(only_application(plan)) == told
 
 
 @pytest.mark.parametrize(
@@ -174,11 +182,12 @@ def test_a_config_reads_back_as_the_slots_it_was_made_of() -> None:
 )
 def test_what_cannot_be_read_is_told_apart_from_what_is_not_ours(application: dict[str, Any]) -> None:
     name = SlotName(ModelKey("a", "b"), "c", 0)
-    assert parse_slot(application) == (name, None, Needs(accelerators=0, memory_bytes=0), "")
+    nothing = Needs(accelerators=0, memory_bytes=0)
+    assert parse_slot(application) == DeployedSlot(name=name, spec=None, needs=nothing, place=())
 
 
 def test_an_application_with_another_name_is_no_slot() -> None:
-    assert parse_slot({"name": "someone-elses"})[0] is None
+    assert parse_slot({"name": "someone-elses"}).name is None
 
 
 def test_nothing_is_put_when_ray_has_it_already() -> None:

@@ -156,3 +156,15 @@ def test_a_pools_status_tells_what_is_there_and_taken() -> None:
 
 def test_times_are_told_in_utc_to_the_second() -> None:
     assert format_time(0.9) == "1970-01-01T00:00:00Z"
+
+
+def test_the_status_says_the_whole_plan_and_cuts_no_sentence() -> None:
+    long = "not TP8: " + "x" * 700
+    plan = replace(
+        FRESH, reasons=(*FRESH.reasons, *(f"not TP{number}: too small" for number in range(16)), long)
+    )
+    snapshot = make_snapshot()
+    seen = look(snapshot, compute_plan(snapshot, NOW))[FRESH.key]
+    status = model_status(plan, snapshot.models[0].resource, seen, NOW)
+    assert status.plan == list(plan.reasons)
+    assert ModelDeploymentStatus.model_validate(status.model_dump(by_alias=True)) == status

@@ -16,6 +16,7 @@ from plinth.domain.fleet import (
     PoolPlan,
     SlotAction,
     SlotName,
+    SlotPlace,
     SlotPlan,
     Verdict,
     WorkerGroupPlan,
@@ -33,7 +34,7 @@ def slot(ordinal: int, action: SlotAction, reason: str = "one more of 2 wanted r
         action=action,
         spec=None,
         needs=Needs(accelerators=1, memory_bytes=0),
-        node_id="n",
+        place=(SlotPlace("n"),),
         reason=reason,
     )
 

@@ -25,6 +25,7 @@ from plinth.domain.fleet import (
     Slot,
     SlotName,
     SlotPhase,
+    SlotPlace,
 )
 from plinth.domain.quantities import GIB, MIB
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState
@@ -155,16 +156,19 @@ def make_slot(
     readable: bool = True,
     node_id: str = "node-1",
     accelerators: int = 0,
+    indices: tuple[int, ...] = (),
     memory_bytes: int = GIB,
     port: int = 30000,
     **changes: Any,
 ) -> Slot:
+    """`indices`: its accelerators on the node, where it was told; `accelerators` is their number unless given."""
+    accelerators = accelerators or len(indices)
     reachable = phase is not SlotPhase.PENDING
     slot = Slot(
         name=SlotName(model, revision, ordinal),
         spec=(spec or make_spec()) if readable else None,
         needs=Needs(accelerators=accelerators, memory_bytes=0 if accelerators else memory_bytes),
-        node_id=node_id,
+        place=(SlotPlace(node_id, indices),),
         running_on=node_id if reachable else None,
         phase=phase,
         host="127.0.0.1" if reachable else None,

@@ -8,8 +8,9 @@ from typing import Any
 from plinth.domain.figures import Correction
 from plinth.domain.fleet import Artifact, Node
 from plinth.domain.naming import ServedNames
+from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import resolve_pools
-from plinth.domain.targets import Refusal, Target, choose_target
+from plinth.domain.targets import Refusal, Target
 from plinth.tests.domain.builders import make_model, make_node, make_pool
 
 

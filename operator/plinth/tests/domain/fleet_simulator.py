@@ -181,7 +181,7 @@ class Fleet:
             name=plan.name,
             spec=plan.spec,
             needs=plan.needs,
-            node_id=plan.node_id,
+            place=plan.place,
             running_on=None,
             phase=SlotPhase.PENDING,
             since=float(self.now),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from plinth.domain.fleet import Artifact, ModelFormat
+from plinth.domain.fleet import Artifact, ModelFormat, Needs
 from plinth.domain.quantities import GIB, MIB
 from plinth.domain.targets import Target
 from plinth.tests.domain.builders import H200_BYTES, make_node, make_qwen_artifact, make_smol_artifact
@@ -36,9 +36,9 @@ def test_a_replica_on_accelerators_is_told_what_nodes_say_they_have() -> None:
 def test_the_plan_says_what_was_chosen_and_why_not_less_or_more() -> None:
     target = target_of(make_qwen_artifact(), gpus=8, objectives=HEAVY)
     assert target.spec.tensor_parallel == target.needs.accelerators == 2
-    rejected = target.sentences[-1]
-    assert rejected.startswith(
-        "not chosen: TP1: its KV cache holds 32 requests of 8192 tokens, 40 asked · TP4: 2 acc"
+    assert target.sentences[-2:] == (
+        "not TP1: its KV cache holds 32 requests of 8192 tokens, 40 asked",
+        "not TP4: 2 accelerators more for the same goals",
     )
 
 
@@ -62,11 +62,26 @@ def test_experts_by_hand_reach_the_replica_with_a_tensor_degree_that_goes_with_t
     assert target.spec.expert_parallel == target.needs.accelerators == 4
 
 
-def test_a_replica_over_several_nodes_is_refused() -> None:
+def test_stages_lie_on_as_many_nodes_as_they_need_and_as_many_on_each() -> None:
     nodes = [make_node(name, accelerators=8) for name in ("a", "b")]
-    assert refusal_of(make_qwen_artifact(), *nodes, parallelism={"tensor": 8, "pipeline": 2}) == (
-        "spec.parallelism.pipeline: 16 accelerators are more than a node of the pool has (8);"
-        " a replica stays on one node"
+
+    def needs_of(**degrees: int) -> Needs:
+        found = choose_on(make_qwen_artifact(), *nodes, parallelism=degrees)
+        assert isinstance(found, Target), found
+        return found.needs
+
+    assert needs_of(tensor=8, pipeline=2) == Needs(accelerators=8, memory_bytes=0, nodes=2, stages=1)
+    assert needs_of(tensor=4, pipeline=4) == Needs(accelerators=8, memory_bytes=0, nodes=2, stages=2)
+    assert needs_of(tensor=4, pipeline=2) == Needs(accelerators=8, memory_bytes=0, nodes=1, stages=2)
+
+
+def test_stages_that_nodes_cannot_share_evenly_are_refused_with_those_that_they_can() -> None:
+    nodes = [make_node(name, accelerators=8) for name in ("a", "b")]
+    assert refusal_of(make_qwen_artifact(), *nodes, parallelism={"tensor": 4, "pipeline": 3}) == (
+        "spec.parallelism.pipeline: 3 stages of 4 accelerators cannot lie evenly on 2 nodes of 8; 1, 2 or 4 would"
+    )
+    assert refusal_of(make_qwen_artifact(), *nodes, parallelism={"tensor": 8, "pipeline": 3}) == (
+        "spec.parallelism.pipeline: 24 accelerators are more than the pool has (16)"
     )
 
 
@@ -97,7 +112,7 @@ def test_arguments_of_the_engine_change_what_it_holds() -> None:
         > tokens()
         > tokens(**{"max-num-batched-tokens": "65536"})
     )
-    assert tokens(**{"max-num-batched-tokens": "many"}) == tokens()
+    assert tokens(quantization="fp8") > 1.3 * tokens()
 
 
 def test_a_pooling_model_has_no_head_and_promises_no_time_per_token() -> None:

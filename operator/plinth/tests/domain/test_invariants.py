@@ -24,6 +24,7 @@ from plinth.domain.fleet import (
     SlotAction,
     SlotName,
     SlotPhase,
+    SlotPlace,
 )
 from plinth.domain.planner import compute_plan
 from plinth.domain.pools import resolve_pools
@@ -81,7 +82,7 @@ def slots_of(draw: st.DrawFn, name: str, nodes: tuple[Node, ...]) -> list[Slot]:
                 name=SlotName(ModelKey("default", name), "0ld00000" if is_old else fresh.revision, ordinal),
                 spec=old if is_old else fresh.spec,
                 needs=fresh.slots[0].needs,
-                node_id=draw(st.sampled_from(nodes)).node_id,
+                place=(SlotPlace(draw(st.sampled_from(nodes)).node_id),),
                 running_on=None,
                 phase=phase,
                 host="127.0.0.1" if reachable else None,
@@ -280,7 +281,7 @@ def carried_out(snapshot: FleetSnapshot, plan: FleetPlan) -> FleetSnapshot:
             name=name,
             spec=plans[name].spec,
             needs=plans[name].needs,
-            node_id=plans[name].node_id,
+            place=plans[name].place,
             running_on=plans[name].node_id,
             phase=SlotPhase.READY,
             replaces=plans[name].replaces,

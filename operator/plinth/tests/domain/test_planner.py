@@ -14,6 +14,7 @@ from plinth.domain.fleet import (
     SlotAction,
     SlotName,
     SlotPhase,
+    SlotPlace,
 )
 from plinth.domain.planner import compute_plan
 from plinth.domain.prose import describe
@@ -268,7 +269,7 @@ def test_the_pool_that_a_model_runs_on_is_kept() -> None:
     pools = (make_pool("a", nodeSelector={"p": "a"}), make_pool("b", nodeSelector={"p": "b"}))
     nodes = (make_node("n-a", labels={"p": "a"}), make_node("n-b", labels={"p": "b"}))
     assert only(plan_of(make_snapshot(pools=pools, nodes=nodes))).pool == "a"
-    slots = tuple(replace(slot, node_id="n-b", running_on="n-b") for slot in running())
+    slots = tuple(replace(slot, place=(SlotPlace("n-b"),), running_on="n-b") for slot in running())
     plan = plan_of(make_snapshot(pools=pools, nodes=nodes, slots=slots))
     assert (only(plan).pool, actions(plan)[f"{slots[0].name.revision}.0"]) == ("b", "Keep")
 
@@ -353,7 +354,8 @@ def test_a_plan_reads_as_prose() -> None:
     assert lines == [
         f"team-a/qwen32b on pool h200 (2 nodes, H200): 1 replica x TP2 = 2 accelerators, revision {revision}",
         "  VLLM: the engine for Safetensors on H200",
-        "  not chosen: TP1: its KV cache holds 32 requests of 8192 tokens, 40 asked · TP4: 2 accelerators more for the same goals",
+        "  not TP1: its KV cache holds 32 requests of 8192 tokens, 40 asked",
+        "  not TP4: 2 accelerators more for the same goals",
         "  1 replica: the load asks for no more than minReplicas",
         f"  create  team-a.qwen32b.{revision}.0 on b: one more of 1 wanted replica, on b.local",
         "",

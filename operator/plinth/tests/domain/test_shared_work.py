@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from plinth.domain import shared_work
 from plinth.domain.fitting import Fit, FitRefusal, FitRequest, fit_replica
 from plinth.domain.fleet import Artifact, ModelFormat
+from plinth.domain.models.headers import StoredTensor, group_tensors
 from plinth.domain.naming import ServedNames
 from plinth.domain.pools import resolve_pools
 from plinth.domain.shared_work import SharedWork
@@ -43,6 +46,15 @@ def test_a_config_that_differs_in_one_entry_is_another_model() -> None:
     ]
     assert layers[0] is layers[2]
     assert layers[0] != layers[1]
+
+
+def test_tensors_that_tell_more_make_another_model() -> None:
+    shared = SharedWork()
+    plain = Artifact(format=ModelFormat.SAFETENSORS, config=QWEN_32B_CONFIG, weights_bytes=1)
+    extra = StoredTensor("model.layers.0.mlp.up_proj.bias", "BF16", 10**6, 2 * 10**6)
+    told = replace(plain, tensors=group_tensors([extra]))
+    assert shared.read(plain) != shared.read(told)
+    assert shared.read(told) is shared.read(replace(told))
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from plinth.domain.figures import EngineFigures
-from plinth.domain.fleet import ModelFormat
+from plinth.domain.fleet import ModelFormat, SeenDevice
 from plinth.engine.refusals import send_json
 from plinth.engine.seam import ASGIApp, LocalModel, Progress, Receive, Scope, Send
 from plinth.tests.engine.serving import PREFIX
@@ -23,6 +23,7 @@ class FakeEngine:
         self.answer: object = {"choices": [{"text": "!"}]}
         self.load_error: Exception | None = None
         self.tells: EngineFigures | None = None
+        self.sees: tuple[SeenDevice, ...] = ()
         self.probed = asyncio.Event()
         self.probed.set()
         self.closed = 0
@@ -42,6 +43,9 @@ class FakeEngine:
 
     async def figures(self) -> EngineFigures | None:
         return self.tells
+
+    async def accelerators(self) -> tuple[SeenDevice, ...]:
+        return self.sees
 
     async def until_dead(self) -> str:
         await self.died.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,10 @@ class Hub:
         """Cut the first download of a large file after so many bytes."""
         self.hold: threading.Event | None = None
         """Downloads stop half way until this is set."""
+        self.failing: Counter[str] = Counter()
+        """How often each file is yet to be answered with an error."""
+        self.ignores_ends = False
+        """Pieces reach to the end of the file, as a simple mirror gives them."""
         self.requests: list[tuple[str, str, str | None]] = []
         """(method, path, Range header)"""
         self.tokens: list[str | None] = []
@@ -84,8 +89,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.gated_for and self.headers.get("authorization") != f"Bearer {self.hub.gated_for}":
             self._refuse(401, "GatedRepo")
             return
+        if self.hub.failing[name]:
+            self.hub.failing[name] -= 1
+            self._refuse(500, "Unwell")
+            return
         content = self.hub.files[name]
-        start = int((self.headers.get("range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        first, _, last = (self.headers.get("range") or "bytes=0-").removeprefix("bytes=").partition("-")
+        start = int(first)
+        content = content if self.hub.ignores_ends or not last else content[: int(last) + 1]
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{etag(content)}"')
         self.send_header("X-Repo-Commit", COMMIT)

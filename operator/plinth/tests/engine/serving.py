@@ -16,6 +16,7 @@ import aiohttp
 import uvicorn
 
 from plinth.domain.fleet import Engine, EngineSpec
+from plinth.engine.place import ALONE, Place
 from plinth.engine.slot import ReplicaArgs, RuntimePaths, make_gate
 
 SECRET = "gateway-secret-for-tests-0123456789"
@@ -115,8 +116,8 @@ def under_prefix(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, spec: EngineSpec) -> AsyncIterator[Served]:
-    gate = make_gate(make_args(tmp_path, spec))
+async def serving(tmp_path: Path, spec: EngineSpec, place: Place = ALONE) -> AsyncIterator[Served]:
+    gate = make_gate(make_args(tmp_path, spec), place)
     async with http_server(under_prefix(gate)) as address:
         headers = {"authorization": f"Bearer {SECRET}"}
         async with aiohttp.ClientSession(headers=headers) as session:

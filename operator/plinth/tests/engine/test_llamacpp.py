@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from plinth.engine.accelerators import NodeAccelerators
+from plinth.engine.place import Place
 from plinth.tests.engine.serving import Served, make_spec, serving, stderr_in
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
@@ -55,6 +57,19 @@ async def test_loading_is_measured_in_bytes_of_the_weights(tmp_path: Path) -> No
             assert state["bytes_done"] <= state["bytes_total"]
             await asyncio.sleep(0.02)
         assert max(totals) > 90 << 20
+
+
+async def test_the_engines_process_is_shown_what_its_replica_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+    place = Place(here=NodeAccelerators(own=("4", "5", "6"), given=(2, 0)))
+    async with serving(tmp_path, make_spec(), place) as served:
+        state = await served.until("Ready")
+        environment = Path(f"/proc/{child_process()}/environ").read_bytes().split(b"\0")
+        assert b"CUDA_VISIBLE_DEVICES=6,4" in environment
+        assert state["accelerators"] == [], "it computes on the CPU, and says so"
 
 
 async def test_chat_is_answered_under_the_prefix(chat: Served) -> None:

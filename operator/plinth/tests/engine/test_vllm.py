@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[4]
 VENV = ROOT / ".venv-vllm"
 START_SECONDS = 600
 """40 s on two idle cores, and many times that on busy ones."""
+IMPORT_SECONDS = 90
+"""A process that has just been started looks for its parent when it has imported vLLM: 10 s on two idle cores."""
 SMOLLM2_PARAMETERS = 134_515_008
 SMOLLM2_KV_BYTES = 30 * 2 * 3 * 64 * 2
 """A token's K and V: layers, KV heads, head size, 16 bits."""
@@ -189,15 +191,22 @@ async def test_at_last_the_death_of_its_core_is_reported(vllm: Vllm) -> None:
     assert (status, answer["error"]["code"]) == (503, "replica_not_ready")
 
 
-async def test_nothing_outlives_a_replica_that_is_killed(tmp_path: Path) -> None:
-    with replica(tmp_path, {}) as (process, _):
+@pytest.mark.parametrize(
+    ("changes", "there"),
+    [({}, {"VLLM::Worker"}), ({"data_parallel": 2}, {"VLLM::DPCoordin", "VLLM::EngineCor"})],
+    ids=["with its workers", "with its coordinator of copies"],
+)
+async def test_nothing_outlives_a_replica_that_is_killed(
+    tmp_path: Path, changes: dict[str, object], there: set[str]
+) -> None:
+    with replica(tmp_path, changes) as (process, _):
         deadline = time.monotonic() + START_SECONDS
-        while not any("VLLM::Worker" in name for name in session(process.pid).values()):
+        while not there <= set(session(process.pid).values()):
             assert time.monotonic() < deadline
             assert process.poll() is None
             await asyncio.sleep(0.2)
         os.kill(process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + IMPORT_SECONDS
         while (left := session(process.pid)) and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
         assert left == {}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from plinth.domain.fleet import Engine, ModelFormat
+from plinth.engine.place import NodeRank
 from plinth.engine.seam import EngineError, LocalModel
 from plinth.engine.vllm_args import argument, make_arguments
 from plinth.tests.engine.serving import make_spec
@@ -47,6 +48,22 @@ def test_stages_copies_and_spread_experts_are_told_and_stay_in_one_actor() -> No
     spread = arguments(data_parallel=4, expert_parallel=4)
     assert {"--data-parallel-size=4", "--enable-expert-parallel"} <= set(spread)
     assert all("--distributed-executor-backend=mp" in words for words in (told, spread))
+
+
+def test_each_of_several_nodes_is_told_its_rank_and_only_the_first_answers_clients() -> None:
+    spec = make_spec(engine=Engine.VLLM, tensor_parallel=2, pipeline_parallel=4)
+    ranks = [NodeRank(nodes=2, rank=rank, address="10.0.0.1", port=29500) for rank in (0, 1)]
+    first, second = (make_arguments(spec, MODEL, rank) for rank in ranks)
+    assert {"--nnodes=2", "--node-rank=0", "--master-addr=10.0.0.1", "--master-port=29500"} <= set(first)
+    assert set(second) ^ set(first) == {"--node-rank=0", "--node-rank=1", "--headless"}
+    assert "--headless" in second
+
+
+@pytest.mark.parametrize("shape", [{"pipeline_parallel": 3}, {"pipeline_parallel": 2, "data_parallel": 2}])
+def test_a_shape_that_does_not_divide_over_its_nodes_is_refused(shape: dict[str, int]) -> None:
+    rank = NodeRank(nodes=2, rank=0, address="10.0.0.1", port=29500)
+    with pytest.raises(EngineError, match="whole pipeline stages"):
+        make_arguments(make_spec(engine=Engine.VLLM, **shape), MODEL, rank)
 
 
 def test_on_the_cpu_the_kv_cache_is_what_weights_and_overhead_leave() -> None:

@@ -1,12 +1,15 @@
 """The chart says what is there: the API's own CRDs, explained values, metrics that exist."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import yaml
 
+from plinth.runtime.operator_options import OperatorOptions
 from plinth.tests.house.documents import ROOT
 
 CHART = ROOT / "charts/plinth"
@@ -74,3 +77,12 @@ def test_chart_and_program_have_one_version() -> None:
     code = (ROOT / "operator/plinth/__init__.py").read_text(encoding="utf-8")
     assert f'__version__ = "{about["appVersion"]}"' in code
     assert about["version"] == about["appVersion"]
+
+
+def test_the_ports_that_the_chart_names_are_where_the_operator_listens() -> None:
+    template = (CHART / "templates/operator/deployment.yaml").read_text(encoding="utf-8")
+    named = {name: int(port) for name, port in re.findall(r"\{name: (\w+), containerPort: (\d+)\}", template)}
+    assert named == {
+        name: next(each.default for each in fields(OperatorOptions) if each.name == f"{name}_port")
+        for name in ("metrics", "webhook", "plan")
+    }

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
+from plinth.api.v1alpha1 import AnyResource
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeRefused
 from plinth.cluster.kube.kinds import Kind
 from plinth.runtime import kubectl as plugin
 from plinth.runtime import profile_command
+from plinth.runtime.plan_client import PlanRefused, PlanUnavailable
 from plinth.runtime.port_forward import forwarded
 from plinth.runtime.profiling import Level, Workload
 from plinth.tests.runtime.test_profile_command import make_level
@@ -39,7 +43,12 @@ OBJECTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("Secret", "plinth-system", "h200-0c5e9f1a"): {
         "data": {"auth_token": base64.b64encode(b"token of Ray").decode()}
     },
+    **{
+        ("Pod", "plinth-system", name): {"metadata": {"name": name}, "status": {"phase": phase}}
+        for name, phase in (("operator-0", "Pending"), ("operator-1", "Running"), ("operator-2", "Running"))
+    },
 }
+PLANNED = {"models": [], "pending": [], "pools": [], "changes": [], "settled": True}
 
 
 class ClusterClient:
@@ -51,7 +60,9 @@ class ClusterClient:
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         return OBJECTS.get((kind.kind, namespace, name))
 
-    async def list(self, kind: Kind, *, namespace: str = "") -> tuple[list[dict[str, Any]], str]:
+    async def list(
+        self, kind: Kind, *, namespace: str = "", labels: str = ""
+    ) -> tuple[list[dict[str, Any]], str]:
         if kind.kind == self._forbidden:
             raise KubeRefused(403, "Forbidden", f"{kind.plural} is forbidden")
         found = [
@@ -143,6 +154,95 @@ def test_a_profile_is_measured_through_the_gateway_s_port(monkeypatch: pytest.Mo
     workload = Workload(model="team-a/chat", input_tokens=512, output_tokens=256)
     assert asked == [("http://127.0.0.1:40123/v1", workload, [4], 9.0)]
     assert [level["concurrency"] for level in shown["levels"]] == [4]
+
+
+@dataclass
+class Operators:
+    """Pods of the operator, of which the second leads."""
+
+    answer: dict[str, Any] | PlanRefused = field(default_factory=lambda: dict(PLANNED))
+    asked: list[tuple[str, list[str], str | None]] = field(default_factory=list)
+    """Pod and port, the resources, the pool."""
+    _forwarded: str = ""
+
+    @contextmanager
+    def forward(self, namespace: str, target: str, port: str) -> Iterator[str]:
+        self._forwarded = f"{namespace} {target}:{port}"
+        yield "http://127.0.0.1:40123"
+
+    def ask(self, _: str, resources: Iterable[AnyResource], pool: str | None) -> dict[str, Any]:
+        self.asked.append((self._forwarded, [str(each.key) for each in resources], pool))
+        if "operator-1" in self._forwarded:
+            raise PlanUnavailable("it does not lead")
+        if isinstance(self.answer, PlanRefused):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> Operators:
+    made = Operators()
+    monkeypatch.setattr(plugin, "forwarded", made.forward)
+    monkeypatch.setattr(plugin, "ask_at", made.ask)
+    return made
+
+
+def write_models(folder: Path) -> str:
+    """Two models, of which one says where it belongs."""
+    header = {"apiVersion": "plinth.dev/v1alpha1", "kind": "ModelDeployment"}
+    places = ({"name": "chat"}, {"name": "chat", "namespace": "team-b"})
+    spec = {"model": {"source": "hf://org/chat"}}
+    (folder / "m.yaml").write_text(
+        yaml.safe_dump_all({**header, "metadata": place, "spec": spec} for place in places)
+    )
+    return str(folder / "m.yaml")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_plan_is_asked_of_the_operator_that_leads_for_the_contexts_namespace(
+    tmp_path: Path, operators: Operators
+) -> None:
+    shown = run("plan", write_models(tmp_path), "--pool", "h200", "-n", "team-a", "-o", "json")
+    assert json.loads(shown) == PLANNED
+    models = ["ModelDeployment team-a/chat", "ModelDeployment team-b/chat"]
+    assert operators.asked == [
+        (f"plinth-system pod/operator-{number}:plan", models, "h200") for number in (1, 2)
+    ]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_plan_that_leaves_something_pending_ends_with_three_and_shows_who_would_go(
+    tmp_path: Path, operators: Operators
+) -> None:
+    name = {"name": "other", "namespace": "team-c"}
+    change = {
+        **name,
+        "replica": "team-c.other.aa.0",
+        "action": "Drain",
+        "nodes": ["n1"],
+        "reason": "it yields",
+    }
+    obstacle = {**name, "reason": "InsufficientCapacity", "message": "held by team-a/chat"}
+    operators.answer = {**PLANNED, "pending": [obstacle], "changes": [change]}
+    done = CliRunner().invoke(plugin.kubectl, ["plan", write_models(tmp_path), "-n", "team-a"])
+    assert done.exit_code == 3
+    assert "team-c/other stays pending: held by team-a/chat" in done.stderr
+    assert "team-c.other.aa.0  Drain   n1     it yields" in done.stdout
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_the_operator_refuses_is_bad_input(tmp_path: Path, operators: Operators) -> None:
+    operators.answer = PlanRefused("there is no GPUPool b200; there is h200")
+    done = CliRunner().invoke(plugin.kubectl, ["plan", write_models(tmp_path), "-n", "team-a"])
+    assert (done.exit_code, done.stderr) == (2, "Error: there is no GPUPool b200; there is h200\n")
+
+
+@pytest.mark.usefixtures("cluster", "operators")
+def test_without_an_operator_it_is_said_where_none_runs(tmp_path: Path) -> None:
+    command = ["plan", write_models(tmp_path), "-n", "team-a", "--system-namespace", "elsewhere"]
+    done = CliRunner().invoke(plugin.kubectl, command)
+    assert done.exit_code == 1
+    assert "no pod of plinth-operator runs in elsewhere" in done.stderr
 
 
 async def test_logs_are_asked_of_the_rays_that_the_pool_names() -> None:

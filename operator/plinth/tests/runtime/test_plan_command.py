@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx2
@@ -15,9 +20,13 @@ from huggingface_hub import HfApi
 
 from plinth.cli import main
 from plinth.cluster.artifacts import read_artifact
+from plinth.cluster.model_reader import MachineReadings
+from plinth.cluster.state_dir import Instance, ProcessRef, StateDir
 from plinth.domain.fleet import Artifact, ModelFormat
 from plinth.domain.sources import parse_source
 from plinth.engine.local_sources import SourcePlaces
+from plinth.runtime.plan_server import PlanServer
+from plinth.tests.controllers.test_what_if import live, make_what_ifs
 from plinth.tests.domain.models.public_models import PUBLIC_MODELS
 from plinth.tests.house.documents import ROOT
 
@@ -218,6 +227,76 @@ def test_a_config_alone_is_enough_to_plan_and_not_to_serve(tmp_path: Path) -> No
 
 def _read(source: str, *, weights_needed: bool) -> object:
     return read_artifact(source, None, places=SourcePlaces(), weights_needed=weights_needed)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that some `plinth up` serves, on a machine with two H200, one of them free."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = tmp_path / "served"
+    folder.mkdir()
+    state = StateDir.for_folder(folder)
+    state.create()
+    processes = (ProcessRef.of("up", os.getpid()),)
+    state.write_instance(Instance(folder=str(folder), endpoint="", ray_address="", processes=processes))
+    with state.acquire_lock(), in_background(serve_plans(state.plan_socket)):
+        yield folder
+
+
+async def serve_plans(socket: Path) -> AsyncIterator[None]:
+    readings = MachineReadings(secrets_dir=socket.parent, weights_needed=False)
+    server = PlanServer(make_what_ifs(live(), readings))
+    await server.start_on_socket(str(socket))
+    yield
+    await server.close()
+
+
+@contextmanager
+def in_background(serving: AsyncIterator[None]) -> Iterator[None]:
+    """A server in a thread with a loop of its own, as in another process."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(step: Coroutine[Any, Any, object]) -> None:
+        asyncio.run_coroutine_threadsafe(step, loop).result(10)
+
+    run(anext(serving, None))
+    try:
+        yield
+    finally:
+        run(anext(serving, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def test_a_running_up_is_asked_what_it_would_make_of_a_file_beside_what_it_serves(
+    tmp_path: Path, served: Path
+) -> None:
+    one = write_model(tmp_path, "one", objectives={"concurrency": 1, "contextTokens": 2048})
+    document = plan(one, "--live")
+    assert [(each["name"], each["action"]) for each in document["changes"]] == [("one", "Create")]
+    assert plan(one, "--folder", served) == document
+    two = write_model(tmp_path, "two", config="Qwen/Qwen2.5-32B", parallelism={"tensor": 2})
+    document = plan(two, "--live", code=3)
+    assert "held by default/chat (1 accelerator)" in document["pending"][0]["message"]
+
+
+@pytest.mark.usefixtures("served")
+def test_a_live_fleet_needs_no_nodes_stated_and_refuses_a_pool_that_it_has_not(tmp_path: Path) -> None:
+    model = write_model(tmp_path)
+    done = run(model, "--live", "--nodes", "1x8xH200")
+    assert (done.exit_code, "take one of them" in done.stderr) == (2, True)
+    done = run(model, "--live", "--pool", "b200")
+    assert (done.exit_code, done.stderr) == (2, "Error: there is no GPUPool b200; there is none\n")
+
+
+def test_without_a_running_up_there_is_no_live_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    done = run(write_model(tmp_path), "--live")
+    assert done.exit_code == 1
+    assert "no `plinth up` is running" in done.stderr
 
 
 @pytest.mark.usefixtures("hub")

@@ -147,6 +147,17 @@ async def test_a_pool_gets_its_ray_cluster_at_once_and_no_worker_that_nobody_ask
     assert scene.kuberay.pods(ray) == []
 
 
+async def test_another_pool_can_be_supposed_and_what_there_is_stays_as_it_is(scene: Scene) -> None:
+    assert scene.capacity.suppose(scene.pools) is None
+    before = await scene.look()
+    fewer = make_kube_pool(workers={"max": 1})
+    supposed = scene.capacity.suppose([fewer])
+    assert supposed is not None
+    assert [node.pool for node in supposed.potential] == ["pool"]
+    assert await scene.look() is before
+    assert scene.writes() == []
+
+
 async def test_what_could_be_brought_up_is_told_before_there_is_any_ray(scene: Scene) -> None:
     potential = (await scene.look()).potential
     assert len(potential) == 3

@@ -41,7 +41,10 @@ def test_the_accelerators_people_own_are_known(kind: str) -> None:
         ("GeForce-RTX-5090", "RTX-5090"),
         ("Tesla T4", "T4"),
         ("Tesla-T4", "T4"),
-        ("A10G", "A10"),
+        ("A10G", "A10G"),
+        ("NVIDIA-A800-SXM4-80GB", "A800-80GB"),
+        ("NVIDIA H200 NVL", "H200-NVL"),
+        ("NVIDIA GeForce RTX 3090 Ti", "RTX-3090-Ti"),
         ("AMD-Instinct-MI300X-OAM", "MI300X"),
         ("H100-80GB-HBM3", "H100-80GB"),
         ("A100-PCIE-80GB", "A100-PCIe"),
@@ -82,6 +85,38 @@ def test_every_entry_is_plausible_and_names_its_source(found: Accelerator) -> No
     # Every one of them computes more than it can load: between 30 and 500 operations a byte.
     assert 20 < found.flops.bf16 / found.bandwidth_bytes_per_second < 500
     assert found.flops.fp8 == 0 or found.flops.fp8 == pytest.approx(2 * found.flops.bf16, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks", "gigabytes"),
+    [
+        ("H200", 2, 450),
+        ("L4", 2, 32),
+        ("MI300X", 2, 64),
+        ("MI300X", 4, 192),
+        ("MI300X", 8, 448),
+        ("Ascend910B", 2, 28),
+    ],
+)
+def test_fewer_accelerators_than_all_have_fewer_links_where_each_link_joins_a_pair(
+    kind: str, ranks: int, gigabytes: int
+) -> None:
+    found = find_accelerator(kind)
+    assert found is not None
+    assert found.link.bytes_per_second_among(ranks) == gigabytes * 10**9
+
+
+def test_products_that_share_a_chip_are_told_apart_where_they_differ() -> None:
+    """An A800 is an A100 with fewer links, an A10G an A10 with slower tensor units: by a name of its own each."""
+    for kind, other in (("A800", "A100"), ("A10G", "A10"), ("H200-NVL", "H200"), ("RTX-3090-Ti", "RTX-3090")):
+        one, another = find_accelerator(kind), find_accelerator(other)
+        assert one is not None
+        assert another is not None
+        assert (one.flops.bf16, one.link, one.bandwidth_bytes_per_second) != (
+            another.flops.bf16,
+            another.link,
+            another.bandwidth_bytes_per_second,
+        )
 
 
 def test_what_a_process_sees_of_an_h200_does_not_depend_on_who_tells_its_memory() -> None:

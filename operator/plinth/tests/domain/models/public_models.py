@@ -1,6 +1,6 @@
 """The public models of public_models.yaml, for tests that go through all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import yaml
 
 from plinth.domain.fleet import ArtifactRefusal, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
+from plinth.domain.models.headers import StoredTensor, group_tensors
 from plinth.domain.models.reading import read_model
-from plinth.domain.models.tensors import TensorInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ PUBLIC_MODELS: Mapping[str, PublicModel] = {
 def read(
     config: Mapping[str, object],
     model_format: ModelFormat = ModelFormat.SAFETENSORS,
-    tensors: Mapping[str, TensorInfo] | None = None,
+    tensors: Iterable[StoredTensor] = (),
 ) -> ModelArchitecture:
-    found = read_model(config, format=model_format, tensors=tensors)
+    found = read_model(config, format=model_format, tensors=group_tensors(tensors))
     assert isinstance(found, ModelArchitecture), found
     return found
 

@@ -42,6 +42,7 @@ def packed(**weights: object) -> dict[str, object]:
         ({"quant_method": "mxfp4"}, 425, 32),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 450, 16),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, 800, 0),
+        ({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}, 450, 16),
         (packed(num_bits=4, type="int", strategy="group", group_size=128, symmetric=True), 412, 128),
         (packed(num_bits=4, type="int", strategy="group", group_size=128, symmetric=False), 416, 128),
         (packed(num_bits=8, type="int", strategy="channel", group_size=None, symmetric=True), 800, 0),

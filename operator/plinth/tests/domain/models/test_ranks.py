@@ -91,14 +91,15 @@ def test_a_window_ends_the_growth_of_its_layers() -> None:
     gemma = read_public("google/gemma-3-27b-it")
     layer = 2 * 16 * 128 * 2
 
-    def request(tokens: int, *, hybrid: bool = True) -> int:
+    def request(tokens: int, *, step_tokens: int = 0) -> int:
         return gemma.kv_bytes_per_request_per_rank(
-            tokens, tensor=1, pipeline=1, element_bytes=2, hybrid=hybrid
+            tokens, tensor=1, pipeline=1, element_bytes=2, step_tokens=step_tokens
         )
 
     assert request(512) == 62 * 512 * layer
     assert request(32_768) == (10 * 32_768 + 52 * 1024) * layer
-    assert request(32_768, hybrid=False) == 62 * 32_768 * layer
+    assert request(32_768, step_tokens=8192) == (10 * 32_768 + 52 * (1023 + 8192)) * layer
+    assert request(4096, step_tokens=8192) == 62 * 4096 * layer
 
 
 def test_a_state_is_kept_once_a_request_and_split() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from plinth.domain.placing.plan import PlacementPlan, plan_places
@@ -27,16 +27,15 @@ class Comparison:
     price_ratio: float
 
 
-def compare(solve: Callable[[Instance], Outcome | None], seeds: Iterable[int]) -> Comparison:
-    """Plan and solve the fleet of each seed."""
+def compare(optima: Mapping[int, Outcome | None]) -> Comparison:
+    """Plan the fleet of each seed. An optimum is None where the solver did not find it in time."""
     pairs: dict[int, tuple[Outcome, Outcome]] = {}
     faults: list[str] = []
     unsolved, misfits = [], []
-    for seed in seeds:
+    for seed, optimum in optima.items():
         fleet = draw_instance(seed)
         outcome, found = _planned(fleet)
         faults += [f"fleet {seed}: {fault}" for fault in found]
-        optimum = solve(fleet)
         if optimum is None:
             unsolved.append(seed)
             continue

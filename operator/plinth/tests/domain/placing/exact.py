@@ -1,9 +1,17 @@
 """The exact answer for a small fleet, by OR-Tools' CP-SAT: who gets a place by right, then the least price, then the
-fewest accelerators of hosts in use."""
+fewest accelerators of hosts in use.
+
+    python -m plinth.tests.domain.placing.exact FIRST LAST
+
+OR-Tools needs another protobuf than Ray does, so this runs in an environment of its own, where `optima` starts it.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from ortools.sat.python import cp_model  # type: ignore[import-not-found, unused-ignore]  # where it is installed
 
@@ -11,7 +19,7 @@ from plinth.domain.placing.demands import WHOLE, Gang, Near
 from plinth.domain.placing.packing import Wanted
 from plinth.domain.placing.plan import wanted_of
 from plinth.domain.placing.room import Room
-from plinth.tests.domain.placing.instances import Instance, Outcome
+from plinth.tests.domain.placing.instances import Instance, Outcome, draw_instance
 
 SECONDS = 5.0
 """For each of the two steps. An instance that takes longer is no instance for this comparison."""
@@ -146,3 +154,15 @@ class _Solver:
         for here in self.on[host]:
             self.model.add(begun >= here)
         return begun
+
+
+def main() -> None:
+    """Print the optimum of each fleet from FIRST up to LAST, one JSON object a line; null where time was too short."""
+    for seed in range(*map(int, sys.argv[1:])):
+        found = solve(draw_instance(seed))
+        optimum = found and {**asdict(found), "placed": sorted(found.placed)}
+        print(json.dumps({"seed": seed, "optimum": optimum}))  # noqa: T201 - what this program is for
+
+
+if __name__ == "__main__":
+    main()

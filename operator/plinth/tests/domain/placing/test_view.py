@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinth.domain.fleet import Engine, Needs, Node, NodeState, Slot, SlotPhase
-from plinth.domain.placing.demands import Gang
+from plinth.domain.fleet import Engine, Needs, Node, NodeState, Slot, SlotPhase, SlotPlace
+from plinth.domain.placing.demands import Gang, Near
 from plinth.domain.placing.finding import find_place
 from plinth.domain.placing.hosts import Hold, Host, Standing
 from plinth.domain.placing.room import Room
@@ -94,6 +95,50 @@ def test_slots_are_laid_out_each_where_it_fits_best() -> None:
     ]
     found = holds_on(host, *slots)
     assert list(found.values()) == ["a:012", "a:45", "a:0367"]
+
+
+def test_a_slot_holds_the_accelerators_that_it_was_told() -> None:
+    slots = [
+        make_slot(ordinal=0, node_id="a", indices=(5, 4)),
+        make_slot(ordinal=1, node_id="a", indices=(1,)),
+    ]
+    assert list(holds_on(Host("a", (), (4, 4)), *slots).values()) == ["a:54", "a:1"]
+
+
+def test_those_that_were_told_none_are_laid_out_around_what_others_were_told() -> None:
+    slots = [
+        make_slot(ordinal=0, node_id="a", accelerators=2),
+        make_slot(ordinal=1, node_id="a", indices=(0, 1)),
+    ]
+    found = holds_on(Host("a", (), (2, 2)), *slots)
+    assert sorted(found.values()) == ["a:01", "a:23"]
+
+
+def test_an_index_that_a_node_has_not_holds_nothing() -> None:
+    slot = make_slot(node_id="a", indices=(1, 7))
+    assert list(holds_on(Host("a", (), (2,)), slot).values()) == ["a:1"]
+
+
+def test_stages_hold_a_part_each_and_those_of_several_nodes_a_part_a_node() -> None:
+    hosts = {name: Host(name, (), (2, 2)) for name in "ab"}
+    staged = replace(
+        make_slot(ordinal=0, node_id="a", indices=(2, 3, 0, 1)),
+        needs=Needs(accelerators=4, memory_bytes=0, stages=2),
+    )
+    spread = replace(
+        make_slot(ordinal=1, node_id="a", indices=(0, 1)),
+        needs=Needs(accelerators=2, memory_bytes=0, nodes=2),
+        place=(SlotPlace("a", (0, 1)), SlotPlace("b", (2, 3))),
+    )
+    assert holds_of(hosts, staged) == {str(staged.name): ("a:23 a:01", Gang(2, 2, within=Near.HOST))}
+    assert holds_of(hosts, spread) == {str(spread.name): ("a:01 b:23", Gang(2, 2))}
+    del hosts["a"]
+    assert holds_of(hosts, spread) == {str(spread.name): ("a:01 b:23", Gang(2, 2))}, "b is not free yet"
+
+
+def holds_of(hosts: Mapping[str, Host], *slots: Slot) -> dict[str, tuple[str, Gang]]:
+    holds = Holdings().of(slots, hosts, leaving=())
+    return {name: (shown(hold.place), hold.gang) for name, hold in holds.items()}
 
 
 def test_a_slot_that_runs_elsewhere_than_it_was_told_holds_its_place_where_it_runs() -> None:

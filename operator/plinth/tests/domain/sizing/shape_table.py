@@ -19,6 +19,7 @@ from plinth.domain.sizing.choice import ShapeChoice, choose
 from plinth.domain.sizing.request import Load, Place, SizingRequest
 from plinth.domain.sizing.shape import Shape
 from plinth.tests.domain.models.public_models import PUBLIC_MODELS, read_public
+from plinth.tests.domain.sizing.published_runs import RUNS
 
 KINDS = ("T4", "L4", "RTX-4090", "A100-80GB", "H100", "H200", "MI300X")
 REQUESTS, CONTEXT_TOKENS = 8, 8192
@@ -30,8 +31,8 @@ How few accelerators hold a model's weights and {REQUESTS} requests of {CONTEXT_
 has, where that is less; an encoder keeps nothing of them), on nodes of {PER_NODE}, of which an engine takes 90% of each
 accelerator's memory. Weights and KV cache are as published: 16 bits unless the model comes quantised. `TP` splits every
 layer, `PP` puts layers one after the other, `EP` spreads whole experts; `{NONE}`: not on {NODES} nodes, or not on this kind
-at all (vLLM computes neither Gemma nor MXFP4 weights on a T4). More than {PER_NODE} accelerators lie on several nodes: that is
-computed, and no replica is placed so yet.
+at all (vLLM computes neither Gemma nor MXFP4 weights on a T4). More than {PER_NODE} accelerators lie on several nodes, as
+many on each.
 
 This is what memory alone asks for. With `spec.objectives` that ask for speed the plan takes more, see
 [planning](../concepts/planning.md). The table is made by the planner itself, and a test holds it to that:
@@ -41,6 +42,13 @@ CHECKED = """## Held against what others say
 
 What the makers of models and of engines recommend, mostly for loads of their own, leaves room between two numbers of
 accelerators; the table's must lie there.
+"""
+RUN = """## Shapes that others have run
+
+What vLLM was started with, and whether it started: for that, one request of the length that it was told (or of all that
+the model has) must fit. The planner has to take the shapes that run and refuse the others. Weights that are stored
+otherwise than the model's own are named; addresses and engine arguments stand in
+`operator/plinth/tests/domain/sizing/published_runs.yaml`.
 """
 
 
@@ -86,7 +94,7 @@ def make_request(model: ModelArchitecture, kind: str) -> SizingRequest:
 
 def make_document() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *_shapes(), "", CHECKED, *_checks(), ""])
+    return "\n".join([INTRODUCTION, *_shapes(), "", CHECKED, *_checks(), "", RUN, *_runs(), ""])
 
 
 def _shapes() -> Iterator[str]:
@@ -106,6 +114,18 @@ def _checks() -> Iterator[str]:
         shape = smallest_shape(each.model, each.kind)
         here = f"{shape.accelerators}: {shape}" if shape else NONE
         yield _row([each.model, each.kind, each.said, here, each.source])
+
+
+def _runs() -> Iterator[str]:
+    yield from _head(["model", "kind", "shape", "longest request", "vLLM", "the planner", "source"])
+    for each in RUNS:
+        setting, found = each.setting, each.judge()
+        model = f"{setting.model} ({setting.weights.replace('_', ' ')})" if setting.weights else setting.model
+        says = "takes it" if isinstance(found, ShapeChoice) else "refuses"
+        said = "runs" if each.runs else "does not run"
+        note = f" ({setting.parts})" if setting.parts else ""
+        source = f"[{setting.source.split('/')[2].removeprefix('www.')}]({setting.source})"
+        yield _row([model, setting.kind, str(setting.shape), f"{each.context:,}", said, says + note, source])
 
 
 def _head(columns: Iterable[str]) -> Iterator[str]:

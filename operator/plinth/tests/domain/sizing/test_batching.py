@@ -28,10 +28,11 @@ def run(
     tokens: int = 100,
     seats: int = 1000,
     admission: float = 0.0,
+    stages: int = 1,
     clock: Metronome = Metronome(),
     **loop: int,
 ) -> Served:
-    capacity = Capacity(step_tokens=tokens, requests=seats, admission_microseconds=admission)
+    capacity = Capacity(step_tokens=tokens, requests=seats, admission_microseconds=admission, stages=stages)
     return serve(clock, ClosedLoop(**loop), capacity)
 
 
@@ -149,3 +150,37 @@ def test_every_request_is_answered_once_and_no_time_is_negative(  # noqa: PLR091
         assert sum(count for _, count in spread.values) == users + more
         assert all(value >= 0 for value, _ in spread.values)
     assert found.duration >= found.ttft.percentile(99) * (1 if more == 0 else 0)
+
+
+def test_one_user_of_a_pipeline_waits_for_all_of_its_stages() -> None:
+    alone, piped = (run(users=1, requests=2, input_tokens=50, output_tokens=5, stages=n) for n in (1, 2))
+    assert piped.ttft.percentile(50) == alone.ttft.percentile(50)
+    assert piped.duration == alone.duration
+
+
+def test_who_waits_joins_one_batch_of_a_pipeline_together() -> None:
+    """Each first batch takes one user; by then all others have come, and go through both stages in one batch."""
+    found = run(users=6, requests=6, input_tokens=20, output_tokens=40, stages=2)
+    times = [value for value, count in found.ttft.values for _ in range(count)]
+    assert times[:2] == [30.0, 45.0]
+    assert times[2:] == [30.0 + 10.0 + 80.0] * 4
+
+
+@given(st.integers(1, 4), st.integers(1, 30), st.integers(1, 200), st.integers(1, 30), st.integers(1, 20))
+def test_a_pipeline_answers_everybody_and_no_later_than_one_stage_after_another(
+    stages: int, users: int, input_tokens: int, output_tokens: int, seats: int
+) -> None:
+    piped, alone = (
+        run(
+            users=users,
+            requests=3 * users,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            stages=each,
+            seats=seats,
+        )
+        for each in (stages, 1)
+    )
+    assert piped.requests == alone.requests == 3 * users
+    assert sum(count for _, count in piped.ttft.values) == 3 * users
+    assert piped.duration <= alone.duration * 1.5 + 1000

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from plinth.domain.fleet import Engine
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.quantities import GIB
+from plinth.domain.sizing.candidates import find_candidates
 from plinth.domain.sizing.choice import ShapeChoice, SizingRefusal, choose
 from plinth.domain.sizing.document import make_document
 from plinth.domain.sizing.request import Asked, SizingRequest
@@ -61,13 +62,50 @@ def test_a_small_model_stays_on_one_accelerator() -> None:
     assert chosen(ask(QWEN_7B)).shape == Shape()
 
 
-def test_when_no_shape_meets_the_goals_the_best_is_taken_and_says_by_how_much_it_misses() -> None:
+def test_when_no_shape_meets_the_goals_accelerators_are_taken_as_long_as_they_bring_it_clearly_nearer() -> (
+    None
+):
     found = chosen(ask(users=200, tpot_milliseconds=5))
-    assert found.shape.accelerators == 8
-    assert len(found.missed) == 1
+    assert found.shape == Shape(tensor=4)
     assert found.missed[0].startswith("TPOT p95 ")
     assert found.missed[0].endswith("5 asked")
-    assert found.reasons[-1].startswith("no shape here meets the goals: ")
+    assert "(the best trade between accelerators and goals that are missed)" in found.reasons[0]
+    assert found.reasons[-1] == f"no shape here meets the goals: {found.missed[0]}, nor would a single user"
+    assert reasons(found)["TP8"].startswith("still TPOT p95 ")
+    assert reasons(found)["TP8"].endswith(" 5 asked, for 4 accelerators more")
+
+
+def test_a_goal_that_is_out_of_reach_does_not_take_all_that_a_node_has() -> None:
+    found = chosen(ask(QWEN_7B, users=4, context=1024, ttft_milliseconds=1))
+    assert found.shape.accelerators < 8
+    assert (found.promise.users, found.promise.worst) == (0, found.predicted.ttft_milliseconds * 1000)
+
+
+def test_goals_that_are_missed_for_the_stated_users_are_met_for_fewer_and_the_plan_says_for_how_many() -> (
+    None
+):
+    request = ask(gpu="H100", per_node=2, users=60, context=1024, ttft_milliseconds=1000)
+    found = chosen(request)
+    assert found.missed
+    users = found.promise.users
+    assert 0 < users < 60
+    assert f"{users} users at once would be within them" in found.reasons[-1]
+    within = chosen(replace(request, load=replace(request.load, concurrency=users)))
+    assert not within.missed
+    assert within.promise.users == users
+
+
+def test_a_promise_that_is_kept_is_for_the_stated_users_at_the_price_of_the_place() -> None:
+    promise = chosen(ask()).promise
+    assert (promise.misses, promise.users, promise.worst) == ((), 40, 1000)
+    assert promise.price == pytest.approx(2 * 3.9e9 / chosen(ask()).predicted.tokens_per_second, rel=0.001)
+
+
+def test_copies_are_as_many_as_there_is_room_for_and_not_powers_of_two_only() -> None:
+    six = {shape.data for shape in find_candidates(ask(QWEN_30B_A3B, per_node=6)) if shape.tensor == 1}
+    assert six == {1, 2, 3, 4, 5, 6}
+    by_hand = chosen(ask(QWEN_30B_A3B, per_node=6, asked=Asked(data=3)))
+    assert by_hand.shape == Shape(data=3, expert=3)
 
 
 def test_a_model_too_large_for_a_node_stands_in_stages_across_two() -> None:
@@ -112,7 +150,7 @@ def test_what_stops_a_degree_is_said_once() -> None:
         ),
         (
             Asked(pipeline=9),
-            "spec.parallelism.pipeline: 9 accelerators are more than a node of the pool has (8); a replica stays on one node",
+            "spec.parallelism.pipeline: 9 accelerators are more than the pool has (8)",
         ),
     ],
 )

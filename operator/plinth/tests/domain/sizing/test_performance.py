@@ -39,7 +39,7 @@ def test_predictions_are_near_what_was_measured(  # noqa: PLR0917 - a row of the
 ) -> None:
     found = predicted(ask(users=users, percent=92, context=1024), Shape(tensor=tensor), requests)
     assert found.tokens_per_second == pytest.approx(tokens_per_second, rel=0.08)
-    assert found.ttft_p99_milliseconds == pytest.approx(ttft_p99, rel=0.1)
+    assert found.ttft_p99_milliseconds == pytest.approx(ttft_p99, rel=0.15)
     assert found.tpot_microseconds == pytest.approx(tpot, rel=0.06)
 
 
@@ -77,9 +77,9 @@ def test_four_bits_quicken_decoding_and_not_reading() -> None:
         QWEN_32B, quantization=Quantization(method="gptq", weight_bits_hundredths=416, group_size=128)
     )
     four, full = (predicted(ask(each, users=1), Shape()) for each in (packed, QWEN_32B))
-    assert four.tpot_microseconds < full.tpot_microseconds / 2
+    assert four.tpot_microseconds < 0.65 * full.tpot_microseconds
     four, full = (predicted(ask(each, users=40), Shape()) for each in (packed, QWEN_32B))
-    assert four.ttft_p99_milliseconds > full.ttft_p99_milliseconds
+    assert four.ttft_p99_milliseconds == pytest.approx(full.ttft_p99_milliseconds, rel=0.1)
 
 
 def test_eight_bits_quicken_both_where_the_hardware_has_them() -> None:
@@ -92,7 +92,8 @@ def test_eight_bits_quicken_both_where_the_hardware_has_them() -> None:
 def test_eight_bits_are_unpacked_where_the_hardware_cannot_multiply_them() -> None:
     eight = replace(QWEN_7B, quantization=Quantization(method="fp8", weight_bits_hundredths=800))
     narrow, full = (predicted(ask(each, gpu="A100-80GB", users=40), Shape()) for each in (eight, QWEN_7B))
-    assert narrow.ttft_p99_milliseconds > full.ttft_p99_milliseconds
+    assert narrow.ttft_p99_milliseconds == pytest.approx(full.ttft_p99_milliseconds, rel=0.02)
+    assert narrow.tpot_microseconds < full.tpot_microseconds
 
 
 def clock(model: ModelArchitecture) -> StepClock:
@@ -121,8 +122,9 @@ def test_tokens_of_more_requests_than_a_piece_wait_for_the_front_end() -> None:
     """A small model's step is shorter than handing out 129 tokens; those of 128 are handed out on the way."""
     small = replace(QWEN_7B, layers=(replace(QWEN_7B.layers[0], count=2),))
     few, many = (clock(small).step_microseconds(Batch(decoding=each, remembered=0)) for each in (128, 129))
-    assert many == 129 * CALIBRATION.speed.host_request_microseconds
-    assert few < many / 2
+    speed = CALIBRATION.speed
+    assert many == 129 * speed.host_request_microseconds
+    assert few == speed.core_step_microseconds + 128 * speed.core_request_microseconds < many
 
 
 def test_narrowing_inputs_takes_time_of_its_own_where_the_hardware_multiplies_eight_bits() -> None:
