@@ -193,7 +193,8 @@ class _Run:
 
     def _pass(self, lane: _Lane, batch: Batch, steps: int) -> None:
         """Through all stages, behind the batch before it."""
-        self._hold_up(steps * self.clock.handing_microseconds(batch), lane.now)
+        if self.waiting:
+            self._hold_up(steps * self.clock.handing_microseconds(batch), lane.now)
         pace = self.clock.step_microseconds(batch)
         stage = pace / len(self.lanes)
         entered = lane.now if self.is_alone else max(lane.now, self.entrance)

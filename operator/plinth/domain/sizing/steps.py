@@ -43,6 +43,30 @@ class Batch(NamedTuple):
     """Prompts that end in this step and get their first token."""
 
 
+class _TimedProduct(NamedTuple):
+    """Microseconds that products of one kind take."""
+
+    reading: float
+    """All of their weights."""
+    computing: float
+    """For each token."""
+    missed: float
+    """The probability that a token does not pass through an expert; 0 for weights that all tokens meet."""
+
+    def microseconds(self, tokens: int, everyones: int = 1) -> float:
+        """The longer of reading and computing; `everyones` are the tokens of all copies, whose experts are shared."""
+        # Each of n tokens misses an expert with probability `missed`: those that one of them meets are read.
+        reading = self.reading * (1 - self.missed**everyones) if self.missed else self.reading
+        return max(reading, tokens * self.computing)
+
+
+class _Message(NamedTuple):
+    """Microseconds of a step's messages."""
+
+    latency: float
+    a_token: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepClock:
     """Times of steps, in microseconds, for one model in one shape on one accelerator."""
@@ -59,10 +83,11 @@ class StepClock:
     def step_microseconds(self, batch: Batch) -> float:
         """One step. The host's parts run beside the accelerator's, so the longest counts."""
         tokens = batch.decoding + batch.prompt
-        busy = self._product(*self._head_rate, batch.decoding + batch.sampled) + self._fixed
-        for each, rate in self._rates:
-            busy += self._product(each, rate, tokens)
-        busy += self._attention(batch) + self._messages(tokens)
+        busy = self._fixed + self._attention(batch) + self._message.latency + tokens * self._message.a_token
+        busy += self._head.microseconds(batch.decoding + batch.sampled)
+        everyones = tokens * self.shape.data
+        for each in self._products:
+            busy += each.microseconds(tokens, everyones)
         return max(busy, self._host(batch))
 
     @cached_property
@@ -110,25 +135,22 @@ class StepClock:
         return self.constants.cpu_fraction if self.accelerator.name == CPU else 1.0
 
     @cached_property
-    def _rates(self) -> tuple[tuple[Product, float], ...]:
-        return tuple((each, self._rate(each)) for each in self.work.products)
+    def _products(self) -> tuple[_TimedProduct, ...]:
+        return tuple(map(self._time, self.work.products))
 
     @cached_property
-    def _head_rate(self) -> tuple[Product, float]:
-        return self.work.head, self._rate(self.work.head)
+    def _head(self) -> _TimedProduct:
+        return self._time(self.work.head)
 
-    def _product(self, product: Product, rate: float, tokens: int) -> float:
-        """The longer of reading the weights and computing."""
-        read, flops = product.weights_bytes, product.flops_per_token * tokens
-        fraction = self.constants.bandwidth_fraction
-        if product.experts:
-            # Each of n tokens misses an expert with probability 1 - share: the rest are read.
-            everyones = tokens * self.shape.data
-            read = round(read * (1 - (1 - product.touched_share) ** everyones))
-            fraction = self.constants.expert_bandwidth_fraction
-        reading = read / (self.accelerator.bandwidth_bytes_per_second * fraction)
-        computing = flops / rate
-        return max(reading, computing) * _MICROSECONDS / self._share
+    def _time(self, product: Product) -> _TimedProduct:
+        constants, whole = self.constants, _MICROSECONDS / self._share
+        fraction = constants.expert_bandwidth_fraction if product.experts else constants.bandwidth_fraction
+        bandwidth = self.accelerator.bandwidth_bytes_per_second * fraction
+        return _TimedProduct(
+            reading=product.weights_bytes / bandwidth * whole,
+            computing=product.flops_per_token / self._rate(product) * whole,
+            missed=1 - product.touched_share if product.experts else 0.0,
+        )
 
     def _rate(self, product: Product) -> float:
         """Operations a second that products of this kind reach. What the hardware cannot multiply is unpacked."""
@@ -159,39 +181,53 @@ class StepClock:
             if cache.window_tokens:
                 pairs = min(pairs, batch.prompt * cache.window_tokens)
             flops += cache.flops_per_pair * pairs
-        bandwidth = self.accelerator.bandwidth_bytes_per_second * self.constants.cache_bandwidth_fraction
-        rate = self.accelerator.flops.bf16 * self.constants.attention_flops_fraction
-        return (read / bandwidth + flops / rate) * _MICROSECONDS / self._share
+        return read * self._reading_cache + flops * self._attending
 
-    def _messages(self, tokens: int) -> float:
+    @cached_property
+    def _reading_cache(self) -> float:
+        """Microseconds a byte."""
+        bandwidth = self.accelerator.bandwidth_bytes_per_second * self.constants.cache_bandwidth_fraction
+        return _MICROSECONDS / bandwidth / self._share
+
+    @cached_property
+    def _attending(self) -> float:
+        """Microseconds an operation."""
+        rate = self.accelerator.flops.bf16 * self.constants.attention_flops_fraction
+        return _MICROSECONDS / rate / self._share
+
+    @cached_property
+    def _message(self) -> _Message:
         """All-reduces of the tensor ranks, tokens to experts and back, and hidden states to the next stage."""
-        link, size = self.accelerator.link, tokens * self.work.hidden_bytes
-        latency = self.constants.all_reduce_microseconds[link.kind]
-        total = 0.0
-        if self.shape.tensor > 1:
-            ranks = self.shape.tensor
+        shape, work, size = self.shape, self.work, self.work.hidden_bytes
+        latency = a_token = 0.0
+        if shape.tensor > 1:
+            ranks = shape.tensor
             # A ring moves 2 · (n - 1) / n of the data over each link; latency grows with the hops of a tree.
             moved = 2 * (ranks - 1) / ranks * size / self._link_speed(ranks) * _MICROSECONDS
-            total += self.work.reduced_layers * (latency * log2(ranks) + moved)
-        if self.work.exchanged_layers:
-            speed = self._link_speed(self.shape.tensor * self.shape.data)
+            latency += work.reduced_layers * self._latency * log2(ranks)
+            a_token += work.reduced_layers * moved
+        if work.exchanged_layers:
             # Each rank gets the tokens of all copies, and gives back what its experts made of them: vLLM's default
             # (`all2all_backend`, allgather_reducescatter).
-            sent = 2 * (self.shape.data - 1) * size / speed * _MICROSECONDS
-            latency = self.constants.exchange_microseconds * log2(self.shape.data)
-            total += self.work.exchanged_layers * (2 * latency + sent)
-        if self.shape.pipeline > 1:
-            total += (self.shape.pipeline - 1) * self._handover(size)
-        return total
+            sent = 2 * (shape.data - 1) * size / self._link_speed(shape.tensor * shape.data) * _MICROSECONDS
+            latency += work.exchanged_layers * 2 * self.constants.exchange_microseconds * log2(shape.data)
+            a_token += work.exchanged_layers * sent
+        if shape.pipeline > 1:
+            handover = self._handover(size)
+            latency += (shape.pipeline - 1) * handover.latency
+            a_token += (shape.pipeline - 1) * handover.a_token
+        return _Message(latency, a_token)
 
-    def _handover(self, size: int) -> float:
+    @property
+    def _latency(self) -> float:
+        return self.constants.all_reduce_microseconds[self.accelerator.link.kind]
+
+    def _handover(self, size: int) -> _Message:
+        """A token's hidden state to the next stage."""
         if not self.across_nodes:
-            speed = self._link_speed(2)
-            latency = self.constants.all_reduce_microseconds[self.accelerator.link.kind]
-        else:
-            speed = self.accelerator.node_link_bytes_per_second * self.constants.link_fraction
-            latency = self.constants.node_microseconds
-        return latency + size / speed * _MICROSECONDS
+            return _Message(self._latency, size / self._link_speed(2) * _MICROSECONDS)
+        speed = self.accelerator.node_link_bytes_per_second * self.constants.link_fraction
+        return _Message(self.constants.node_microseconds, size / speed * _MICROSECONDS)
 
     def _link_speed(self, ranks: int) -> float:
         """Bytes a second that one of so many ranks of a link domain gets through to the others."""
