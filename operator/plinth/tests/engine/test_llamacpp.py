@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from plinth.domain.fleet import Engine
 from plinth.engine.accelerators import NodeAccelerators
 from plinth.engine.place import Place
+from plinth.tests.engine.planned_memory import TOLERANCE, plan_smollm2
 from plinth.tests.engine.serving import Served, make_spec, serving, stderr_in
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
@@ -177,6 +179,9 @@ async def test_a_ready_replica_tells_what_llama_cpp_allocated(tmp_path: Path) ->
     assert memory["kv_tokens"] == 1024
     assert memory["overhead_bytes"] > 0
     assert 0 < state["start_milliseconds"] < 60_000
+    planned = plan_smollm2(Engine.LLAMA_CPP, memory_bytes=1 << 30, context_tokens=512, concurrency=2)
+    assert planned.weights_bytes == pytest.approx(memory["weights_bytes"], rel=TOLERANCE)
+    assert planned.needed_kv_bytes == memory["kv_bytes"]
 
 
 async def test_once_loaded_llama_cpp_is_as_quiet_as_before(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from plinth.domain.fleet import Engine
 from plinth.domain.sizing.calibration import CALIBRATION
+from plinth.tests.engine.planned_memory import TOLERANCE, plan_smollm2
 from plinth.tests.engine.serving import LOOPBACK, SECRET, Served, listening_hosts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
@@ -131,6 +132,18 @@ async def test_a_ready_replica_tells_what_vllm_holds(vllm: Vllm) -> None:
     assert 0.97 * room < memory["kv_bytes"] <= room
     assert abs(memory["kv_tokens"] * SMOLLM2_KV_BYTES - memory["kv_bytes"]) < 1024 * SMOLLM2_KV_BYTES
     assert 0 < state["start_milliseconds"] < START_SECONDS * 1000
+
+
+async def test_the_plan_knows_what_vllm_will_hold(vllm: Vllm) -> None:
+    planned = plan_smollm2(
+        Engine.VLLM,
+        memory_bytes=SPEC["memory_bytes"],
+        context_tokens=SPEC["context_tokens"],
+        concurrency=SPEC["concurrency"],
+    )
+    memory = (await vllm.state())["figures"]["memory"]
+    assert planned.weights_bytes == pytest.approx(memory["weights_bytes"], rel=TOLERANCE)
+    assert planned.kv_tokens == pytest.approx(memory["kv_tokens"], rel=TOLERANCE)
 
 
 async def test_every_served_name_answers(vllm: Vllm) -> None:
