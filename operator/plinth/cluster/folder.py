@@ -19,6 +19,7 @@ from plinth.api.v1alpha1 import (
     AnyResource,
     GPUPool,
     ModelDeployment,
+    QuotaPolicy,
     ResourceKey,
 )
 from plinth.cluster.folder_files import (
@@ -67,6 +68,7 @@ class FolderState:
 
     pools: tuple[Stored[GPUPool], ...]
     models: tuple[Stored[ModelDeployment], ...]
+    policies: tuple[Stored[QuotaPolicy], ...]
     errors: tuple[FolderIssue, ...]
     """Everything wrong in the folder, also with resources that never had a good version."""
     warnings: tuple[FolderIssue, ...]
@@ -122,6 +124,7 @@ class FolderStore:
         return FolderState(
             pools=self._stored(GPUPool),
             models=self._stored(ModelDeployment),
+            policies=self._stored(QuotaPolicy),
             errors=contents.errors,
             warnings=contents.warnings,
             recheck_at=min(waiting) + self._grace if waiting else None,

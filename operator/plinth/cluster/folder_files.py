@@ -18,6 +18,7 @@ from plinth.api.v1alpha1 import (
     GPUPool,
     InvalidResourceError,
     ModelDeployment,
+    QuotaPolicy,
     ResourceKey,
     parse_resource,
 )
@@ -92,6 +93,11 @@ class FolderContents:
     def models(self) -> tuple[ModelDeployment, ...]:
         """The valid ModelDeployments, by namespace and name."""
         return tuple(item.resource for item in self.found if isinstance(item.resource, ModelDeployment))
+
+    @property
+    def policies(self) -> tuple[QuotaPolicy, ...]:
+        """The valid QuotaPolicies, by namespace and name."""
+        return tuple(item.resource for item in self.found if isinstance(item.resource, QuotaPolicy))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, ResourceKey
+from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, QuotaPolicyStatus, ResourceKey
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ CREATE TABLE statuses (
 ) WITHOUT ROWID;
 """
 
-AnyStatus = GPUPoolStatus | ModelDeploymentStatus
+AnyStatus = GPUPoolStatus | ModelDeploymentStatus | QuotaPolicyStatus
 
 
 class NewerSchemaError(RuntimeError):
@@ -174,9 +174,10 @@ class StatusDB:
             yield self._connection
 
 
-_STATUS_TYPES: dict[str, type[GPUPoolStatus | ModelDeploymentStatus]] = {
+_STATUS_TYPES: dict[str, type[AnyStatus]] = {
     "GPUPool": GPUPoolStatus,
     "ModelDeployment": ModelDeploymentStatus,
+    "QuotaPolicy": QuotaPolicyStatus,
 }
 
 

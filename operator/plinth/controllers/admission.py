@@ -26,9 +26,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from plinth.api.v1alpha1 import GPUPool, InvalidResourceError, parse_resource
+from plinth.api.v1alpha1 import (
+    GPUPool,
+    InvalidResourceError,
+    ModelDeployment,
+    QuotaPolicy,
+    parse_resource,
+)
 from plinth.api.v1alpha1.resources import AnyResource
 from plinth.controllers.admission_models import judge_model
+from plinth.controllers.admission_policies import judge_policy
 from plinth.controllers.admission_pools import judge_pool
 from plinth.domain.fleet import FleetSnapshot
 
@@ -85,8 +92,10 @@ def validate(new: Manifest, old: Manifest | None, fleet: FleetSnapshot) -> Admis
     before = _parsed(old) if old is not None else None
     if isinstance(resource, GPUPool):
         verdict = judge_pool(resource, before if isinstance(before, GPUPool) else None, fleet)
+    elif isinstance(resource, QuotaPolicy):
+        verdict = judge_policy(resource, fleet)
     else:
-        verdict = judge_model(resource, None if isinstance(before, GPUPool) else before, fleet)
+        verdict = judge_model(resource, before if isinstance(before, ModelDeployment) else None, fleet)
     return AdmissionDecision(refusals=tuple(verdict.refusals), warnings=tuple(verdict.warnings))
 
 

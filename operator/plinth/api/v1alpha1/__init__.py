@@ -15,6 +15,7 @@ from plinth.api.v1alpha1.modeldeployment import (
     Scaling,
     Task,
 )
+from plinth.api.v1alpha1.quotapolicy import QuotaPolicy, QuotaPolicySpec, QuotaPolicyStatus
 from plinth.api.v1alpha1.reasons import CONDITION_SENTENCES, SENTENCES, ConditionType, Reason
 from plinth.api.v1alpha1.resources import KINDS, AnyResource, parse_resource
 
@@ -41,6 +42,9 @@ __all__ = [
     "Objectives",
     "Parallelism",
     "Progress",
+    "QuotaPolicy",
+    "QuotaPolicySpec",
+    "QuotaPolicyStatus",
     "Reason",
     "ResourceKey",
     "Rollout",

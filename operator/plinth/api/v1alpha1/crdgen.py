@@ -10,6 +10,7 @@ import yaml
 from plinth.api.v1alpha1.gpupool import GPUPool
 from plinth.api.v1alpha1.meta import GROUP, VERSION
 from plinth.api.v1alpha1.modeldeployment import ModelDeployment
+from plinth.api.v1alpha1.quotapolicy import QuotaPolicy
 from plinth.api.v1alpha1.schema import structural_schema
 
 Manifest = dict[str, Any]
@@ -35,7 +36,7 @@ def write_crds(folder: Path) -> list[Path]:
 
 def make_crds() -> list[Manifest]:
     """The CRDs as objects."""
-    return [make_gpupool_crd(), make_modeldeployment_crd()]
+    return [make_gpupool_crd(), make_modeldeployment_crd(), make_quotapolicy_crd()]
 
 
 def make_gpupool_crd() -> Manifest:
@@ -80,6 +81,26 @@ def make_modeldeployment_crd() -> Manifest:
             _AGE,
             # A column of a priority other than 0 is shown by `-o wide` only.
             _column("Priority", "integer", ".spec.priority") | {"priority": 1},
+        ],
+    )
+
+
+def make_quotapolicy_crd() -> Manifest:
+    """QuotaPolicy; the columns are what is asked most often of a key, all limits are in the status in words."""
+    per_key = ".spec.limits.perKey"
+    return _make_crd(
+        names=_names("QuotaPolicy", plural="quotapolicies", short="qpol"),
+        scope="Namespaced",
+        schema=structural_schema(QuotaPolicy),
+        subresources={"status": {}},
+        columns=[
+            _column("Keys", "integer", ".status.keys"),
+            _column("Requests/min", "integer", f"{per_key}.requestsPerMinute"),
+            _column("Tokens/min", "integer", f"{per_key}.totalTokensPerMinute"),
+            _column("Concurrency", "integer", f"{per_key}.concurrency"),
+            _column("Priority", "string", ".spec.priority"),
+            _column("Reason", "string", ".status.reason"),
+            _AGE,
         ],
     )
 

@@ -13,6 +13,7 @@ from plinth.api.v1alpha1.errors import plain_type
 from plinth.api.v1alpha1.gpupool import GPUPool
 from plinth.api.v1alpha1.meta import API_VERSION, ObjectMeta
 from plinth.api.v1alpha1.modeldeployment import ModelDeployment
+from plinth.api.v1alpha1.quotapolicy import QuotaPolicy
 from plinth.api.v1alpha1.reasons import CONDITION_SENTENCES, SENTENCES
 from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.api.v1alpha1.schema import Schema, computed_default, structural_schema
@@ -32,6 +33,7 @@ def render_reference() -> str:
         _INTRODUCTION,
         *_kind(ModelDeployment, "Namespaced, short name `mdl`, category `plinth`."),
         *_kind(GPUPool, "Cluster-wide, short name `gpool`, category `plinth`."),
+        *_kind(QuotaPolicy, "Namespaced, short name `qpol`, category `plinth`."),
         "## Conditions\n\nAll are set on the first pass; `Unknown` until known.\n",
         _table(("type", "what it says"), ((f"`{kind}`", text) for kind, text in CONDITION_SENTENCES.items())),
         "## Reasons\n",

@@ -23,12 +23,14 @@ from plinth.api.v1alpha1.errors import (
 from plinth.api.v1alpha1.gpupool import GPUPool
 from plinth.api.v1alpha1.meta import API_VERSION, GROUP, ResourceKey
 from plinth.api.v1alpha1.modeldeployment import ModelDeployment
+from plinth.api.v1alpha1.quotapolicy import QuotaPolicy
 
-AnyResource = GPUPool | ModelDeployment
+AnyResource = GPUPool | ModelDeployment | QuotaPolicy
 
-KINDS: dict[str, type[GPUPool | ModelDeployment]] = {
+KINDS: dict[str, type[AnyResource]] = {
     "GPUPool": GPUPool,
     "ModelDeployment": ModelDeployment,
+    "QuotaPolicy": QuotaPolicy,
 }
 CLUSTER_WIDE = frozenset({"GPUPool"})
 METADATA_FIELDS = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from plinth.api.v1alpha1.model_rules import ENGINE, MODEL_DEPLOYMENT, MODEL_SOURCE, OBJECTIVES, SCALING
 from plinth.api.v1alpha1.pool_rules import GPU_POOL, NODE_TYPE, POOL_TRANSITIONS, TOLERATION, WORKERS
+from plinth.api.v1alpha1.quota_rules import ALLOWANCE, QUOTA_POLICY
 from plinth.api.v1alpha1.rule import Rule, Transition
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -23,6 +24,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Workers": WORKERS,
     "NodeType": NODE_TYPE,
     "Toleration": TOLERATION,
+    "Allowance": ALLOWANCE,
+    "QuotaPolicySpec": QUOTA_POLICY,
 }
 """By the name of the model class, so that this module needs none of them."""
 

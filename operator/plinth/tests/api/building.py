@@ -14,5 +14,9 @@ def model_document(name: str = "chat", /, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": API, "kind": "ModelDeployment", "metadata": {"name": name}, "spec": given}
 
 
+def policy_document(name: str = "standard", /, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": "QuotaPolicy", "metadata": {"name": name}, "spec": spec}
+
+
 def pool_document(name: str = "h200", /, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": API, "kind": "GPUPool", "metadata": {"name": name}, "spec": spec}

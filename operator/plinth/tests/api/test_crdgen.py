@@ -17,7 +17,7 @@ from plinth.api.v1alpha1.figures import Measured, Predicted
 from plinth.api.v1alpha1.reference import render_reference
 from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.tests.api.apiserver import schema_of, with_defaults
-from plinth.tests.api.building import model_document, pool_document
+from plinth.tests.api.building import model_document, policy_document, pool_document
 
 REPOSITORY = Path(__file__).parents[4]
 CRDS = make_crds()
@@ -130,12 +130,12 @@ def test_every_rule_parses_says_must_and_blames_a_field_that_exists(path: str, r
     assert at(kind, f"{below}{rule['fieldPath']}") is not None
 
 
-def test_the_number_of_rules_is_that_of_the_table() -> None:
+def test_the_rules_are_those_of_the_tables() -> None:
     tables = [*RULES.values(), *TRANSITIONS.values()]
-    assert len(list(rules())) == sum(len(table) for table in tables)
+    assert {rule["rule"] for _, rule in rules()} == {rule.cel for table in tables for rule in table}
 
 
-@pytest.mark.parametrize("kind", ["GPUPool", "ModelDeployment"])
+@pytest.mark.parametrize("kind", ["GPUPool", "ModelDeployment", "QuotaPolicy"])
 def test_printer_columns_lead_to_fields_of_their_type(kind: str) -> None:
     crd = next(crd for crd in CRDS if crd["spec"]["names"]["kind"] == kind)
     for column in version(crd)["additionalPrinterColumns"]:
@@ -156,6 +156,7 @@ def test_kubectl_get_answers_the_question() -> None:
     assert columns == {
         "gpool": ["ACCELERATOR", "WORKERS", "GPUS", "USED", "REASON", "AGE"],
         "mdl": ["READY", "SHAPE", "GPUS", "QUEUE", "COST/H", "REASON", "AGE", "PRIORITY"],
+        "qpol": ["KEYS", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENCY", "PRIORITY", "REASON", "AGE"],
     }
 
 
@@ -165,7 +166,7 @@ def test_scopes_and_names() -> None:
         assert names["categories"] == ["plinth"]
         assert crd["metadata"]["name"] == f"{names['plural']}.plinth.dev"
         assert "status" in version(crd)["subresources"]
-    assert [crd["spec"]["scope"] for crd in CRDS] == ["Cluster", "Namespaced"]
+    assert [crd["spec"]["scope"] for crd in CRDS] == ["Cluster", "Namespaced", "Namespaced"]
 
 
 def test_scale_leads_to_integers_that_are_always_there_and_to_a_selector() -> None:
@@ -184,7 +185,7 @@ def test_scale_leads_to_integers_that_are_always_there_and_to_a_selector() -> No
 
 
 def test_conditions_are_merged_by_their_type() -> None:
-    for kind in ("GPUPool", "ModelDeployment"):
+    for kind in ("GPUPool", "ModelDeployment", "QuotaPolicy"):
         conditions = at(kind, "status.conditions")
         assert conditions is not None
         assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == (
@@ -195,7 +196,7 @@ def test_conditions_are_merged_by_their_type() -> None:
 
 
 def test_the_schema_s_defaults_are_those_of_the_models() -> None:
-    for document in (model_document(), pool_document()):
+    for document in (model_document(), pool_document(), policy_document()):
         filled = with_defaults(schema_of(document["kind"]), dict(document))
         assert parse_resource(filled) == parse_resource(document)
         assert parse_resource(filled).spec == parse_resource(document).spec
@@ -210,7 +211,7 @@ def test_a_section_s_default_is_whole() -> None:
 
 
 def test_a_new_object_s_status_says_that_nobody_has_judged_it() -> None:
-    for kind in ("GPUPool", "ModelDeployment"):
+    for kind in ("GPUPool", "ModelDeployment", "QuotaPolicy"):
         assert schema_of(kind)["properties"]["status"]["default"] == {"observedGeneration": -1}
 
 

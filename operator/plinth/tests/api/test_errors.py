@@ -190,12 +190,12 @@ SENTENCES = [
     ),
     (
         model_document() | {"kind": "ModelDeploymnt"},
-        'kind: must be one of GPUPool, ModelDeployment, got "ModelDeploymnt"; did you mean ModelDeployment?',
+        'kind: must be one of GPUPool, ModelDeployment, QuotaPolicy, got "ModelDeploymnt"; did you mean ModelDeployment?',
     ),
     ({"kind": "GPUPool"}, "apiVersion: is required; write apiVersion: plinth.dev/v1alpha1"),
     (
         {"apiVersion": "plinth.dev/v1alpha1", "kind": ["GPUPool"]},
-        "kind: must be one of GPUPool, ModelDeployment, got a list; write GPUPool",
+        "kind: must be one of GPUPool, ModelDeployment, QuotaPolicy, got a list; write GPUPool",
     ),
 ]
 

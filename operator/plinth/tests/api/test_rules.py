@@ -14,7 +14,7 @@ from plinth.api.v1alpha1.owned_arguments import OWNED_ARGUMENTS
 from plinth.api.v1alpha1.rule import Rule
 from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.tests.api.apiserver import judge
-from plinth.tests.api.building import model_document, pool_document
+from plinth.tests.api.building import model_document, policy_document, pool_document
 
 Document = dict[str, Any]
 
@@ -39,6 +39,10 @@ def faults(document: Document) -> tuple[FieldError, ...]:
 
 def source(text: str, **more: Any) -> Document:
     return model_document(model={"source": text, **more})
+
+
+def limits(whose: str = "perKey", **amounts: Any) -> Document:
+    return policy_document(limits={whose: amounts})
 
 
 def node_type(**more: Any) -> Document:
@@ -78,6 +82,30 @@ VALID = {
     "worker sizes": pool_document(
         nodeTypes=[node_type(), node_type(name="gpu", accelerators=8, acceleratorMemoryMib=143_771)],
         workers={"min": 1, "max": 1, "tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]},
+    ),
+    "a policy with nothing said": policy_document(),
+    "a policy with everything said": policy_document(
+        models=["chat", "embed"],
+        limits={
+            "perKey": {
+                "requestsPerSecond": 2,
+                "requestsPerMinute": 60,
+                "requestsPerHour": 60,
+                "inputTokensPerMinute": 5,
+                "inputTokensPerDay": 5,
+                "outputTokensPerMinute": 7,
+                "outputTokensPerDay": 7,
+                "totalTokensPerMinute": 7,
+                "totalTokensPerDay": 10,
+                "concurrency": 8,
+            },
+            "shared": {"requestsPerMinute": 100},
+            "perModel": {"totalTokensPerDay": 10**15},
+        },
+        priority="Interactive",
+        queue={"maxWaitSeconds": 60, "weight": 2},
+        cache={"answers": "Deterministic", "ttlSeconds": 60},
+        onBackendAway="Deny",
     ),
 }
 
@@ -160,6 +188,34 @@ BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
         pool_document(workers={"tolerations": [{"value": "b"}]}),
         "spec.workers.tolerations[0].key",
     ),
+    "a model named twice": (policy_document(models=["chat", "chat"]), "spec.models"),
+    "more a second than a minute": (
+        limits(requestsPerSecond=61, requestsPerMinute=60),
+        "spec.limits.perKey.requestsPerSecond",
+    ),
+    "more a second than an hour": (
+        limits("shared", requestsPerSecond=61, requestsPerHour=60),
+        "spec.limits.shared.requestsPerSecond",
+    ),
+    "more a minute than an hour": (
+        limits("perModel", requestsPerMinute=61, requestsPerHour=60),
+        "spec.limits.perModel.requestsPerMinute",
+    ),
+    **{
+        f"more {kind} tokens a minute than a day": (
+            limits(**{f"{kind}TokensPerMinute": 2, f"{kind}TokensPerDay": 1}),
+            f"spec.limits.perKey.{kind}TokensPerMinute",
+        )
+        for kind in ("input", "output", "total")
+    },
+    **{
+        f"more {kind} tokens than all within a {span}": (
+            limits(**{f"{kind}TokensPer{span}": 2, f"totalTokensPer{span}": 1}),
+            f"spec.limits.perKey.{kind}TokensPer{span}",
+        )
+        for kind in ("input", "output")
+        for span in ("Minute", "Day")
+    },
 }
 
 BREAKS_THE_SCHEMA = {
@@ -185,6 +241,12 @@ BREAKS_THE_SCHEMA = {
     "a served name that begins with a slash": model_document(servedName="/x"),
     "a price as a number": pool_document(costPerAcceleratorHour=2.5),
     "a price with seven decimals": pool_document(costPerAcceleratorHour="1.1234567"),
+    "a limit of nothing": limits(requestsPerMinute=0),
+    "half a request": limits(requestsPerMinute=0.5),
+    "a window that there is not": limits(requestsPerDay=5),
+    "an urgency in small letters": policy_document(priority="bulk"),
+    "a wait of two hours": policy_document(queue={"maxWaitSeconds": 7200}),
+    "a model of another namespace": policy_document(models=["team-b/chat"]),
     "all of the memory": pool_document(memoryUtilizationPercent=100),
 }
 

@@ -105,7 +105,7 @@ class TestLoading:
             (
                 model().replace("ModelDeployment", "ModelDeploymnt"),
                 (
-                    'a.yaml:2: kind: must be one of GPUPool, ModelDeployment, got "ModelDeploymnt"; '
+                    'a.yaml:2: kind: must be one of GPUPool, ModelDeployment, QuotaPolicy, got "ModelDeploymnt"; '
                     "did you mean ModelDeployment?"
                 ),
             ),

@@ -11,7 +11,7 @@ from plinth.api.v1alpha1 import GPUPool
 from plinth.controllers.admission import AdmissionDecision, check_form, default, validate
 from plinth.domain.fleet import FleetSnapshot, Model, Node
 from plinth.domain.planner import compute_plan
-from plinth.tests.api.building import model_document, pool_document
+from plinth.tests.api.building import model_document, policy_document, pool_document
 from plinth.tests.domain.builders import (
     make_model,
     make_node,
@@ -339,3 +339,18 @@ def test_defaults_take_whatever_comes(spec: Any) -> None:
     document = {"kind": "ModelDeployment", "metadata": {"name": "a"}, "spec": spec}
     assert isinstance(default(document), dict)
     assert check_form(document, None).refusals
+
+
+def test_a_policy_is_taken_with_a_warning_of_each_model_that_is_not_there_yet() -> None:
+    policy = policy_document(models=["qwen", "chat"])
+    decision = validate(policy, None, fleet(make_model("qwen", "default")))
+    assert decision == AdmissionDecision(
+        warnings=("spec.models: there is no ModelDeployment default/chat yet",)
+    )
+    assert default(policy) == {}
+
+
+def test_a_policy_whose_limit_can_never_be_reached_is_refused() -> None:
+    policy = policy_document(limits={"perKey": {"requestsPerMinute": 9, "requestsPerHour": 8}})
+    (refusal,) = refused(policy, fleet())
+    assert refusal.startswith("spec.limits.perKey.requestsPerMinute: must be at most requestsPerHour")
