@@ -1,0 +1,73 @@
+"""What is kept of an answer, and whether it deserves to be. Pure."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_OK = 200
+_HEAD_BYTES = 512
+"""What an answer weighs beside its body: headers, key, the objects around them (measured below 500 bytes)."""
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*(?:null|"([^"]*)")')
+_ERROR = re.compile(rb'(?:^|\n)data: ?\{\s*"error"')
+_WHOLE = frozenset({b"stop", b"length", b"tool_calls", b"function_call"})
+"""Reasons that the request itself brings about; vLLM also says `abort`, `error` and `repetition`."""
+_DONE = b"data: [DONE]"
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One answer with status 200 as the client got it: a JSON document, or an event stream whole."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    """Names in lower case; without those of one hop or one request."""
+    body: bytes
+    prompt_tokens: int
+    output_tokens: int
+
+    @property
+    def weight(self) -> int:
+        """Bytes that keeping it takes."""
+        return len(self.body) + _HEAD_BYTES
+
+
+def is_worth_keeping(status: int, body: bytes, *, event_stream: bool, generates: bool) -> bool:
+    """Whether the answer is complete and would be the same again.
+
+    A quote inside generated text is escaped, so `"finish_reason"` is a key. Read once, when an answer is complete.
+    """
+    if status != _OK or not body:
+        return False
+    if event_stream and (not body.rstrip().endswith(_DONE) or _ERROR.search(body)):
+        return False
+    if not generates:
+        return True
+    reasons = {reason for reason in _FINISH.findall(body) if reason}
+    return bool(reasons) and reasons <= _WHOLE
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Answer)
+
+
+def pack(answer: Answer) -> bytes:
+    """For a store outside the process."""
+    return _ENCODER.encode(answer)
+
+
+def unpack(data: bytes) -> Answer | None:
+    """What `pack` made; None for anything else, which is as good as no answer."""
+    try:
+        return _DECODER.decode(data)
+    except msgspec.MsgspecError:
+        return None
+
+
+def cache_status(outcome: str, *, ttl_seconds: float | None = None) -> tuple[bytes, bytes]:
+    """The header that says where an answer came from (RFC 9211).
+
+    `hit` was kept, with the seconds that it stays so; `fwd=miss` was computed; `fwd=miss; collapsed` is another
+    request's, got while it was computed; `fwd=bypass` was computed because the client asked for that.
+    """
+    ttl = f"; ttl={ttl_seconds:.0f}" if ttl_seconds is not None else ""
+    return b"cache-status", f"plinth; {outcome}{ttl}".encode()
