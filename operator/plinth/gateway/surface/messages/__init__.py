@@ -1,0 +1,1 @@
+"""The Messages API of Anthropic's clients, said in chat completions."""
