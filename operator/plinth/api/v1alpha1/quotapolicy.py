@@ -49,26 +49,29 @@ class OnBackendAway(StrEnum):
 
 
 class Allowance(Resource):
-    """At most so much; what is absent has no limit. Windows slide: no moment lets two of them through at once."""
+    """At most so much; what is absent has no limit.
+
+    There is no moment at which a count begins anew: room comes back steadily, as what was used grows old.
+    """
 
     requests_per_second: Amount | None = None
-    """Requests within any second."""
+    """Requests a second."""
     requests_per_minute: Amount | None = None
-    """Requests within any minute."""
+    """Requests a minute."""
     requests_per_hour: Amount | None = None
-    """Requests within any hour."""
+    """Requests an hour."""
     input_tokens_per_minute: Amount | None = None
-    """Tokens of prompts within any minute."""
+    """Tokens of prompts a minute."""
     input_tokens_per_day: Amount | None = None
-    """Tokens of prompts within any 24 hours."""
+    """Tokens of prompts a day."""
     output_tokens_per_minute: Amount | None = None
-    """Tokens of answers within any minute."""
+    """Tokens of answers a minute."""
     output_tokens_per_day: Amount | None = None
-    """Tokens of answers within any 24 hours."""
+    """Tokens of answers a day."""
     total_tokens_per_minute: Amount | None = None
-    """Tokens of prompts and answers together within any minute."""
+    """Tokens of prompts and answers together a minute."""
     total_tokens_per_day: Amount | None = None
-    """Tokens of prompts and answers together within any 24 hours."""
+    """Tokens of prompts and answers together a day."""
     concurrency: Amount | None = None
     """Requests under way at once, those that wait for a replica included."""
 

@@ -41,7 +41,7 @@ def source(text: str, **more: Any) -> Document:
     return model_document(model={"source": text, **more})
 
 
-def limits(whose: str = "perKey", **amounts: Any) -> Document:
+def limits(whose: str = "perKey", /, **amounts: Any) -> Document:
     return policy_document(limits={whose: amounts})
 
 
