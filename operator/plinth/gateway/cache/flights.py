@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from plinth.gateway.cache.answer import COLLAPSED, Headers
 from plinth.gateway.protocol.errors import Refusal
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Listener(Protocol):
@@ -45,6 +44,7 @@ class Flight:
         "complete",
         "headers",
         "key",
+        "outcome",
         "rank",
         "refusal",
         "status",
@@ -58,6 +58,8 @@ class Flight:
         self.status = 0
         """0 until the answer has begun."""
         self.headers: Headers = ()
+        self.outcome = ""
+        """What `cache-status` says to those who listen."""
         self.complete = False
         self.refusal: Refusal | None = None
         """Why it ended without being complete."""
@@ -74,9 +76,9 @@ class Flight:
 
     # Whoever brings the answer calls these.
 
-    def begin(self, status: int, headers: Headers) -> None:
-        """The head of the answer, as all will get it."""
-        self.status, self.headers = status, headers
+    def begin(self, status: int, headers: Headers, *, outcome: str = COLLAPSED) -> None:
+        """The head of an answer that has a body, as all will get it."""
+        self.status, self.headers, self.outcome = status, headers, outcome
 
     def feed(self, data: bytes) -> None:
         """The next part of the body."""
@@ -94,6 +96,14 @@ class Flight:
         body = b"".join(self._parts) if self.whole else None
         self._land()
         return body
+
+    def deliver(self, status: int, headers: Headers, body: bytes, *, outcome: str = COLLAPSED) -> None:
+        """A whole answer at once: a kept one, or a document, whose length is then known to all."""
+        self.begin(status, headers, outcome=outcome)
+        self._parts.append(body)
+        self._count(len(body))
+        self.complete = True
+        self._land()
 
     def fail(self, refusal: Refusal) -> None:
         """It will not be complete. Who listens is refused the same way, or sees its stream broken off."""
