@@ -1,9 +1,11 @@
-"""Which replica gets a request: the one with the least outstanding work. Pure."""
+"""How a replica stands, and the plainest choice among replicas: the one with the least outstanding work. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from plinth.gateway.routing.pace import Pace
 
 REQUEST_TOKENS = 32
 """What a running request weighs against prompt tokens still to be read. Decoding one request beside others costs
@@ -20,7 +22,22 @@ class Standing:
     """It may get new requests: ready, not draining, not suspected, not cooling down."""
     in_flight: int = 0
     pending_tokens: int = 0
-    """Prompt tokens of requests that have no first byte yet."""
+    """Prompt tokens of requests that have no first byte yet, without those that its cache should hold."""
+    in_flight_elsewhere: int = 0
+    """Requests that other processes of this gateway have at it."""
+    pending_tokens_elsewhere: int = 0
+    kept_tokens: int = 0
+    """Tokens that running requests fill its KV cache with, their expected output included."""
+    kv_tokens: int = 0
+    """What its KV cache holds; 0 where nobody knows."""
+    kind: str = ""
+    """Accelerator, shape and revision: replicas of one kind should be equally fast."""
+    revision: str = ""
+    ejected: bool = False
+    """It is out of line with its peers and gets no request while another replica is there."""
+    pace: Pace = field(default_factory=Pace)
+    bit: int = 0
+    """Its place in the beliefs about caches; 0 before it has joined them."""
 
 
 def order(standing: Standing, avoid: Collection[str] = ()) -> tuple[bool, int, int, str]:
@@ -31,22 +48,44 @@ def order(standing: Standing, avoid: Collection[str] = ()) -> tuple[bool, int, i
     3. requests at the replica,
     4. the slot's name, which is unique: two gateways with the same view choose the same.
     """
-    work = standing.pending_tokens + REQUEST_TOKENS * standing.in_flight
-    return standing.slot in avoid, work, standing.in_flight, standing.slot
+    requests = standing.in_flight + standing.in_flight_elsewhere
+    work = standing.pending_tokens + standing.pending_tokens_elsewhere + REQUEST_TOKENS * requests
+    return standing.slot in avoid, work, requests, standing.slot
+
+
+def with_room(standings: Collection[Standing], headroom: int = 0) -> list[Standing]:
+    """The replicas that can take a request now.
+
+    A replica has room below its concurrency; `headroom` more are given out only when every replica that is
+    available has reached it. An ejected replica counts only where all are: a slow answer is better than none.
+    """
+    roomy = [
+        item
+        for item in standings
+        if item.available
+        and not item.ejected
+        and item.in_flight + item.in_flight_elsewhere < item.concurrency
+    ]
+    return roomy or _last_resort(standings, headroom)
 
 
 def choose(
-    standings: Iterable[Standing], *, headroom: int = 0, avoid: Collection[str] = ()
+    standings: Collection[Standing], *, headroom: int = 0, avoid: Collection[str] = ()
 ) -> Standing | None:
-    """The replica for one request, or None when all are busy or away and the request must be held.
-
-    A replica has room below its concurrency; `headroom` more are given out only when every replica that is
-    available has reached it.
-    """
-    present = [standing for standing in standings if standing.available]
-    roomy = [item for item in present if item.in_flight < item.concurrency]
-    if not roomy and headroom:
-        roomy = [item for item in present if item.in_flight < item.concurrency + headroom]
+    """The replica for one request, or None when all are busy or away and the request must be held."""
+    roomy = with_room(standings, headroom)
     if len(roomy) <= 1:
         return roomy[0] if roomy else None
     return min(roomy, key=lambda item: order(item, avoid))
+
+
+def _last_resort(standings: Collection[Standing], headroom: int) -> list[Standing]:
+    available = [item for item in standings if item.available]
+    present = [item for item in available if not item.ejected] or available
+    for extra in (0, headroom):
+        roomy = [
+            item for item in present if item.in_flight + item.in_flight_elsewhere < item.concurrency + extra
+        ]
+        if roomy:
+            return roomy
+    return []

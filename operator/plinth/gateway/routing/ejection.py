@@ -1,0 +1,135 @@
+"""Which replicas get no request for a while because they are out of line with their peers. Pure.
+
+A slow or failing replica is no dead one: it takes connections, and a dead replica is the operator's business. Each
+is compared with replicas of its own kind only: an old accelerator beside a new one is slow by nature. How many may
+be out at once is bounded, since what slows them all (a flood of long prompts) must not make the rest carry it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from plinth.gateway.routing.choice import Standing
+from plinth.gateway.routing.pace import Pace
+
+TIMES_SLOWER = 3.0
+"""Than the median of its kind, in reading or in writing."""
+SLOW_TPOT_SECONDS = 0.05
+"""Streams as fast as this are never slow, whatever their peers do: reading is slower."""
+TELLING_ANSWERS = 16
+"""First bytes before a replica's speeds count."""
+FAILURES_IN_A_ROW = 5
+"""Envoy's default for consecutive 5xx answers."""
+MOST_OUT = 0.25
+"""Part of a model's replicas that may be out at once; at least one may where there are two."""
+FIRST_SECONDS = 10.0
+LONGEST_SECONDS = 300.0
+FORGIVEN_SECONDS = 600.0
+"""In line for so long, and the next time counts as the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ejection:
+    """A replica leaves or comes back."""
+
+    slot: str
+    is_out: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class _Record:
+    until: float = 0.0
+    ended_at: float = 0.0
+    times: int = 0
+
+
+class Ejector:
+    """Reviews one model's replicas, about once a second, off the data path; sets `Standing.ejected`."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, _Record] = {}
+
+    def review(
+        self, standings: Sequence[Standing], now: float, unwell: Mapping[str, str] | None = None
+    ) -> list[Ejection]:
+        """Lets those back whose time is over, then takes out the worst within the budget.
+
+        `unwell` gives, by slot, why a replica's GPU is not to be trusted: it goes first, and stays out while that
+        is so.
+        """
+        unwell = unwell or {}
+        slots = {item.slot for item in standings}
+        self._records = {slot: record for slot, record in self._records.items() if slot in slots}
+        told = [self._let_back(item, now) for item in standings if self._may_return(item, now, unwell)]
+        faults = [(item, fault) for item in standings if (fault := find_fault(item, standings, unwell))]
+        faults.sort(
+            key=lambda each: (
+                each[0].slot not in unwell,
+                -each[0].pace.failures,
+                each[0].pace.rate,
+                each[0].slot,
+            )
+        )
+        room = budget(len(standings)) - sum(item.ejected for item in standings)
+        for item, fault in faults[: max(0, room)]:
+            told.append(self._take_out(item, fault, now))
+        return told
+
+    def _may_return(self, item: Standing, now: float, unwell: Mapping[str, str]) -> bool:
+        return item.ejected and item.slot not in unwell and now >= self._records[item.slot].until
+
+    def _let_back(self, item: Standing, now: float) -> Ejection:
+        item.ejected = False
+        item.pace.restart(item.pace.rate)  # judged anew, by answers yet to come
+        self._records[item.slot].ended_at = now
+        return Ejection(item.slot, is_out=False, reason="its time is over")
+
+    def _take_out(self, item: Standing, fault: str, now: float) -> Ejection:
+        record = self._records.setdefault(item.slot, _Record())
+        if now - record.ended_at >= FORGIVEN_SECONDS:
+            record.times = 0
+        seconds = min(FIRST_SECONDS * (1 << min(record.times, 8)), LONGEST_SECONDS)
+        record.times += 1
+        record.until = now + seconds
+        item.ejected = True
+        return Ejection(item.slot, is_out=True, reason=f"{fault}; out for {seconds:g} s")
+
+
+def budget(replicas: int) -> int:
+    """How many of so many replicas may be out at once.
+
+    >>> [budget(count) for count in (1, 2, 4, 8, 16)]
+    [0, 1, 1, 2, 4]
+    """
+    return max(1, int(replicas * MOST_OUT)) if replicas > 1 else 0
+
+
+def find_fault(item: Standing, standings: Sequence[Standing], unwell: Mapping[str, str]) -> str | None:
+    """Why a replica that gets requests should get none, or None while it is in line."""
+    if item.ejected or not item.available:
+        return None
+    if item.slot in unwell:
+        return unwell[item.slot]
+    if item.pace.failures >= FAILURES_IN_A_ROW:
+        return f"{item.pace.failures} requests in a row failed at it"
+    peers = [each.pace for each in standings if _is_peer(each, item)]
+    return _find_slowness(item.pace, peers) if peers and item.pace.answers >= TELLING_ANSWERS else None
+
+
+def _find_slowness(pace: Pace, peers: Sequence[Pace]) -> str | None:
+    rate = median(each.rate for each in peers)
+    if pace.rate * TIMES_SLOWER < rate:
+        return f"it reads {pace.rate:.0f} prompt tokens a second, its peers {rate:.0f}"
+    written = [each.tpot for each in peers if each.tpot > 0]
+    usual = median(written) if written else 0.0
+    if usual and pace.tpot > max(SLOW_TPOT_SECONDS, TIMES_SLOWER * usual):
+        return f"it writes a token in {pace.tpot * 1000:.0f} ms, its peers in {usual * 1000:.0f} ms"
+    return None
+
+
+def _is_peer(each: Standing, item: Standing) -> bool:
+    same = each.kind == item.kind and each.slot != item.slot
+    return same and not each.ejected and each.pace.answers >= TELLING_ANSWERS

@@ -1,0 +1,65 @@
+"""How fast one replica reads prompts and writes tokens, learnt from its answers. Pure.
+
+Nothing is asked of the engine: what the gateway sent, and when the first byte came, say enough.
+"""
+
+from __future__ import annotations
+
+FIRST_RATE = 8000.0
+"""Prompt tokens a second supposed of a replica that has not answered yet, where its peers have not either."""
+IN_FLIGHT_SECONDS = 0.002
+"""What decoding one request beside a prompt adds to the prompt's time to first token."""
+_KEEP = 1 - 1 / 32
+"""Weight of the past at each new sample: some thirty answers are remembered."""
+_PRIOR_SECONDS = 1.0
+"""How much reading time the supposed rate counts for: the first long prompts outweigh it."""
+_TELLING_TOKENS = 256
+_TELLING_SECONDS = 0.2
+"""Shorter on both counts, and an answer tells of the connection rather than of reading."""
+
+
+class Pace:
+    """One replica's learnt speeds. `rate` is always usable, `tpot` only once something was measured.
+
+    The rate is a quotient of two decaying sums, work over time, so that long prompts count for more than short
+    ones. Work is what lay ahead of a prompt when it was sent, its own uncached tokens included: the same quantity
+    that a prediction divides by the rate, so that errors common to both (a half-read prompt counted whole, blocks
+    wrongly believed to be cached) fall out.
+    """
+
+    __slots__ = ("_seconds", "_tokens", "answers", "failures", "rate", "tpot")
+
+    def __init__(self, rate: float = FIRST_RATE) -> None:
+        self.restart(rate)
+
+    def restart(self, rate: float) -> None:
+        """Forgets everything and supposes a rate, in tokens a second."""
+        self.rate = rate
+        self._tokens = rate * _PRIOR_SECONDS
+        self._seconds = _PRIOR_SECONDS
+        self.tpot = 0.0
+        """Seconds between two tokens of one stream; 0 before any was measured."""
+        self.answers = 0
+        """First bytes since the start."""
+        self.failures = 0
+        """Failed attempts in a row."""
+
+    def saw_first_byte(self, *, work: int, in_flight: int, seconds: float) -> None:
+        """A prompt was answered: `work` tokens were read in `seconds`, beside `in_flight` requests."""
+        self.answers += 1
+        self.failures = 0
+        if work < _TELLING_TOKENS and seconds < _TELLING_SECONDS:
+            return
+        reading = seconds - IN_FLIGHT_SECONDS * in_flight
+        reading = max(reading, seconds / 10)  # the allowance for decoding was too generous here
+        self._tokens = self._tokens * _KEEP + work
+        self._seconds = self._seconds * _KEEP + reading
+        self.rate = self._tokens / self._seconds
+
+    def saw_stream(self, tpot: float) -> None:
+        """A stream ended well; seconds between its tokens."""
+        self.tpot = tpot if self.tpot <= 0 else self.tpot * _KEEP + tpot * (1 - _KEEP)
+
+    def saw_failure(self) -> None:
+        """An attempt failed through the replica's fault."""
+        self.failures += 1

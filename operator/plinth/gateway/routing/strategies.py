@@ -1,0 +1,122 @@
+"""The ways in which a model's replica may be chosen, by name. Pure.
+
+A strategy picks among replicas that all may and can take the prompt. It changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from plinth.gateway.routing.affinity import Affinity
+from plinth.gateway.routing.choice import Standing
+from plinth.gateway.routing.placement import Prompt
+from plinth.gateway.routing.ring import PrefixRing
+from plinth.gateway.routing.scores import expected_ttft, least_load, predicted_latency
+
+Reach = Mapping[int, int]
+"""Blocks of the prompt that each replica should hold, by its bit."""
+Score = Callable[[Standing, Prompt, int], float]
+
+UPPER_BANDS = frozenset({"system", "interactive"})
+LOWEST_BAND = "bulk"
+ALIKE = 0.8
+"""Replicas that read at this part of the fastest one's rate count as fast as it."""
+
+
+class Strategy(StrEnum):
+    """What a model may ask for."""
+
+    EXPECTED_TTFT = "LeastExpectedTTFT"
+    LEAST_LOAD = "LeastLoad"
+    LOWEST_LATENCY = "LowestLatency"
+    PREFIX_HASH = "PrefixHash"
+    FASTEST_FIRST = "FastestFirst"
+
+
+class Picker(Protocol):
+    """A strategy at work."""
+
+    def pick(
+        self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
+    ) -> Standing:
+        """One of the replicas given, of which there is at least one."""
+
+
+class Cheapest:
+    """The replica with the lowest score, preferences for session and adapter added."""
+
+    def __init__(self, score: Score, affinity: Affinity) -> None:
+        self._score = score
+        self._affinity = affinity
+
+    def pick(
+        self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
+    ) -> Standing:
+        """Equal scores: the slot's name decides, so that two gateways with the same view choose the same."""
+        score, prefers = self._score, prompt.session or prompt.adapter
+        if avoid:
+            roomy = [item for item in roomy if item.slot not in avoid] or roomy
+        best, least, tokens = roomy[0], float("inf"), prompt.tokens
+        for item in roomy:
+            depth = reach.get(item.bit)
+            cost = score(item, prompt, prompt.uncached_tokens(depth) if depth else tokens)
+            if prefers:
+                cost += self._affinity.penalty(item, prompt)
+            if cost < least or (cost == least and item.slot < best.slot):
+                best, least = item, cost
+        return best
+
+
+class PrefixHash:
+    """Stateless: prompts with a common start meet; prompts shorter than a block go by load."""
+
+    def __init__(self, slots: Collection[str], affinity: Affinity) -> None:
+        self._ring = PrefixRing(slots)
+        self._short = Cheapest(least_load, affinity)
+
+    def pick(
+        self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
+    ) -> Standing:
+        """See `PrefixRing.choose`."""
+        if not prompt.blocks:
+            return self._short.pick(roomy, prompt, reach, avoid)
+        untried = [item for item in roomy if item.slot not in avoid]
+        return self._ring.choose(untried or roomy, prompt.blocks)
+
+
+class FastestFirst:
+    """For pools of unlike accelerators: the upper bands go by whole latency, bulk leaves the fastest alone.
+
+    Between them, and where all replicas are alike, the least expected time to first token decides.
+    """
+
+    def __init__(self, affinity: Affinity) -> None:
+        self._upper = Cheapest(predicted_latency, affinity)
+        self._plain = Cheapest(expected_ttft, affinity)
+
+    def pick(
+        self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
+    ) -> Standing:
+        """Bulk gets a fast replica only when no other has room."""
+        if prompt.band in UPPER_BANDS:
+            return self._upper.pick(roomy, prompt, reach, avoid)
+        if prompt.band == LOWEST_BAND:
+            fast = ALIKE * max(item.pace.rate for item in roomy)
+            roomy = [item for item in roomy if item.pace.rate < fast] or roomy
+        return self._plain.pick(roomy, prompt, reach, avoid)
+
+
+def make_picker(strategy: Strategy, slots: Collection[str], affinity: Affinity) -> Picker:
+    """The strategy for a set of slots."""
+    match strategy:
+        case Strategy.LEAST_LOAD:
+            return Cheapest(least_load, affinity)
+        case Strategy.LOWEST_LATENCY:
+            return Cheapest(predicted_latency, affinity)
+        case Strategy.PREFIX_HASH:
+            return PrefixHash(slots, affinity)
+        case Strategy.FASTEST_FIRST:
+            return FastestFirst(affinity)
+    return Cheapest(expected_ttft, affinity)
