@@ -1,0 +1,1 @@
+"""Which request is next while replicas are full, which is refused, and how full a replica may be: pure."""
