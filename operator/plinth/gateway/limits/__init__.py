@@ -1,0 +1,1 @@
+"""How much each key, policy and model may use: counted, refused with the time to come back, shared by gateways."""

@@ -1,0 +1,185 @@
+"""What one gateway holds of a limit that several share: units the shared counters have counted before they are used.
+
+A lease stands in a Counter's place. Nothing is let through that the shared counters have not granted, so gateways
+together stay within the limit without a question for each request. The bound: a unit is used, or given back, at
+most two reports (200 ms) after it was counted; in any span of T seconds therefore no more is let through than
+the limit admits in T + 0.2 s, and from idle no more than the limit itself. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from plinth.domain.access import Limit
+from plinth.gateway.limits.counters import Bucket, Slots, Window, make_counter
+
+ASK: Final = -1.0
+"""In the place of seconds: only the shared counters know."""
+DENIED: Final = -2.0
+"""In the place of seconds: they cannot be reached, and the policy lets nobody through unseen."""
+PATIENCE_SECONDS: Final = 0.02
+"""A refusal holds at least that long: near the limit each gateway asks 50 times a second, not for each request."""
+
+
+@dataclass(slots=True)
+class Backend:
+    """What the gateway knows of the shared counters; one for all leases."""
+
+    away: bool = True
+    """They cannot be reached, or not in time."""
+    gateways: int = 1
+    """That share them, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one lease tells and asks, in units of its limit."""
+
+    kind: str
+    """`bucket`, `window` or `slots`: how the shared counter counts."""
+    amount: int
+    window: int
+    settle: float
+    """To be counted (positive) or taken back, whatever room there is; of slots all that are held."""
+    own: float
+    """All that counts of this gateway: where the shared counters have lost it, it is counted anew."""
+    need: float
+    """Without which the request cannot go on."""
+    want: float
+    """What would be welcome, the need included."""
+
+
+class Lease:
+    """Requests or tokens. `stock` is what may be used; negative, it is owed to the shared counters."""
+
+    __slots__ = (
+        "_backend",
+        "_kind",
+        "_lately",
+        "_least",
+        "_lives_alone",
+        "_own",
+        "_refused_cost",
+        "_refused_until",
+        "_seen_at",
+        "_seen_used",
+        "_window",
+        "amount",
+        "asked",
+        "name",
+        "stock",
+        "tenant",
+    )
+
+    def __init__(self, name: str, limit: Limit, backend: Backend, *, tenant: str, lives_alone: bool) -> None:
+        self.name = name
+        self.tenant = tenant
+        self.asked = False
+        """A report is on its way; the next one waits for its answer, since each builds on the last."""
+        self.amount: float = limit.amount
+        self.stock = 0.0
+        self._window = limit.window_seconds
+        self._backend = backend
+        self._lives_alone = lives_alone
+        self._own = make_counter(limit, limit.amount)
+        self._kind = {Bucket: "bucket", Window: "window", Slots: "slots"}[type(self._own)]
+        self._lately = 0.0
+        """Used since the last report: as much may be needed until the next."""
+        self._least = 0.0
+        """The smallest stock since the last report: so many slots were not needed."""
+        self._refused_cost = inf
+        self._refused_until = 0.0
+        self._seen_used = 0.0
+        self._seen_at = 0.0
+
+    def wait(self, cost: float, now: float) -> float:
+        """Seconds as a Counter says them, ASK or DENIED."""
+        if self.stock >= cost:
+            return 0.0
+        if cost > self.amount:
+            return inf
+        if self._backend.away:
+            return self._wait_alone(cost, now) if self._lives_alone else DENIED
+        if now < self._refused_until and cost >= self._refused_cost:
+            return self._refused_until - now
+        return ASK
+
+    def add(self, cost: float, now: float) -> None:
+        """Uses what is in stock, or owes it."""
+        self.stock -= cost
+        if self.stock < self._least:  # noqa: PLR1730 - a comparison costs half of what `min` does
+            self._least = self.stock
+        self._lately += cost
+        self._own.add(cost, now)
+
+    def give_back(self, amount: float, taken_at: float, now: float) -> None:
+        """Back into stock; the next report hands on what is not needed."""
+        if self._kind == "slots" or now - taken_at < self._window:
+            self.stock += amount
+            self._own.give_back(amount, taken_at, now)
+
+    def used(self, now: float) -> float:
+        """What all gateways used, as far as the last answer told; what this one has in stock is still to be had."""
+        drained = (now - self._seen_at) * self.amount / self._window if self._window else 0.0
+        return min(self.amount, max(0.0, self._seen_used - drained - self.stock))
+
+    def empty_after(self, now: float) -> float:
+        """At the pace of a steady drain."""
+        return self.used(now) / self.amount * self._window if self.amount else 0.0
+
+    def report(self, need: float, wanted: float, now: float) -> Report:
+        """What to tell now. `need` is the cost of the first request that waits, `wanted` of all that do.
+
+        Rates keep in stock what was used since the last report, slots what was needed at once; the rest goes back.
+        """
+        self._take_share(now)
+        under_way = self._own.used(now)
+        debt, stock = max(0.0, -self.stock), max(0.0, self.stock)
+        if self._kind == "slots":
+            self.stock = keep = stock - max(0.0, self._least)
+            settle = under_way + keep
+        else:
+            keep = self._lately
+            self.stock = min(keep, stock)
+            settle = debt - (stock - self.stock)
+        self._lately = 0.0
+        self._least = self.stock
+        self.asked = True
+        return Report(
+            kind=self._kind,
+            amount=int(self.amount),
+            window=self._window,
+            settle=settle,
+            own=min(self.amount, under_way) + self.stock,
+            need=max(0.0, need - self.stock),
+            want=max(0.0, max(wanted, keep) - self.stock),
+        )
+
+    def learn(self, granted: float, used: float, wait: float, *, need: float, now: float) -> None:
+        """Takes the answer to a report in. `need` is the cost that had no room for `wait` seconds, if it is not 0."""
+        self.asked = False
+        self.stock += granted
+        self._seen_used = used
+        self._seen_at = now
+        self._least = min(self._least + granted, self.stock)
+        if wait > 0.0:
+            self._refused_cost = need
+            self._refused_until = now + max(wait, PATIENCE_SECONDS)
+
+    def is_idle(self, now: float) -> bool:
+        """Nothing is held and nothing owed: the next report can wait until there is some use."""
+        return not self.stock and not (self._kind == "slots" and self._own.used(now))
+
+    def _wait_alone(self, cost: float, now: float) -> float:
+        """By this gateway's share; a request that is larger than the share has its turn when the rest is used up."""
+        self._take_share(now)
+        return self._own.wait(min(cost, self._own.amount), now)
+
+    def _take_share(self, now: float) -> None:
+        self._own.amount = max(1.0, self.amount / self._backend.gateways)
+        # A gateway that serves more than its share must not owe more than the whole limit.
+        excess = self._own.used(now) - self.amount
+        if excess > 0.0 and self._kind != "slots":
+            self._own.give_back(excess, now, now)
