@@ -7,21 +7,12 @@ seat. A model keeps its seat for good, so that its totals go on when it comes ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import msgspec
 
 from plinth.domain.traffic import ReplicaRoute, RouteTable
 from plinth.gateway.server.shared_load import MOST_MODELS, MOST_REPLICAS
-
-
-class Seats(msgspec.Struct, frozen=True, tag="seats"):
-    """What the parent tells the workers before each table that needs it. Who finds no seat counts for itself."""
-
-    replicas: Mapping[str, int]
-    """By `place_of`."""
-    models: Mapping[str, int]
+from plinth.gateway.server.worker_lines import Seats
 
 
 def place_of(route: ReplicaRoute) -> str:

@@ -1,0 +1,267 @@
+"""A gateway of several processes: the parent starts workers, replaces the dead, reloads and drains them.
+
+Each worker is a whole gateway on a core of its own. The kernel spreads connections over their listeners (SO_REUSEPORT).
+The listeners are the parent's: what connects while a worker is replaced waits for the next one and is not refused.
+To the controller the parent is the gateway; what it says and hears goes through the switchboard.
+
+A worker that dies is replaced at once; one that dies young after a while that doubles, and its listener is closed for
+so long, so that its clients go to the others. A worker from which nothing is heard is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plinth.gateway.server.control import ControlServer
+from plinth.gateway.server.shared_load import LoadBoard
+from plinth.gateway.server.switchboard import Switchboard
+from plinth.gateway.server.worker_lines import Place
+from plinth.gateway.server.worker_process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+LANES_A_WORKER = 2
+"""While workers are reloaded there are those that drain and those that have taken their places."""
+STEADY_SECONDS = 5.0
+"""A worker that lived so long did not die of its start."""
+FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 10.0
+WATCH_SECONDS = 1.0
+DRAIN_GRACE_SECONDS = 5.0
+"""Beyond the deadline that workers drain by themselves."""
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions:
+    """Seconds."""
+
+    command: tuple[str, ...]
+    """Starts a worker; its place is added."""
+    workers: int
+    host: str
+    port: int
+    """0 picks one."""
+    control: Path
+    drain_seconds: float = 30.0
+    """For workers that are replaced by a reload."""
+    start_seconds: float = 20.0
+    """From the start of a worker until it accepts clients."""
+    silent_seconds: float = 20.0
+    """A worker reports every two; one that is silent for so long hangs."""
+
+
+class WorkerPool:
+    """One gateway of several processes; `start`, then `wait`."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        lanes = options.workers * LANES_A_WORKER
+        self.address = ("", 0)
+        """Where clients reach it, once started."""
+        self._options = options
+        self._board, self._memory = LoadBoard.create(lanes)
+        self._wakes = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(lanes))
+        self._free_lanes = list(reversed(range(lanes)))
+        self._switchboard = Switchboard(self._board, self._wakes, self.drain)
+        self._control_server: asyncio.Server | None = None
+        self._listeners: dict[int, socket.socket] = {}
+        """By place."""
+        self._at: dict[int, WorkerProcess] = {}
+        """Whose death makes its place empty."""
+        self._delays: dict[int, float] = {}
+        """That the last replacement at a place waited for, where it was needed young."""
+        self._draining = False
+        self._over = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def control(self) -> ControlServer:
+        """The gateway's end of the control socket."""
+        return self._switchboard.control
+
+    @property
+    def identity(self) -> str:
+        """Under which reports are sent."""
+        return self._switchboard.reports.identity
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """Those alive, the draining included."""
+        return list(self._switchboard.workers.values())
+
+    async def start(self) -> None:
+        """Returns when every worker accepts clients; raises OSError when the address is taken or a worker fails."""
+        self.address = (self._options.host, self._options.port)
+        # Alone at first: the kernel would let another gateway of this user share the address unseen.
+        _bind(*self.address, shared=False).close()
+        self._spawn(self._watch())
+        for place in range(self._options.workers):
+            self._at[place] = await self._start_worker(place)
+        for worker in list(self._at.values()):
+            if not await worker.settled:
+                raise ChildProcessError("a worker ended before it accepted clients; its log says why")
+        self._control_server = await self.control.listen(self._options.control)
+
+    async def wait(self) -> None:
+        """Returns when the last worker has drained."""
+        await self._over.wait()
+
+    def drain(self, deadline_seconds: float) -> None:
+        """Accepts no more; the workers leave when their last request has ended. A second call hurries them."""
+        first, self._draining = not self._draining, True
+        for place in list(self._listeners):
+            self._listeners.pop(place).close()
+        for worker in self.workers:
+            worker.leave(deadline_seconds)
+        if first:
+            self._spawn(self._end_after(deadline_seconds + DRAIN_GRACE_SECONDS))
+        if not self._switchboard.workers:
+            self._over.set()
+
+    async def reload(self) -> bool:
+        """Replaces each worker by a new one, which reads code and files anew; False when that could not be done.
+
+        The old ones drain for as long as they may, while the new ones take all that comes.
+        """
+        for place in range(self._options.workers):
+            if self._draining or not self._free_lanes:
+                log.warning("not reloaded: the gateway drains, or still does so after the last reload")
+                return False
+            worker = await self._start_worker(place)
+            if not await worker.settled:
+                log.error("not reloaded: a new worker ended before it accepted clients")
+                return False
+            before, self._at[place] = self._at[place], worker
+            before.leave(self._options.drain_seconds)
+        return True
+
+    async def close(self) -> None:
+        """Ends what is left."""
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+        for worker in self.workers:
+            worker.kill()
+            await worker.wait()
+        self.control.close()
+        if self._control_server is not None:
+            self._control_server.close()
+            self._options.control.unlink(missing_ok=True)
+        await asyncio.sleep(0)
+        for listener in self._listeners.values():
+            listener.close()
+        for descriptor in (self._memory, *self._wakes):
+            os.close(descriptor)
+        self._board.close()
+
+    async def _start_worker(self, place: int) -> WorkerProcess:
+        """Starts one and tells it all there is; raises OSError."""
+        if place not in self._listeners:
+            self._listeners[place] = listener = _bind(*self.address, shared=True)
+            listener.listen(_BACKLOG)
+            self.address = listener.getsockname()[:2]
+        ours, theirs = socket.socketpair()
+        given = Place(
+            lane=self._free_lanes.pop(),
+            lanes=self._board.lanes,
+            control=theirs.fileno(),
+            listener=self._listeners[place].fileno(),
+            memory=self._memory,
+            wakes=self._wakes,
+        )
+        try:
+            worker = await WorkerProcess.start(
+                self._options.command, given, place=place, theirs=theirs, ours=ours
+            )
+        except OSError:
+            self._free_lanes.append(given.lane)
+            ours.close()
+            raise
+        self._switchboard.welcome(worker)
+        if self._draining:
+            worker.leave(0.0)
+        self._spawn(self._follow(worker))
+        return worker
+
+    async def _follow(self, worker: WorkerProcess) -> None:
+        """Hears a worker until it has ended."""
+        while line := await worker.next_line():
+            self._switchboard.on_line(worker, line)
+        status = await worker.wait()
+        self._switchboard.bury(worker)
+        self._free_lanes.append(worker.lane)
+        level = logging.INFO if worker.leaving else logging.ERROR
+        log.log(level, "worker %d ended with status %d", worker.pid, status)
+        if self._draining:
+            if not self._switchboard.workers:
+                self._over.set()
+        elif self._at.get(worker.place) is worker:
+            await self._replace(worker)
+
+    async def _replace(self, worker: WorkerProcess) -> None:
+        place = worker.place
+        died_young = asyncio.get_running_loop().time() - worker.started_at < STEADY_SECONDS
+        delay = self._delays[place] = (
+            min(max(2 * self._delays.get(place, 0.0), FIRST_DELAY_SECONDS), LONGEST_DELAY_SECONDS)
+            if died_young
+            else 0.0
+        )
+        if delay:
+            self._listeners.pop(place).close()
+        while not self._draining:
+            await asyncio.sleep(delay)
+            try:
+                self._at[place] = await self._start_worker(place)
+            except OSError as error:
+                log.error("no worker could be started: %s", error)  # noqa: TRY400 - the reason is the system's
+                delay = LONGEST_DELAY_SECONDS
+            else:
+                return
+
+    async def _watch(self) -> None:
+        """Kills workers that hang, or never begin."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + WATCH_SECONDS
+            await asyncio.sleep(WATCH_SECONDS)
+            now = loop.time()
+            for worker in self.workers:
+                if now > due + WATCH_SECONDS:  # it was this process that stood still
+                    worker.heard_at = now
+                limit = self._options.silent_seconds if worker.listening else self._options.start_seconds
+                if now - worker.heard_at > limit:
+                    log.error("worker %d has been silent for %g s: killed", worker.pid, limit)
+                    worker.kill()
+
+    async def _end_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        for worker in self.workers:
+            log.warning("worker %d has not drained in time: killed", worker.pid)
+            worker.kill()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _bind(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket at the address; `shared` with others of this gateway. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+    try:
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound

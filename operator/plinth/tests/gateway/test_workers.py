@@ -1,0 +1,261 @@
+"""A gateway of several real processes: what clients and the controller see of it while workers come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plinth.domain.control_lines import encode_shutdown
+from plinth.domain.traffic import ModelLoad
+from plinth.gateway.server import workers as workers_module
+from plinth.gateway.server.workers import PoolOptions, WorkerPool
+from plinth.tests.gateway.harness import (
+    MODEL,
+    STREAMING,
+    Answer,
+    Connection,
+    Controller,
+    Upstream,
+    eventually,
+    make_model,
+    make_replica,
+    make_table,
+    replicas,
+    request_bytes,
+    scenario,
+    stream,
+)
+
+pytestmark = pytest.mark.process
+
+
+@dataclass
+class Pool:
+    """A pool of two workers with a controller and one replica."""
+
+    pool: WorkerPool
+    controller: Controller
+    upstream: Upstream
+    folder: Path
+
+    @property
+    def load(self) -> ModelLoad:
+        return self.controller.last.models[MODEL]
+
+    @property
+    def pids(self) -> set[int]:
+        return {worker.pid for worker in self.pool.workers}
+
+    async def connect(self) -> Connection:
+        return Connection(*await asyncio.open_connection(*self.pool.address))
+
+    async def ask(self) -> Answer:
+        connection = await self.connect()
+        try:
+            return await connection.ask()
+        finally:
+            connection.close()
+
+    async def ask_often(self, count: int) -> None:
+        """Each on a connection of its own, so that both workers get some."""
+        answers = await asyncio.gather(*(self.ask() for _ in range(count)))
+        assert {answer.status for answer in answers} == {200}
+
+    async def metrics(self) -> dict[str, float]:
+        """As one of the workers shows them."""
+        shown = self.folder / "metrics"
+        shown.unlink(missing_ok=True)
+        os.kill(min(self.pids), signal.SIGUSR1)
+        await eventually(shown.exists)
+        lines = [line for line in shown.read_text().splitlines() if not line.startswith("#")]
+        return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
+
+
+@asynccontextmanager
+async def running_pool(folder: Path, **overrides: Any) -> AsyncIterator[Pool]:
+    command = (sys.executable, "-m", "plinth.tests.gateway.worker_child", str(folder))
+    values: dict[str, Any] = {
+        "command": command,
+        "workers": 2,
+        "host": "127.0.0.1",
+        "port": 0,
+        "control": folder / "g.sock",
+    }
+    pool = WorkerPool(PoolOptions(**(values | overrides)))
+    try:
+        await pool.start()
+        controller = await Controller.connect(folder / "g.sock")
+        async with replicas(None) as (upstream,):
+            running = Pool(pool, controller, upstream, folder)
+            table = make_table(make_model(make_replica(upstream.port)))
+            await controller.apply(table)
+            yield running
+            await controller.close()
+    finally:
+        await pool.close()
+
+
+@pytest.fixture(autouse=True)
+def _in_the_source_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setattr(workers_module, "STEADY_SECONDS", 0.0)
+
+
+@scenario
+async def test_the_controller_sees_one_gateway_and_every_request_counted_once(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        await running.ask_often(40)
+        await eventually(lambda: running.load.completed_total == 40)
+        assert (running.load.arrivals_total, running.load.output_tokens_total) == (40, 200)
+        shares = [
+            worker.report.models[MODEL].arrivals_total for worker in running.pool.workers if worker.report
+        ]
+        assert sum(shares) == 40
+        assert min(shares) > 0, "both were given some"
+        assert {report.gateway for _, report in running.controller.reports} == {running.pool.identity}
+
+
+@scenario
+async def test_a_killed_worker_loses_neither_counts_nor_clients_and_is_replaced(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        await running.ask_often(30)
+        victim, other = sorted(running.pids)
+        os.kill(victim, signal.SIGKILL)
+        await running.ask_often(30)
+        await eventually(lambda: len(running.pids) == 2 and victim not in running.pids)
+        assert other in running.pids
+        await running.ask_often(10)
+        await eventually(lambda: running.load.completed_total >= 70)
+        await asyncio.sleep(0.6)
+        assert (running.load.arrivals_total, running.load.completed_total) == (70, 70)
+        assert running.load.in_flight == 0
+        versions = [report.table_version for _, report in running.controller.reports]
+        assert versions == sorted(versions), "a worker that is not ready does not make the gateway unready"
+
+
+@scenario
+async def test_a_worker_that_never_comes_up_costs_no_client_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_pool(tmp_path) as running:
+        monkeypatch.setattr(workers_module, "STEADY_SECONDS", 60.0)
+        (tmp_path / "broken").touch()
+        victim = min(running.pids)
+        os.kill(victim, signal.SIGKILL)
+        await eventually(lambda: len(running.pids) == 1)
+        await running.ask_often(20)
+        (tmp_path / "broken").unlink()
+        await eventually(lambda: len(running.pids) == 2)
+
+
+@scenario
+async def test_a_reload_ends_no_stream_and_refuses_no_client(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        running.upstream.behave = stream(40, every=0.05)
+        streaming = [await running.connect() for _ in range(6)]
+        for connection in streaming:
+            connection.send(request_bytes(body=STREAMING))
+        await eventually(lambda: running.load.in_flight == 6)
+        running.upstream.behave = stream(1)
+        before = running.pids
+        reload = asyncio.ensure_future(running.pool.reload())
+        while not reload.done():
+            await running.ask_often(4)
+        assert reload.result()
+        assert before < running.pids, "the old ones still drain"
+        assert not await running.pool.reload(), "one reload at a time"
+        for connection in streaming:
+            answer = await connection.answer()
+            assert answer.complete
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+        await eventually(lambda: not before & running.pids)
+        assert len(running.pids) == 2
+
+
+@scenario
+async def test_a_reload_that_fails_leaves_the_old_workers_serving(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        before = running.pids
+        (tmp_path / "broken").touch()
+        assert not await running.pool.reload()
+        assert running.pids == before
+        await running.ask_often(10)
+
+
+@scenario
+async def test_a_drain_lets_streams_end_and_then_all_leave(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        running.upstream.behave = stream(10, every=0.05)
+        connection = await running.connect()
+        connection.send(request_bytes(body=STREAMING))
+        await eventually(lambda: running.load.in_flight == 1)
+        running.controller.send(encode_shutdown(5.0))
+        assert (await connection.answer()).complete
+        await running.pool.wait()
+        assert not running.pids
+        with pytest.raises(ConnectionRefusedError):
+            await running.connect()
+
+
+@scenario
+async def test_workers_whose_parent_is_gone_drain_and_leave(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        worker = running.pool.workers[0]
+        worker._writer.close()
+        await eventually(lambda: worker.pid not in running.pids)
+        assert worker._process.returncode == 0
+
+
+@scenario
+async def test_a_worker_that_hangs_is_killed_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "WATCH_SECONDS", 0.2)
+    async with running_pool(tmp_path, silent_seconds=3.0) as running:
+        victim = min(running.pids)
+        os.kill(victim, signal.SIGSTOP)
+        await eventually(lambda: len(running.pids) == 2 and victim not in running.pids, seconds=10)
+
+
+@scenario
+async def test_a_gateway_whose_workers_do_not_come_up_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    with pytest.raises(ChildProcessError):
+        async with running_pool(tmp_path):
+            pass
+    assert not (tmp_path / "g.sock").exists()
+
+
+@scenario
+async def test_another_gateway_cannot_slip_in_at_the_same_address(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        with pytest.raises(OSError, match="in use"):
+            async with running_pool(tmp_path, port=running.pool.address[1], control=tmp_path / "other.sock"):
+                pass
+
+
+@scenario
+async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(tmp_path: Path) -> None:
+    async with running_pool(tmp_path) as running:
+        await running.ask_often(20)
+        series = 'plinth_gateway_requests_total{code="200",endpoint="/v1/chat/completions",model="team/tiny"}'
+        before = await running.metrics()
+        assert before[series] == 20
+        assert before["plinth_gateway_workers"] == 2
+        assert before[f'plinth_gateway_replicas{{model="{MODEL}",state="Ready"}}'] == 1
+        os.kill(max(running.pids), signal.SIGKILL)
+        await eventually(
+            lambda: len(running.pids) == 2 and all(item.listening for item in running.pool.workers)
+        )
+        after = await running.metrics()
+        assert after[series] == 20
+        assert after["plinth_gateway_worker_deaths_total"] == 1
