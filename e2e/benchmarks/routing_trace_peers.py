@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from routing_trace_backends import BLOCK_TOKENS, Asked, Backend, Dispatcher
 
+from plinth.gateway.routing.beliefs_shared import RING_BYTES, CacheNews
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.placement import Placement, Prompt
 from plinth.gateway.routing.router import Router
@@ -18,7 +19,7 @@ UNBOUNDED = 1_000_000
 
 
 class Gateway:
-    """The production code: one or more processes that see each other's load and not each other's beliefs.
+    """The production code: one worker, or several that see each other's load and hear each other's news.
 
     It knows of a backend what a gateway knows of a replica: how many tokens its KV cache holds. Its rate, and
     what is in its cache, are learnt from what was sent and when the first byte came.
@@ -30,6 +31,7 @@ class Gateway:
         *,
         strategy: Strategy = Strategy.EXPECTED_TTFT,
         workers: int = 1,
+        tells: bool = True,
         known_share: float = 1.0,
     ) -> None:
         tokens = int(backends[0].cache_blocks * BLOCK_TOKENS * known_share)
@@ -43,6 +45,9 @@ class Gateway:
                 standing.kv_tokens = tokens
                 router.join(standing)
                 standing.kv_tokens = 0  # the model under test fills no KV cache with running requests
+        rings = [memoryview(bytearray(RING_BYTES)) for _ in range(workers)]
+        self._news = [CacheNews(rings, own) for own in range(workers)]
+        self._tells = tells
         self._placed: dict[int, tuple[int, Placement]] = {}
         self._requests = 0
 
@@ -50,15 +55,19 @@ class Gateway:
         worker = self._requests % len(self._routers)
         self._requests += 1
         router, fleet = self._routers[worker], self._fleets[worker]
-        self._share_load(fleet)
+        if len(self._fleets) > 1:
+            self._look(worker)
         prompt = Prompt(
             asked.tokens, asked.blocks, block_tokens=BLOCK_TOKENS, output_tokens=asked.output_tokens
         )
         placement = router.place(fleet, prompt)
         assert placement is not None
         router.take(placement, now)
+        chosen = fleet.index(placement.standing)
+        if self._tells:
+            self._news[worker].tell(chosen, asked.blocks)
         self._placed[id(asked)] = worker, placement
-        return fleet.index(placement.standing)
+        return chosen
 
     def first_byte(self, asked: Asked, now: float) -> None:
         worker, placement = self._placed[id(asked)]
@@ -69,13 +78,14 @@ class Gateway:
         worker, placement = self._placed.pop(id(asked))
         self._routers[worker].ended(placement, tpot=0.02)
 
-    def _share_load(self, fleet: list[Standing]) -> None:
-        if len(self._fleets) == 1:
-            return
+    def _look(self, worker: int) -> None:
+        fleet = self._fleets[worker]
         for index, standing in enumerate(fleet):
             others = [each[index] for each in self._fleets if each is not fleet]
             standing.in_flight_elsewhere = sum(each.in_flight for each in others)
             standing.pending_tokens_elsewhere = sum(each.pending_tokens for each in others)
+        for index, blocks in self._news[worker].hear():
+            self._routers[worker].heard(fleet[index], blocks)
 
 
 class Rule:
@@ -192,5 +202,6 @@ PEERS: Mapping[str, Callable[[list[Backend]], Dispatcher]] = {
     "least_load": partial(Gateway, strategy=Strategy.LEAST_LOAD),
     "half_the_cache_size_known": partial(Gateway, known_share=0.5),
     "twice_the_cache_size_known": partial(Gateway, known_share=2.0),
-    "4_workers_beliefs_apart": partial(Gateway, workers=4),
+    "4_workers": partial(Gateway, workers=4),
+    "4_workers_beliefs_apart": partial(Gateway, workers=4, tells=False),
 }

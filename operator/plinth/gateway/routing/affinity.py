@@ -6,6 +6,7 @@ Both are preferences and never fences: a replica too busy by more than the reaso
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TypeVar
 
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.placement import Prompt
@@ -18,6 +19,8 @@ ADAPTER_SECONDS = 0.5
 MOST_SESSIONS = 10_000
 MOST_ADAPTERS = 8
 """Adapters supposed at a replica at once. vLLM's `max_loras` is 1 unless set, its CPU cache holds as many."""
+
+T = TypeVar("T")
 
 
 class Affinity:
@@ -53,10 +56,8 @@ class Affinity:
         self._adapters.pop(slot, None)
 
 
-def _touch(
-    memory: OrderedDict[str, str] | OrderedDict[str, None], key: str, value: str | None, most: int
-) -> None:
-    memory[key] = value  # type: ignore[assignment] # the two memories differ in nothing else
+def _touch(memory: OrderedDict[str, T], key: str, value: T, most: int) -> None:
+    memory[key] = value
     memory.move_to_end(key)
     if len(memory) > most:
         memory.popitem(last=False)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from plinth.gateway.routing.pace import Pace
 
 REQUEST_TOKENS = 32
 """What a running request weighs against prompt tokens still to be read. Decoding one request beside others costs
 a prompt about 2 ms, in which an accelerator reads some 30 prompt tokens (15k a second)."""
+
+
+class Share(Protocol):
+    """A replica's load where several processes see it."""
+
+    def add(self, requests: int, tokens: int) -> None:
+        """Counts, in the standing and for the other processes."""
 
 
 @dataclass(slots=True)
@@ -26,6 +34,8 @@ class Standing:
     in_flight_elsewhere: int = 0
     """Requests that other processes of this gateway have at it."""
     pending_tokens_elsewhere: int = 0
+    share: Share | None = None
+    """Who counts this process's part, where others look at it."""
     kept_tokens: int = 0
     """Tokens that running requests fill its KV cache with, their expected output included."""
     kv_tokens: int = 0
@@ -38,6 +48,14 @@ class Standing:
     pace: Pace = field(default_factory=Pace)
     bit: int = 0
     """Its place in the beliefs about caches; 0 before it has joined them."""
+
+    def count(self, requests: int, tokens: int) -> None:
+        """Adds requests and unread prompt tokens given to the replica; takes away, where negative, what is done."""
+        if self.share is None:
+            self.in_flight += requests
+            self.pending_tokens += tokens
+        else:
+            self.share.add(requests, tokens)
 
 
 def order(standing: Standing, avoid: Collection[str] = ()) -> tuple[bool, int, int, str]:

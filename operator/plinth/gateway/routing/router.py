@@ -91,8 +91,7 @@ class Router:
         standing, prompt = placement.standing, placement.prompt
         placement.sent_at = now
         placement.beside = standing.in_flight + standing.in_flight_elsewhere
-        standing.in_flight += 1
-        standing.pending_tokens += placement.uncached
+        standing.count(1, placement.uncached)
         standing.kept_tokens += placement.uncached + prompt.output_tokens
         placement.work = standing.pending_tokens + standing.pending_tokens_elsewhere
         if prompt.blocks and standing.bit:
@@ -100,13 +99,18 @@ class Router:
         if prompt.session or prompt.adapter:
             self.affinity.remember(standing.slot, prompt)
 
+    def heard(self, standing: Standing, blocks: Sequence[int]) -> None:
+        """Another worker of this gateway has sent a prompt there; see `beliefs_shared`."""
+        if standing.bit:
+            self.beliefs.remember(standing.bit, blocks)
+
     def answered(self, placement: Placement, now: float) -> None:
         """The answer's first byte came: the prompt has been read."""
         if placement.answered:
             return
         placement.answered = True
         standing = placement.standing
-        standing.pending_tokens -= placement.uncached
+        standing.count(0, -placement.uncached)
         standing.pace.saw_first_byte(
             work=placement.work, in_flight=placement.beside, seconds=now - placement.sent_at
         )
@@ -114,10 +118,8 @@ class Router:
     def ended(self, placement: Placement, *, failed: bool = False, tpot: float | None = None) -> None:
         """The request has left its replica: `failed` through the replica's fault, `tpot` seconds a token if known."""
         standing = placement.standing
-        standing.in_flight -= 1
+        standing.count(-1, 0 if placement.answered else -placement.uncached)
         standing.kept_tokens -= placement.uncached + placement.prompt.output_tokens
-        if not placement.answered:
-            standing.pending_tokens -= placement.uncached
         if failed:
             standing.pace.saw_failure()
         elif tpot is not None:
