@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Pool:
     controller: Controller
     upstream: Upstream
     folder: Path
+    connections: list[Connection] = field(default_factory=list)
 
     @property
     def load(self) -> ModelLoad:
@@ -56,7 +57,9 @@ class Pool:
         return {worker.pid for worker in self.pool.workers}
 
     async def connect(self) -> Connection:
-        return Connection(*await asyncio.open_connection(*self.pool.address))
+        connection = Connection(*await asyncio.open_connection(*self.pool.address))
+        self.connections.append(connection)
+        return connection
 
     async def ask(self) -> Answer:
         connection = await self.connect()
@@ -96,10 +99,13 @@ async def running_pool(folder: Path, **overrides: Any) -> AsyncIterator[Pool]:
         controller = await Controller.connect(folder / "g.sock")
         async with replicas(None) as (upstream,):
             running = Pool(pool, controller, upstream, folder)
-            table = make_table(make_model(make_replica(upstream.port)))
-            await controller.apply(table)
-            yield running
-            await controller.close()
+            try:
+                await controller.apply(make_table(make_model(make_replica(upstream.port))))
+                yield running
+            finally:
+                for connection in running.connections:
+                    connection.close()
+                await controller.close()
     finally:
         await pool.close()
 

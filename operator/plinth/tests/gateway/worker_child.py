@@ -38,11 +38,11 @@ class WorkerChild:
         self.control = WorkerControl(
             WorkerHooks(
                 on_seats=self._on_seats,
-                on_table=lambda table: self.core.fleet.apply(table),
+                on_table=lambda table: self.core.fleet.apply(table),  # noqa: PLW0108 - the core comes after
                 on_listen=lambda: self.core.spawn(self._listen()),
                 on_shutdown=lambda seconds: self.core.spawn(self._drain(seconds)),
                 make_report=lambda: self.core.fleet.report(self.core.identity),
-                is_busy=lambda: self.core.fleet.is_busy(),
+                is_busy=lambda: self.core.fleet.is_busy(),  # noqa: PLW0108 - the same
                 make_exposition=lambda: self.core.metrics.text().decode(),
                 drain_seconds=1.0,
             )
