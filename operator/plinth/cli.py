@@ -7,7 +7,9 @@ import click
 from plinth import __version__
 from plinth.runtime.commands import chat, crds, logs
 from plinth.runtime.inspect import inspect
+from plinth.runtime.keys_command import keys
 from plinth.runtime.kubectl import kubectl
+from plinth.runtime.kubectl_keys import keys as cluster_keys
 from plinth.runtime.plan_command import plan
 from plinth.runtime.profile_command import profile
 from plinth.runtime.release import release
@@ -39,8 +41,9 @@ def main() -> None:
     """Serve models from YAML: one OpenAI API for a fleet of accelerators."""
 
 
-for command in (up, plan, status, logs, chat, profile, crds, inspect, release):
+for command in (up, plan, status, logs, chat, keys, profile, crds, inspect, release):
     main.add_command(command)
+kubectl.add_command(cluster_keys)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,11 @@ class StateDir:
         return self.root / "status.db"
 
     @property
+    def keys_db(self) -> Path:
+        """API keys, of which only hashes are kept."""
+        return self.root / "keys.db"
+
+    @property
     def instance_file(self) -> Path:
         """Who runs, where."""
         return self.root / "instance.json"

@@ -36,6 +36,7 @@ class Kind:
 
 GPU_POOL = Kind(group=GROUP, version=VERSION, plural="gpupools", kind="GPUPool", namespaced=False)
 MODEL_DEPLOYMENT = Kind(group=GROUP, version=VERSION, plural="modeldeployments", kind="ModelDeployment")
+QUOTA_POLICY = Kind(group=GROUP, version=VERSION, plural="quotapolicies", kind="QuotaPolicy")
 RAY_CLUSTER = Kind(group="ray.io", version="v1", plural="rayclusters", kind="RayCluster")
 ENDPOINT_SLICE = Kind(group="discovery.k8s.io", version="v1", plural="endpointslices", kind="EndpointSlice")
 POD = Kind(group="", version="v1", plural="pods", kind="Pod")

@@ -98,7 +98,7 @@ class FakeApiServer:
 
     async def lines(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Object]:
         collection, namespace = self._split(path)[:2]
-        seen = int(query["resourceVersion"])
+        seen, selector = int(query["resourceVersion"]), query.get("labelSelector", "")
         oldest = (
             int(self._history[0][2]["metadata"]["resourceVersion"]) if self._history else self.version + 1
         )
@@ -108,7 +108,12 @@ class FakeApiServer:
             await self.before("WATCH", path)
             for kind, where, item in list(self._history):
                 version = int(item["metadata"]["resourceVersion"])
-                if version > seen and where == collection and _is_in(item, namespace):
+                if (
+                    version > seen
+                    and where == collection
+                    and _is_in(item, namespace)
+                    and _is_selected(item, selector)
+                ):
                     seen = version
                     yield {"type": kind, "object": copy.deepcopy(item)}
             self._changed.clear()
@@ -122,7 +127,7 @@ class FakeApiServer:
         if method == "POST":
             return self._create(collection, namespace, given)
         if not name:
-            return self._list(collection, namespace)
+            return self._list(collection, namespace, query.get("labelSelector", ""))
         key = (collection, namespace, name)
         is_apply = "apply-patch" in headers.get("Content-Type", "")
         if key not in self.objects:
@@ -149,11 +154,11 @@ class FakeApiServer:
         item["metadata"]["name"] = name
         return self._store("ADDED", key, item)
 
-    def _list(self, collection: str, namespace: str) -> Object:
+    def _list(self, collection: str, namespace: str, selector: str) -> Object:
         items = [
             item
             for (where, _, _), item in sorted(self.objects.items())
-            if where == collection and _is_in(item, namespace)
+            if where == collection and _is_in(item, namespace) and _is_selected(item, selector)
         ]
         return {"items": items, "metadata": {"resourceVersion": str(self.version)}}
 
@@ -197,6 +202,13 @@ class FakeApiServer:
 
 def _is_in(item: Object, namespace: str) -> bool:
     return not namespace or item["metadata"].get("namespace") == namespace
+
+
+def _is_selected(item: Object, selector: str) -> bool:
+    """By `name=value` and `name` (with any value), which is all that we ask by."""
+    labels = item["metadata"].get("labels", {})
+    terms = [term.partition("=") for term in selector.split(",") if term]
+    return all(labels.get(name) == value if equals else name in labels for name, equals, value in terms)
 
 
 def _check_preconditions(item: Object, given: Object) -> None:

@@ -1,0 +1,45 @@
+"""The access table of a standalone Plinth: its keys and the QuotaPolicies of its folder, looked at by `plinth up`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from plinth.api.v1alpha1 import QuotaPolicy
+from plinth.cluster.key_store import KeyDB
+from plinth.domain.access import AccessTable
+from plinth.domain.keys import StoredKey
+from plinth.domain.policies import access_table
+
+LOOK_SECONDS = 0.25
+"""Between looks: a revoked key is to be refused within a second. One costs some microseconds while nothing changes."""
+
+
+class FolderAccess:
+    """Makes a new table when keys or policies have changed."""
+
+    def __init__(self, database: KeyDB) -> None:
+        self._database = database
+        self._mark: int | None = None
+        self._keys: list[StoredKey] = []
+        self._policies: Sequence[QuotaPolicy] | None = None
+        self._table = AccessTable(version=0)
+
+    def look(self, policies: Sequence[QuotaPolicy]) -> AccessTable | None:
+        """The table, if it differs from the last one given; `policies` as the last reading of the folder had them.
+
+        A key is asked for once there has been one: revoked ones stay in the database. Raises sqlite3.Error.
+        """
+        mark = self._database.change_mark()
+        if mark == self._mark and policies == self._policies:
+            return None
+        if mark != self._mark:
+            self._keys, self._mark = self._database.read(), mark
+        self._policies = policies
+        documents = [each.model_dump(mode="json", by_alias=True, exclude={"status"}) for each in policies]
+        before = self._table
+        table = access_table(self._keys, documents, requires_key=bool(self._keys), version=before.version)
+        if table == before and before.version:
+            return None
+        self._table = replace(table, version=before.version + 1)
+        return self._table
