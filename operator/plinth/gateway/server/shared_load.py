@@ -169,6 +169,8 @@ class ModelShare:
     def first_elsewhere(self) -> tuple[int, int] | None:
         """The rank of the first request that waits in another worker, and that worker's lane."""
         board = self._board
+        if board.lanes == 1:
+            return None
         ranks = board.read_row(board.words, self._at + _FIRST * board.lanes * _WORD)
         if not any(ranks):
             return None
