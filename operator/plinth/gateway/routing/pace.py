@@ -11,8 +11,8 @@ IN_FLIGHT_SECONDS = 0.002
 """What decoding one request beside a prompt adds to the prompt's time to first token."""
 _KEEP = 1 - 1 / 32
 """Weight of the past at each new sample: some thirty answers are remembered."""
-_PRIOR_SECONDS = 1.0
-"""How much reading time the supposed rate counts for: the first long prompts outweigh it."""
+_PRIOR_SECONDS = 0.25
+"""How much reading time the supposed rate counts for: a few prompts outweigh it."""
 _TELLING_TOKENS = 256
 _TELLING_SECONDS = 0.2
 """Shorter on both counts, and an answer tells of the connection rather than of reading."""

@@ -1,0 +1,215 @@
+"""Which replica each strategy prefers, and what is learnt of replicas."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plinth.gateway.routing.affinity import Affinity
+from plinth.gateway.routing.choice import Standing
+from plinth.gateway.routing.pace import Pace
+from plinth.gateway.routing.placement import Prompt
+from plinth.gateway.routing.ring import KEY_BLOCKS, LOAD_BOUND, PrefixRing
+from plinth.gateway.routing.scores import expected_ttft, kv_barrier, least_load, predicted_latency
+from plinth.gateway.routing.strategies import Strategy
+from plinth.tests.gateway.routing.builders import make_prompt, make_router, make_standing
+
+
+def choose(strategy: Strategy, standings: list[Standing], prompt: Prompt) -> str:
+    placement = make_router(standings, strategy).place(standings, prompt)
+    assert placement is not None
+    return placement.standing.slot
+
+
+def test_expected_ttft_is_the_work_ahead_by_the_rate_and_what_others_will_wait() -> None:
+    standing = make_standing(
+        pending_tokens=3000, pending_tokens_elsewhere=1000, in_flight=3, in_flight_elsewhere=2
+    )
+    # (3,000 + 1,000 + 2 x 500) / 10,000 + 5 x 2 ms
+    assert expected_ttft(standing, make_prompt(2000), 500) == pytest.approx(0.51)
+
+
+def test_a_full_kv_cache_is_avoided_the_more_the_fuller_it_is() -> None:
+    barriers = [
+        kv_barrier(make_standing(kv_tokens=1000, kept_tokens=kept)) for kept in (0, 500, 900, 950, 5000)
+    ]
+    assert barriers == pytest.approx([0, 0.15, 1.35, 2.85, 2.85])
+    assert kv_barrier(make_standing(kept_tokens=900)) == 0
+    empty, full = make_standing("b", kv_tokens=1000), make_standing("a", kv_tokens=1000, kept_tokens=900)
+    assert choose(Strategy.EXPECTED_TTFT, [full, empty], make_prompt()) == "b"
+
+
+def test_least_load_does_not_look_at_caches() -> None:
+    standing = make_standing(pending_tokens=1000)
+    assert least_load(standing, make_prompt(1000), 1) == least_load(standing, make_prompt(1000), 900)
+
+
+def test_lowest_latency_minds_how_fast_a_replica_writes() -> None:
+    reads_fast, writes_fast = make_standing("a", rate=20_000.0), make_standing("b")
+    reads_fast.pace.saw_stream(0.05)
+    writes_fast.pace.saw_stream(0.02)
+    standings = [reads_fast, writes_fast]
+    assert choose(Strategy.LOWEST_LATENCY, standings, make_prompt(4000, output_tokens=500)) == "b"
+    assert choose(Strategy.LOWEST_LATENCY, standings, make_prompt(4000, output_tokens=1)) == "a"
+    assert choose(Strategy.EXPECTED_TTFT, standings, make_prompt(4000, output_tokens=500)) == "a"
+    assert predicted_latency(writes_fast, make_prompt(output_tokens=100), 1) > 2
+
+
+def test_bulk_leaves_the_fastest_replicas_to_others_while_a_slower_one_has_room() -> None:
+    fast, slow = make_standing("fast", rate=20_000.0), make_standing("slow", rate=4000.0, concurrency=1)
+    choices = [
+        choose(Strategy.FASTEST_FIRST, [fast, slow], make_prompt(band=band))
+        for band in ("bulk", "default", "system")
+    ]
+    assert choices == ["slow", "fast", "fast"]
+    slow.in_flight = 1
+    assert choose(Strategy.FASTEST_FIRST, [fast, slow], make_prompt(band="bulk")) == "fast"
+
+
+def test_bulk_uses_all_replicas_of_a_pool_whose_replicas_are_alike() -> None:
+    one, other = make_standing("a", pending_tokens=900), make_standing("b", rate=9000.0)
+    assert choose(Strategy.FASTEST_FIRST, [one, other], make_prompt(band="bulk")) == "b"
+    other.pending_tokens = 5000
+    assert choose(Strategy.FASTEST_FIRST, [one, other], make_prompt(band="bulk")) == "a"
+
+
+def test_prompts_with_a_common_start_meet_whatever_follows() -> None:
+    standings = [make_standing(f"r{n}") for n in range(8)]
+    router = make_router(standings, Strategy.PREFIX_HASH)
+    start = list(range(KEY_BLOCKS))
+    met = set()
+    for number in range(20):
+        placement = router.place(standings, make_prompt(1000, [*start, 1000 + number]))
+        assert placement is not None
+        met.add(placement.standing.slot)
+    assert len(met) == 1
+
+
+def test_a_hot_prefix_overflows_to_the_next_replica_on_the_ring() -> None:
+    standings = [make_standing(f"r{n}", concurrency=1000) for n in range(4)]
+    router = make_router(standings, Strategy.PREFIX_HASH)
+    for _ in range(100):
+        placement = router.place(standings, make_prompt(1000, [1, 2, 3, 4]))
+        assert placement is not None
+        router.take(placement, 0.0)
+    assert max(item.in_flight for item in standings) <= LOAD_BOUND * 100 / 4 + 1
+
+
+@given(st.integers(2, 12), st.data())
+def test_a_replica_that_leaves_the_ring_moves_only_its_own_prompts(count: int, data: st.DataObject) -> None:
+    standings = [make_standing(f"r{n}") for n in range(count)]
+    gone = data.draw(st.sampled_from(standings))
+    left = [item for item in standings if item is not gone]
+    before, after = PrefixRing([item.slot for item in standings]), PrefixRing([item.slot for item in left])
+    for block in data.draw(st.lists(st.integers(0, 2**32 - 1), max_size=20)):
+        chosen = before.choose(standings, [block])
+        if chosen is not gone:
+            assert after.choose(left, [block]) is chosen
+
+
+def test_prefixes_spread_evenly_over_the_ring() -> None:
+    standings = [make_standing(f"r{n}") for n in range(8)]
+    ring = PrefixRing([item.slot for item in standings])
+    counts = dict.fromkeys((item.slot for item in standings), 0)
+    for block in range(4000):
+        counts[ring.choose(standings, [block]).slot] += 1
+    assert min(counts.values()) > 350
+    assert max(counts.values()) < 700
+
+
+def test_a_prompt_shorter_than_a_block_goes_by_load_on_the_ring() -> None:
+    standings = [make_standing("a", pending_tokens=10), make_standing("b")]
+    assert choose(Strategy.PREFIX_HASH, standings, make_prompt(20)) == "b"
+
+
+def test_a_session_stays_until_another_replica_is_seconds_sooner() -> None:
+    standings = [make_standing("a", pending_tokens=40_000), make_standing("b")]
+    router = make_router(standings)
+    talk = make_prompt(100, session="talk")
+    router.affinity.remember("a", talk)
+    stays = router.place(standings, talk)
+    assert stays is not None
+    assert stays.standing.slot == "a"  # 4 s behind
+    standings[0].pending_tokens = 60_000  # 6 s
+    moves = router.place(standings, talk)
+    assert moves is not None
+    assert moves.standing.slot == "b"
+    router.take(moves, 0.0)
+    standings[0].pending_tokens = 0
+    settled = router.place(standings, talk)
+    assert settled is not None
+    assert settled.standing.slot == "b"
+
+
+def test_a_session_whose_replica_is_gone_is_free_to_go_anywhere() -> None:
+    affinity = Affinity()
+    prompt = make_prompt(session="talk")
+    affinity.remember("gone", prompt)
+    assert affinity.penalty(make_standing("a"), prompt) == affinity.penalty(make_standing("b"), prompt)
+
+
+def test_an_adapter_is_preferred_where_it_is_loaded() -> None:
+    standings = [make_standing("a"), make_standing("b", pending_tokens=4000)]
+    router = make_router(standings)
+    prompt = make_prompt(100, adapter="legal")
+    router.affinity.remember("b", prompt)
+    found = router.place(standings, prompt)
+    assert found is not None
+    assert found.standing.slot == "b"
+    router.leave(standings[1])
+    router.join(standings[1])
+    found = router.place(standings, prompt)
+    assert found is not None
+    assert found.standing.slot == "a"
+
+
+def test_sessions_and_adapters_remembered_are_bounded() -> None:
+    affinity = Affinity(most_sessions=2, most_adapters=1)
+    for name in ("one", "two", "three"):
+        affinity.remember("b", make_prompt(session=name, adapter=name))
+    here = make_standing("a")
+    assert [affinity.penalty(here, make_prompt(session=name)) for name in ("one", "two", "three")] == [
+        0,
+        5,
+        5,
+    ]
+    there = make_standing("b")
+    assert [affinity.penalty(there, make_prompt(adapter=name)) for name in ("two", "three")] == [0.5, 0]
+
+
+@given(st.floats(200, 50_000), st.lists(st.integers(500, 50_000), min_size=60, max_size=80))
+def test_a_replicas_rate_is_learnt_from_how_long_prompts_took(rate: float, works: list[int]) -> None:
+    pace = Pace()
+    for work in works:
+        pace.saw_first_byte(work=work, in_flight=0, seconds=work / rate)
+    assert pace.rate == pytest.approx(rate, rel=0.25)
+
+
+def test_answers_that_come_at_once_say_nothing_of_reading() -> None:
+    pace = Pace(5000)
+    for _ in range(100):
+        pace.saw_first_byte(work=20, in_flight=0, seconds=0.03)
+    assert pace.rate == 5000
+    assert pace.answers == 100
+    for _ in range(100):
+        pace.saw_first_byte(work=100, in_flight=0, seconds=1.0)  # a CPU
+    assert 95 < pace.rate < 300
+
+
+def test_time_spent_beside_others_decoding_is_not_taken_for_slow_reading() -> None:
+    pace = Pace(10_000)
+    for _ in range(200):
+        pace.saw_first_byte(work=1000, in_flight=50, seconds=0.1 + 50 * 0.002)
+    assert pace.rate == pytest.approx(10_000, rel=0.01)
+    pace.saw_first_byte(work=1000, in_flight=1000, seconds=0.1)
+    assert pace.rate > 0
+
+
+def test_failures_in_a_row_end_with_an_answer() -> None:
+    pace = Pace()
+    pace.saw_failure()
+    pace.saw_failure()
+    assert pace.failures == 2
+    pace.saw_first_byte(work=10, in_flight=0, seconds=0.1)
+    assert pace.failures == 0
