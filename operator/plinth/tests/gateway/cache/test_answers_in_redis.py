@@ -1,54 +1,25 @@
-"""Answers that gateways share through a real Redis, and what happens when it is slow or away."""
+"""Answers that gateways share through a real Redis, and what happens when it is slow, full or away."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from plinth.gateway.cache.answer import Answer
 from plinth.gateway.cache.flights import Flight
-from plinth.gateway.server.response_cache import Command, Reply, ResponseCache
-from plinth.tests.gateway.harness import scenario
+from plinth.gateway.server.redis import RedisAddress
+from plinth.gateway.server.response_cache import ResponseCache
+from plinth.tests.gateway.harness import eventually, scenario
+from plinth.tests.gateway.limits.real_redis import RealRedis, free_port, running_redis
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 
 ANSWER = Answer(((b"content-type", b"application/json"),), b'{"a":1}\r\n$-1\r\n', 10, 2)
 KEY = bytes(range(32))
-
-
-class Connection:
-    """Speaks RESP2, one batch at a time; connects anew for each."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.asked = 0
-
-    async def execute(self, commands: Sequence[Command]) -> list[Reply]:
-        self.asked += len(commands)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            for command in commands:
-                writer.write(b"*%d\r\n" % len(command))
-                writer.writelines(b"$%d\r\n%s\r\n" % (len(part), part) for part in command)
-            return [await self._reply(reader) for _ in commands]
-        finally:
-            writer.close()
-
-    async def _reply(self, reader: asyncio.StreamReader) -> Reply:
-        line = (await reader.readuntil(b"\r\n"))[:-2]
-        kind, rest = line[:1], line[1:]
-        if kind == b"$":
-            size = int(rest)
-            return None if size < 0 else (await reader.readexactly(size + 2))[:-2]
-        if kind == b"-":
-            raise OSError(rest.decode())
-        return int(rest) if kind == b":" else rest.decode()
 
 
 class Listening:
@@ -74,35 +45,24 @@ class Listening:
         raise AssertionError
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def make_cache(address: RedisAddress) -> ResponseCache:
+    return ResponseCache(most_bytes=1 << 20, answer_bytes=1 << 16, flight_bytes=1 << 20, redis=address)
 
 
-@asynccontextmanager
-async def redis() -> AsyncIterator[Connection]:
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        "redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1",
-        stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    connection = Connection(port)
-    try:
-        while True:
-            try:
-                await connection.execute([(b"PING",)])
-                break
-            except OSError:
-                await asyncio.sleep(0.01)
-        yield connection
-    finally:
-        process.kill()
-        await process.wait()
+async def connected(redis: RealRedis) -> ResponseCache:
+    cache = make_cache(redis.address)
+    await eventually(lambda: is_near(cache))
+    return cache
 
 
-def make_cache(redis: Connection) -> ResponseCache:
-    return ResponseCache(most_bytes=1 << 20, answer_bytes=1 << 16, flight_bytes=1 << 20, redis=redis)
+def is_near(cache: ResponseCache) -> bool:
+    assert cache.redis is not None
+    return cache.redis.is_near(time.monotonic())
+
+
+def dropped(cache: ResponseCache) -> int:
+    assert cache.redis is not None
+    return cache.redis.dropped
 
 
 def ask(cache: ResponseCache) -> Listening:
@@ -111,17 +71,19 @@ def ask(cache: ResponseCache) -> Listening:
     return listening
 
 
-async def settle(cache: ResponseCache) -> None:
-    assert cache.redis is not None
-    await cache.redis.close()
+async def kept(redis: RealRedis, cache: ResponseCache, seconds: float = 30.0) -> None:
+    cache.keep(KEY, ANSWER, seconds, time.monotonic())
+    connection = await redis.connect()
+    while await connection.ask(b"DBSIZE") != 1:
+        await asyncio.sleep(0.001)
+    connection.close()
 
 
 @scenario
-async def test_what_one_gateway_keeps_another_finds_with_the_time_that_is_left() -> None:
-    async with redis() as connection:
-        one, other = make_cache(connection), make_cache(connection)
-        one.keep(KEY, ANSWER, 30.0, time.monotonic())
-        await settle(one)
+async def test_what_one_gateway_keeps_another_finds_with_the_time_that_is_left(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        one, other = await connected(redis), await connected(redis)
+        await kept(redis, one)
         listening = ask(other)
         await listening.ended.wait()
         assert listening.got == ANSWER.body
@@ -131,80 +93,121 @@ async def test_what_one_gateway_keeps_another_finds_with_the_time_that_is_left()
         assert found is not None
         assert found[0] == ANSWER
         assert 25 < found[1] <= 30
+        await one.close()
+        await other.close()
 
 
 @scenario
-async def test_all_who_ask_at_once_cost_redis_one_question_and_the_first_leads() -> None:
-    async with redis() as connection:
-        cache = make_cache(connection)
-        before = connection.asked
+async def test_all_who_ask_at_once_cost_redis_one_question_and_the_first_leads(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        cache = await connected(redis)
         everyone = [ask(cache) for _ in range(50)]
         await everyone[0].leads.wait()
-        assert connection.asked - before == 2
+        connection = await redis.connect()
+        said = await connection.ask(b"INFO", b"commandstats")
+        assert isinstance(said, bytes)
+        assert b"cmdstat_get:calls=1," in said
+        connection.close()
         flight = everyone[0].flight
         assert flight is not None
         flight.begin(200, ANSWER.headers)
         flight.feed(ANSWER.body)
         flight.end()
         assert [item.got for item in everyone] == [b""] + [ANSWER.body] * 49
+        await cache.close()
 
 
 @scenario
-async def test_answers_go_when_their_time_is_up() -> None:
-    async with redis() as connection:
-        one, other = make_cache(connection), make_cache(connection)
-        one.keep(KEY, ANSWER, 0.05, time.monotonic())
-        await settle(one)
-        await asyncio.sleep(0.06)
-        listening = ask(other)
-        await listening.leads.wait()
+async def test_answers_go_when_their_time_is_up(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        one, other = await connected(redis), await connected(redis)
+        await kept(redis, one, seconds=0.2)
+        await asyncio.sleep(0.21)
+        await ask(other).leads.wait()
+        await one.close()
+        await other.close()
 
 
 @scenario
-async def test_foreign_bytes_under_the_name_are_a_miss() -> None:
-    async with redis() as connection:
-        await connection.execute([(b"SET", b"plinth:answer:1:" + KEY, b"\x00junk", b"PX", b"9000")])
-        listening = ask(make_cache(connection))
-        await listening.leads.wait()
-
-
-@scenario
-async def test_a_redis_that_is_away_is_a_miss_and_is_left_alone_for_a_second() -> None:
-    cache = make_cache(Connection(free_port()))
-    listening = ask(cache)
-    await listening.leads.wait()
-    assert ask(cache).flight is listening.flight  # under way, no need of Redis
-    assert listening.flight is not None
-    listening.flight.end()
-    assert ask(cache).flight is None  # to lead at once
-    cache.keep(KEY, ANSWER, 30.0, time.monotonic())
-    assert cache.redis is not None
-    assert cache.redis.dropped == 1
-    assert cache.find(KEY, time.monotonic()) is not None
-    assert cache.redis.is_near(time.monotonic() + 1.0)
-
-
-@scenario
-async def test_a_redis_that_does_not_answer_delays_a_request_by_30_ms() -> None:
-    deaf = socket.socket()
-    deaf.bind(("127.0.0.1", 0))
-    deaf.listen()
-    try:
-        cache = make_cache(Connection(deaf.getsockname()[1]))
-        began = time.monotonic()
+async def test_foreign_bytes_under_the_name_are_a_miss(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        cache, connection = await connected(redis), await redis.connect()
+        await connection.ask(b"SET", b"plinth:answer:1:" + KEY, b"\x00junk", b"PX", b"9000")
         await ask(cache).leads.wait()
-        assert 0.02 < time.monotonic() - began < 0.5
-    finally:
-        deaf.close()
+        await connection.ask(b"DEL", b"plinth:answer:1:" + KEY)
+        await connection.ask(b"LPUSH", b"plinth:answer:1:" + KEY, b"x")
+        flight = ask(cache).flight  # the one that leads still does
+        assert flight is not None
+        flight.end()
+        await ask(cache).leads.wait()
+        connection.close()
+        await cache.close()
 
 
 @scenario
-async def test_what_waits_for_redis_is_bounded() -> None:
-    async with redis() as connection:
-        cache = make_cache(connection)
+async def test_a_redis_that_is_away_delays_nobody_and_comes_back(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        cache = await connected(redis)
+        await redis.kill()
+        await eventually(lambda: not is_near(cache))
+        assert ask(cache).flight is None  # to lead at once
+        cache.keep(KEY, ANSWER, 30.0, time.monotonic())
+        assert dropped(cache) == 1
+        assert cache.find(KEY, time.monotonic()) is not None
+        await redis.start()
+        await eventually(lambda: is_near(cache))
+        await kept(redis, cache)
+        await cache.close()
+
+
+@scenario
+async def test_a_redis_that_was_never_there_delays_nobody() -> None:
+    cache = make_cache(RedisAddress("127.0.0.1", free_port()))
+    for _ in range(3):
+        assert ask(cache).flight is None
+        await asyncio.sleep(0.01)
+    await cache.close()
+
+
+@scenario
+async def test_a_redis_that_does_not_answer_delays_a_request_by_30_ms_and_the_next_not_at_all(
+    tmp_path: Path,
+) -> None:
+    async with running_redis(tmp_path) as redis:
+        cache = await connected(redis)
+        redis.freeze()
+        try:
+            began = time.monotonic()
+            listening = ask(cache)
+            await listening.leads.wait()
+            assert 0.02 < time.monotonic() - began < 0.5
+            assert listening.flight is not None
+            listening.flight.end()
+            assert ask(cache).flight is None
+        finally:
+            redis.thaw()
+        await cache.close()
+
+
+@scenario
+async def test_what_redis_has_not_confirmed_is_bounded(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        cache = await connected(redis)
         big = Answer((), b"x" * 1_000_000, 0, 0)
         for number in range(12):
             cache.keep(b"%d" % number, big, 30.0, time.monotonic())
-        await settle(cache)
-        assert cache.redis is not None
-        assert cache.redis.dropped == 4
+        assert dropped(cache) == 4
+        await eventually(lambda: cache.redis is not None and cache.redis._unsettled == 0)
+        await cache.close()
+
+
+@scenario
+async def test_a_redis_that_is_full_keeps_nothing_and_harms_nothing(tmp_path: Path) -> None:
+    async with running_redis(tmp_path) as redis:
+        cache, connection = await connected(redis), await redis.connect()
+        await connection.ask(b"CONFIG", b"SET", b"maxmemory", b"1")
+        cache.keep(KEY, ANSWER, 30.0, time.monotonic())
+        await eventually(lambda: dropped(cache) == 1)
+        assert is_near(cache)
+        connection.close()
+        await cache.close()
