@@ -34,7 +34,7 @@ _LONGEST_RETRY = 600.0
 class WaitingLimits:
     """How much of one model may wait."""
 
-    requests: int = 1024
+    requests: int = 8192
     bytes: int = 64 * 1024 * 1024
     """Of bodies."""
 
@@ -87,10 +87,9 @@ class WaitingQueue(Generic[T]):
         """
         if self._count:
             return False
-        band = self._bands[ticket.rank]
-        if reserved and not band.is_below(ticket.key, self._share(slots)):
+        if reserved and not self.may_use_reserve(ticket, slots):
             return False
-        band.pass_by(ticket)
+        self._bands[ticket.rank].pass_by(ticket)
         return True
 
     def offer(self, ticket: Ticket[T], now: float, *, slots: int) -> Rejection[T] | None:
@@ -145,6 +144,10 @@ class WaitingQueue(Generic[T]):
             if band.waiting:
                 return band.first(share)
         return None
+
+    def may_use_reserve(self, ticket: Ticket[T], slots: int) -> bool:
+        """Whether a request's key is below its share of all `slots`, so that every place is open to it."""
+        return self._bands[ticket.rank].is_below(ticket.key, self._share(slots))
 
     def take(self, ticket: Ticket[T]) -> None:
         """A waiting request goes to a replica; its key is charged for it."""

@@ -88,7 +88,9 @@ class Replica:
         while self._line and self._held < engine.streams:
             self._held += 1
             ticket = self._line.popleft()
-            self._reads_until = max(self._reads_until, simulation.now) + ticket.prompt_tokens / engine.prefill_rate
+            self._reads_until = (
+                max(self._reads_until, simulation.now) + ticket.prompt_tokens / engine.prefill_rate
+            )
             simulation.at(self._reads_until, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
 
     def _first_token(self, ticket: Ticket[Request]) -> None:
@@ -164,11 +166,11 @@ class Simulation:
         standings, slots = self._standings()
         while True:
             roomy = open_places(standings)
-            chosen = choose(roomy or standings)
-            if chosen is None:
-                return
             ticket = self.queue.first(self.now, reserved=not roomy, slots=slots)
             if ticket is None:
+                return
+            chosen = choose(standings if self.queue.may_use_reserve(ticket, slots) else roomy)
+            if chosen is None:
                 return
             self.queue.take(ticket)
             self._give(ticket, chosen)
