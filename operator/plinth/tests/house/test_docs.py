@@ -63,6 +63,8 @@ def test_every_plinth_command_and_option_that_a_document_names_exists(name: str)
         if len(words) < 2 or words[0] != "plinth" or not re.fullmatch(r"[a-z]+", words[1]):
             continue
         command = commands.get(words[1])
+        if isinstance(command, click.Group) and len(words) > 2:
+            command = command.commands.get(words[2])
         assert command is not None, f"{name} says `{code}`"
         known = {option for each in command.params if isinstance(each, click.Option) for option in each.opts}
         assert {word for word in words[2:] if word.startswith("-")} <= known | {"--help"}, f"{name}: `{code}`"
