@@ -40,6 +40,8 @@ class Standing:
     """Tokens that running requests fill its KV cache with, their expected output included."""
     kv_tokens: int = 0
     """What its KV cache holds; 0 where nobody knows."""
+    kv_seconds: float = 0.0
+    """What a full cache counts for; see `scores.kv_barrier`. Kept, since it is read for every request."""
     kind: str = ""
     """Accelerator, shape and revision: replicas of one kind should be equally fast."""
     revision: str = ""

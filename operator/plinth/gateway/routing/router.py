@@ -19,6 +19,7 @@ from plinth.gateway.routing.blocks import BLOCK_TOKENS
 from plinth.gateway.routing.choice import Standing, with_room
 from plinth.gateway.routing.pace import FIRST_RATE
 from plinth.gateway.routing.placement import Placement, Prompt
+from plinth.gateway.routing.scores import kv_barrier
 from plinth.gateway.routing.strategies import Strategy, make_picker
 from plinth.gateway.routing.weights import RevisionShares
 
@@ -93,6 +94,7 @@ class Router:
         placement.beside = standing.in_flight + standing.in_flight_elsewhere
         standing.count(1, placement.uncached)
         standing.kept_tokens += placement.uncached + prompt.output_tokens
+        standing.kv_seconds = kv_barrier(standing)
         placement.work = standing.pending_tokens + standing.pending_tokens_elsewhere
         if prompt.blocks and standing.bit:
             self.beliefs.remember(standing.bit, prompt.blocks)
@@ -120,6 +122,7 @@ class Router:
         standing = placement.standing
         standing.count(-1, 0 if placement.answered else -placement.uncached)
         standing.kept_tokens -= placement.uncached + placement.prompt.output_tokens
+        standing.kv_seconds = kv_barrier(standing)
         if failed:
             standing.pace.saw_failure()
         elif tpot is not None:

@@ -21,11 +21,14 @@ _FULLEST = 0.95
 
 
 def kv_barrier(standing: Standing) -> float:
-    """Seconds that a fuller KV cache counts for; 0 where its size is not known."""
-    if not standing.kv_tokens:
+    """Seconds that a fuller KV cache counts for, `Standing.kv_seconds`; 0 where its size is not known.
+
+    Requests of other workers are supposed to fill it as this worker's do.
+    """
+    if not standing.kv_tokens or not standing.in_flight:
         return 0.0
-    use = standing.kept_tokens / standing.kv_tokens
-    use = min(use, _FULLEST)
+    kept = standing.kept_tokens * (1 + standing.in_flight_elsewhere / standing.in_flight)
+    use = min(kept / standing.kv_tokens, _FULLEST)
     return KV_SECONDS * use / (1 - use)
 
 
@@ -37,8 +40,7 @@ def expected_ttft(standing: Standing, prompt: Prompt, uncached: int) -> float:  
     """
     work = standing.pending_tokens + standing.pending_tokens_elsewhere + (1 + OTHERS) * uncached
     beside = standing.in_flight + standing.in_flight_elsewhere
-    cost = work / standing.pace.rate + IN_FLIGHT_SECONDS * beside
-    return cost + kv_barrier(standing) if standing.kv_tokens else cost
+    return work / standing.pace.rate + IN_FLIGHT_SECONDS * beside + standing.kv_seconds
 
 
 def predicted_latency(standing: Standing, prompt: Prompt, uncached: int) -> float:
@@ -50,4 +52,4 @@ def least_load(standing: Standing, prompt: Prompt, uncached: int) -> float:  # n
     """Outstanding work by the replica's rate, whatever its cache holds (SMG's `least_load`)."""
     work = standing.pending_tokens + standing.pending_tokens_elsewhere + prompt.tokens
     beside = standing.in_flight + standing.in_flight_elsewhere
-    return work / standing.pace.rate + IN_FLIGHT_SECONDS * beside + kv_barrier(standing)
+    return work / standing.pace.rate + IN_FLIGHT_SECONDS * beside + standing.kv_seconds

@@ -31,13 +31,35 @@ def test_expected_ttft_is_the_work_ahead_by_the_rate_and_what_others_will_wait()
 
 
 def test_a_full_kv_cache_is_avoided_the_more_the_fuller_it_is() -> None:
-    barriers = [
-        kv_barrier(make_standing(kv_tokens=1000, kept_tokens=kept)) for kept in (0, 500, 900, 950, 5000)
+    standings = [
+        make_standing(kv_tokens=1000, kept_tokens=kept, in_flight=1) for kept in (0, 500, 900, 950, 5000)
     ]
-    assert barriers == pytest.approx([0, 0.15, 1.35, 2.85, 2.85])
-    assert kv_barrier(make_standing(kept_tokens=900)) == 0
-    empty, full = make_standing("b", kv_tokens=1000), make_standing("a", kv_tokens=1000, kept_tokens=900)
-    assert choose(Strategy.EXPECTED_TTFT, [full, empty], make_prompt()) == "b"
+    assert [kv_barrier(item) for item in standings] == pytest.approx([0, 0.15, 1.35, 2.85, 2.85])
+    assert kv_barrier(make_standing(kept_tokens=900, in_flight=1)) == 0
+
+
+def test_requests_of_other_workers_fill_the_kv_cache_as_ones_own_do() -> None:
+    shared = make_standing(kv_tokens=1000, kept_tokens=225, in_flight=2, in_flight_elsewhere=6)
+    assert kv_barrier(shared) == pytest.approx(1.35)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.EXPECTED_TTFT, Strategy.LEAST_LOAD, Strategy.LOWEST_LATENCY])
+def test_a_long_answer_under_way_keeps_prompts_away_from_a_small_cache(strategy: Strategy) -> None:
+    standings = [make_standing("a", kv_tokens=10_000), make_standing("b", kv_tokens=10_000)]
+    router = make_router(standings, strategy)
+    placements = []
+    for wanted in "ab":
+        placement = router.place(standings, make_prompt(10, output_tokens=8000))
+        assert placement is not None
+        assert placement.standing.slot == wanted
+        router.take(placement, 0.0)
+        router.answered(placement, 0.1)
+        placements.append(placement)
+    assert all(item.kv_seconds > 0.5 for item in standings)
+    router.ended(placements[1])
+    free = router.place(standings, make_prompt(10))
+    assert free is not None
+    assert (free.standing.slot, free.standing.kv_seconds) == ("b", 0.0)
 
 
 def test_least_load_does_not_look_at_caches() -> None:
