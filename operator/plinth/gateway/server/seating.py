@@ -1,4 +1,4 @@
-"""Which word of the shared memory stands for which replica and model: given out by the parent. Pure.
+"""Which word of the shared memory stands for which replica and model: given out by the parent, told to the workers.
 
 A replica's seat is taken back when its place has left the table, every worker knows that, and nothing is in flight
 there. Only then is it given to another: a worker that still dispatches by an older table must not count at a stranger's
@@ -11,7 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from plinth.domain.traffic import ReplicaRoute, RouteTable
-from plinth.gateway.server.shared_load import MOST_MODELS, MOST_REPLICAS
+from plinth.gateway.routing.choice import Standing
+from plinth.gateway.server.shared_load import (
+    MOST_MODELS,
+    MOST_REPLICAS,
+    LoadBoard,
+    ModelShare,
+    ReplicaShare,
+)
 from plinth.gateway.server.worker_lines import Seats
 
 
@@ -64,3 +71,27 @@ class Seating:
             return None
         self.highest += 1
         return self.highest - 1
+
+
+class Shares:
+    """A worker's side: the shares at the seats that it was told, and private ones where it knows of none."""
+
+    def __init__(self, board: LoadBoard | None = None) -> None:
+        """Without a board there are no other workers."""
+        self._board = board
+        self._seats = Seats(replicas={}, models={})
+
+    def apply(self, seats: Seats) -> None:
+        """The newest seats; shares taken before stay good."""
+        self._seats = seats
+
+    def replica(self, route: ReplicaRoute, standing: Standing) -> ReplicaShare:
+        """For a replica that has just come."""
+        return ReplicaShare(*self._at(self._seats.replicas.get(place_of(route))), standing)
+
+    def model(self, name: str) -> ModelShare:
+        """For a model that has just come."""
+        return ModelShare(*self._at(self._seats.models.get(name)))
+
+    def _at(self, seat: int | None) -> tuple[LoadBoard, int]:
+        return (LoadBoard.alone(), 0) if self._board is None or seat is None else (self._board, seat)

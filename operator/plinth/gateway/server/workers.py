@@ -129,10 +129,10 @@ class WorkerPool:
 
         The old ones drain for as long as they may, while the new ones take all that comes.
         """
+        if self._draining or len(self._free_lanes) < self._options.workers:
+            log.warning("not reloaded: workers still drain")
+            return False
         for place in range(self._options.workers):
-            if self._draining or not self._free_lanes:
-                log.warning("not reloaded: the gateway drains, or still does so after the last reload")
-                return False
             worker = await self._start_worker(place)
             if not await worker.settled:
                 log.error("not reloaded: a new worker ended before it accepted clients")

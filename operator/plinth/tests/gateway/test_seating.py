@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinth.gateway.server.seating import Seating, place_of
+from plinth.gateway.routing.choice import Standing
+from plinth.gateway.server.seating import Seating, Shares, place_of
+from plinth.gateway.server.shared_load import LoadBoard
+from plinth.gateway.server.worker_lines import Seats
 from plinth.tests.gateway.harness import make_model, make_replica, make_table
 
 ONE, TWO, THREE = (make_replica(port) for port in (1001, 1002, 1003))
@@ -57,6 +63,37 @@ def test_a_model_that_comes_back_finds_its_totals() -> None:
     seating.apply(make_table(make_model(model="team/b"), version=2))
     seating.take_back(nothing)
     assert seating.apply(make_table(make_model(model="team/a"), version=3)).models["team/a"] == seat
+
+
+def test_workers_told_the_same_seats_see_each_others_load() -> None:
+    board, descriptor = LoadBoard.create(2)
+    other_board = LoadBoard.join(descriptor, lanes=2, lane=1)
+    seats = Seating().apply(make_table(make_model(ONE, TWO)))
+    mine, theirs = Shares(board), Shares(other_board)
+    for shares in (mine, theirs):
+        shares.apply(seats)
+    theirs.replica(TWO, Standing(slot="two", concurrency=4)).add(1, 70)
+    seen = [mine.replica(route, Standing(slot=route.slot, concurrency=4)) for route in (ONE, TWO)]
+    for share in seen:
+        share.refresh()
+    assert [share.standing.pending_tokens_elsewhere for share in seen] == [0, 70]
+    theirs.model("team/tiny").publish_waiting(3, 1)
+    assert mine.model("team/tiny").waiting() == 3
+    os.close(descriptor)
+    board.close()
+    other_board.close()
+
+
+@pytest.mark.parametrize("seats", [None, Seats(replicas={}, models={})])
+def test_what_has_no_seat_is_counted_apart(seats: Seats | None) -> None:
+    shares = Shares()
+    if seats is not None:
+        shares.apply(seats)
+    one, two = (shares.replica(route, Standing(slot=route.slot, concurrency=4)) for route in (ONE, TWO))
+    one.add(1, 70)
+    two.refresh()
+    assert (two.standing.in_flight, two.standing.in_flight_elsewhere) == (0, 0)
+    assert (one.standing.in_flight, shares.model("team/tiny").waiting()) == (1, 0)
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(1, 12)), st.sets(st.integers(0, 20))), max_size=30))

@@ -149,6 +149,41 @@ async def test_a_killed_worker_loses_neither_counts_nor_clients_and_is_replaced(
 
 
 @scenario
+async def test_while_workers_die_again_and_again_nobody_is_refused_and_the_totals_hold(
+    tmp_path: Path,
+) -> None:
+    async with running_pool(tmp_path) as running:
+        answered = asked = 0
+
+        async def keep_asking() -> None:
+            nonlocal answered, asked
+            for _ in range(60):
+                asked += 1
+                connection = await running.connect()
+                try:
+                    answer = await connection.ask()
+                    answered += answer.complete
+                except (asyncio.IncompleteReadError, ConnectionResetError):
+                    pass  # its worker died
+                finally:
+                    connection.close()
+
+        async def keep_killing() -> None:
+            for _ in range(5):
+                os.kill(min(running.pids), signal.SIGKILL)
+                await asyncio.sleep(0.3)
+                await eventually(lambda: len(running.pids) == 2)
+
+        await asyncio.gather(keep_killing(), *(keep_asking() for _ in range(8)))
+        await eventually(lambda: running.load.in_flight == 0)
+        await asyncio.sleep(0.6)
+        load = running.load
+        assert answered > asked / 2
+        assert answered <= load.completed_total <= load.arrivals_total <= asked
+        assert load.completed_total - answered <= 5 * 8, "at most what was under way at each death"
+
+
+@scenario
 async def test_a_worker_that_never_comes_up_costs_no_client_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,11 +201,11 @@ async def test_a_worker_that_never_comes_up_costs_no_client_of_the_others(
 @scenario
 async def test_a_reload_ends_no_stream_and_refuses_no_client(tmp_path: Path) -> None:
     async with running_pool(tmp_path) as running:
-        running.upstream.behave = stream(40, every=0.05)
-        streaming = [await running.connect() for _ in range(6)]
+        running.upstream.behave = stream(60, every=0.05)
+        streaming = [await running.connect() for _ in range(16)]
         for connection in streaming:
             connection.send(request_bytes(body=STREAMING))
-        await eventually(lambda: running.load.in_flight == 6)
+        await eventually(lambda: running.load.in_flight == 16)
         running.upstream.behave = stream(1)
         before = running.pids
         reload = asyncio.ensure_future(running.pool.reload())
