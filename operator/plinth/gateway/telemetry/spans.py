@@ -36,17 +36,22 @@ _ENCODER = msgspec.json.Encoder()
 Json = dict[str, object]
 
 
-def encode_spans(records: Iterable[RequestRecord], resource: dict[str, str]) -> bytes:
-    """An ExportTraceServiceRequest of all sampled requests; `resource` says which process this is."""
-    spans = [
-        span
-        for record in records
-        if record.trace is not None and record.trace.sampled
-        for span in _spans(record, record.trace)
-    ]
-    scope = {"scope": {"name": "plinth.gateway"}, "spans": spans}
-    return _ENCODER.encode(
-        {"resourceSpans": [{"resource": {"attributes": _attributes(dict(resource))}, "scopeSpans": [scope]}]}
+def encode_request(record: RequestRecord, trace: Trace) -> bytes:
+    """The spans of one request, without brackets around them."""
+    return _ENCODER.encode(_spans(record, trace))[1:-1]
+
+
+def make_export(requests: Iterable[bytes], resource: dict[str, str]) -> bytes:
+    """An ExportTraceServiceRequest of requests encoded before; `resource` says which process this is."""
+    attributes = _ENCODER.encode(_attributes({**resource}))
+    return b"".join(
+        (
+            b'{"resourceSpans":[{"resource":{"attributes":',
+            attributes,
+            b'},"scopeSpans":[{"scope":{"name":"plinth.gateway"},"spans":[',
+            b",".join(requests),
+            b"]}]}]}",
+        )
     )
 
 

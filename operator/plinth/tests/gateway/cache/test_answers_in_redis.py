@@ -71,8 +71,8 @@ def ask(cache: ResponseCache) -> Listening:
     return listening
 
 
-async def kept(redis: RealRedis, cache: ResponseCache, seconds: float = 30.0) -> None:
-    cache.keep(KEY, ANSWER, seconds, time.monotonic())
+async def kept(redis: RealRedis, cache: ResponseCache) -> None:
+    cache.keep(KEY, ANSWER, 30.0, time.monotonic())
     connection = await redis.connect()
     while await connection.ask(b"DBSIZE") != 1:
         await asyncio.sleep(0.001)
@@ -121,8 +121,8 @@ async def test_all_who_ask_at_once_cost_redis_one_question_and_the_first_leads(t
 async def test_answers_go_when_their_time_is_up(tmp_path: Path) -> None:
     async with running_redis(tmp_path) as redis:
         one, other = await connected(redis), await connected(redis)
-        await kept(redis, one, seconds=0.2)
-        await asyncio.sleep(0.21)
+        one.keep(KEY, ANSWER, 0.1, time.monotonic())
+        await asyncio.sleep(0.2)
         await ask(other).leads.wait()
         await one.close()
         await other.close()

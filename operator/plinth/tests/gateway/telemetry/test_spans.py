@@ -6,7 +6,6 @@ import base64
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -15,7 +14,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import client_attributes, error_attributes, http_attributes
 
 from plinth.gateway.telemetry.record import Attempt, RequestRecord
-from plinth.gateway.telemetry.spans import encode_spans
+from plinth.gateway.telemetry.spans import encode_request, make_export
 from plinth.tests.gateway.telemetry.records import TRACE, make_record
 
 KNOWN = {
@@ -28,7 +27,8 @@ KNOWN = {
 
 def exported(*records: RequestRecord) -> list[Any]:
     """As a collector reads them: OTLP's JSON has hexadecimal identifiers where protobuf's has base64."""
-    document = json.loads(encode_spans(records, {"service.name": "plinth-gateway"}))
+    requests = [encode_request(record, TRACE) for record in records]
+    document = json.loads(make_export(requests, {"service.name": "plinth-gateway"}))
     for span in document["resourceSpans"][0]["scopeSpans"][0]["spans"]:
         for name in ("traceId", "spanId", "parentSpanId"):
             span[name] = base64.b64encode(bytes.fromhex(span[name])).decode()
@@ -43,7 +43,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 def test_a_request_is_a_servers_span_and_under_it_the_call_for_an_answer() -> None:
-    server, call = exported(make_record(trace=TRACE))
+    server, call = exported(make_record())
     assert (server.name, server.kind) == ("POST /v1/chat/completions", server.SPAN_KIND_SERVER)
     assert (call.name, call.kind) == ("chat qwen", call.SPAN_KIND_CLIENT)
     assert server.trace_id.hex() == call.trace_id.hex() == TRACE.trace_id
@@ -57,7 +57,7 @@ def test_a_request_is_a_servers_span_and_under_it_the_call_for_an_answer() -> No
 
 
 def test_the_call_says_what_the_conventions_ask() -> None:
-    _, call = exported(make_record(trace=TRACE))
+    _, call = exported(make_record())
     assert attributes(call) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "plinth",
@@ -72,13 +72,13 @@ def test_the_call_says_what_the_conventions_ask() -> None:
 
 @pytest.mark.parametrize("status", [200, 503])
 def test_every_name_is_of_the_conventions_or_says_that_it_is_ours(status: int) -> None:
-    for span in exported(make_record(trace=TRACE, status=status)):
+    for span in exported(make_record(status=status)):
         assert {name for name in attributes(span) if not name.startswith("plinth.")} <= KNOWN
 
 
 def test_all_replicas_tried_are_events_of_one_call() -> None:
     attempts = [Attempt("qwen-1", 0.1, "connection_lost"), Attempt("qwen-2", 0.4)]
-    _, call = exported(make_record(trace=TRACE, attempts=attempts))
+    _, call = exported(make_record(attempts=attempts))
     assert call.start_time_unix_nano == 1_700_000_000_350_000_000
     assert [attributes(event) for event in call.events] == [
         {"plinth.replica": "qwen-1", "plinth.failure": "connection_lost"},
@@ -87,25 +87,25 @@ def test_all_replicas_tried_are_events_of_one_call() -> None:
 
 
 def test_what_never_reached_a_replica_has_no_call() -> None:
-    (server,) = exported(make_record(trace=TRACE, attempts=[], cache="hit"))
+    (server,) = exported(make_record(attempts=[], cache="hit"))
     assert attributes(server)["plinth.cache"] == "hit"
 
 
 def test_a_fault_of_the_server_is_an_error_and_a_refusal_is_none() -> None:
-    server, call = exported(make_record(trace=TRACE, status=503, error="replica_failed"))
+    server, call = exported(make_record(status=503, error="replica_failed"))
     assert server.status.code == call.status.code == server.status.STATUS_CODE_ERROR
     assert attributes(server)["error.type"] == attributes(call)["error.type"] == "replica_failed"
-    (server,) = exported(make_record(trace=TRACE, status=429, error="rate_limit_exceeded", attempts=[]))
+    (server,) = exported(make_record(status=429, error="rate_limit_exceeded", attempts=[]))
     assert server.status.code == 0
 
 
 def test_a_stream_that_broke_after_200_is_the_calls_error() -> None:
-    server, call = exported(make_record(trace=TRACE, error="stream_broken"))
+    server, call = exported(make_record(error="stream_broken"))
     assert server.status.code == 0
     assert call.status.code == call.status.STATUS_CODE_ERROR
     assert attributes(call)["error.type"] == "stream_broken"
 
 
-def test_what_is_not_sampled_is_not_sent() -> None:
-    quiet = msgspec.structs.replace(TRACE, sampled=False)
-    assert exported(make_record(), make_record(trace=quiet)) == []
+def test_requests_go_together_in_one_export() -> None:
+    assert len(exported(make_record(), make_record(attempts=[]), make_record())) == 5
+    assert exported() == []

@@ -1,0 +1,33 @@
+"""What happens to a request's record when the request is over: counted, logged, traced. One call of the data path."""
+
+from __future__ import annotations
+
+from plinth.gateway.server.log_lines import LineWriter
+from plinth.gateway.server.trace_export import TraceExporter
+from plinth.gateway.telemetry.access_log import access_line
+from plinth.gateway.telemetry.families import RequestFamilies
+from plinth.gateway.telemetry.record import RequestRecord
+
+
+class Afterwards:
+    """Log and traces only where they are asked for."""
+
+    def __init__(self, *, lines: LineWriter | None = None, exporter: TraceExporter | None = None) -> None:
+        self.families = RequestFamilies()
+        self._lines = lines
+        self._exporter = exporter
+
+    def tell(self, record: RequestRecord) -> None:
+        """One request is over."""
+        self.families.count(record)
+        if self._lines is not None:
+            self._lines.add(access_line(record))
+        if self._exporter is not None:
+            self._exporter.add(record)
+
+    async def close(self) -> None:
+        """Lets go of what waits, within seconds."""
+        if self._exporter is not None:
+            await self._exporter.close()
+        if self._lines is not None:
+            self._lines.close()
