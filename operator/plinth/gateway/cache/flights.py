@@ -112,6 +112,7 @@ class Flight:
 
     def give_up(self) -> None:
         """Before the answer began, its bringer fails for a reason of its own: the most urgent listener follows it."""
+        self._on_deserted = None
         heir = min(self._listeners, key=lambda item: item.rank, default=None)
         if heir is None:
             self._land()

@@ -125,6 +125,17 @@ def test_a_leader_whose_client_left_goes_on_until_the_last_listener_leaves(fligh
     assert deserted == [True]
 
 
+def test_who_gave_up_is_not_told_when_its_heirs_flight_is_deserted(flights: Flights) -> None:
+    flight = flights.lead(b"k", 2)
+    heir, other = join(flights, Listening(1)), join(flights, Listening())
+    assert flight.outlives(lambda: pytest.fail("it gave up"))
+    flight.give_up()
+    assert heir.leads is flight
+    flight.leave(other)
+    assert join(flights, Listening()).flight is flight
+    flight.end()
+
+
 def test_a_deserted_flight_that_ended_is_not_aborted(flights: Flights) -> None:
     flight = flights.lead(b"k", 2)
     join(flights, Listening())
