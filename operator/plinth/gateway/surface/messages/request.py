@@ -13,6 +13,7 @@ import msgspec
 
 from plinth.gateway.surface.messages.blocks import user_messages
 from plinth.gateway.surface.reading import FieldError, Fields, copy_fields, expect, maybe, need, objects
+from plinth.gateway.surface.tools import only_tool
 
 _SAME = ("temperature", "top_p", "top_k", "seed", "chat_template_kwargs")
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -118,7 +119,7 @@ def _add_tools(fields: Fields, chat: Fields) -> None:
     kind = need(choice, "type", str, "tool_choice")
     if kind == "tool":
         name = need(choice, "name", str, "tool_choice")
-        chat["tool_choice"] = {"type": "function", "function": {"name": name}}
+        chat["tools"], chat["tool_choice"] = only_tool(tools, name, "tool_choice.name"), "required"
     elif kind in _CHOICES:
         chat["tool_choice"] = _CHOICES[kind]
     else:

@@ -7,10 +7,9 @@ says how OpenAI should handle the request (`store`, `service_tier`, `prompt_cach
 
 from __future__ import annotations
 
-from typing import Any
-
 from plinth.gateway.surface.reading import FieldError, Fields, copy_fields, expect, maybe, need, objects
 from plinth.gateway.surface.responses.items import messages_of
+from plinth.gateway.surface.tools import only_tool
 
 _SAME = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "user", "parallel_tool_calls"),
@@ -65,12 +64,12 @@ def _add_tools(fields: Fields, chat: Fields) -> None:
         chat.pop("parallel_tool_calls", None)
 
 
-def _choice(choice: Fields, tools: list[Fields]) -> tuple[Any, list[Fields]]:
+def _choice(choice: Fields, tools: list[Fields]) -> tuple[str, list[Fields]]:
     """How to choose, and from which tools."""
     kind = need(choice, "type", str, "tool_choice")
     if kind == "function":
         name = need(choice, "name", str, "tool_choice")
-        return {"type": "function", "function": {"name": name}}, tools
+        return "required", only_tool(tools, name, "tool_choice.name")
     if kind == "allowed_tools":
         listed = objects(need(choice, "tools", list, "tool_choice"), "tool_choice.tools")
         names = {need(tool, "name", str, path) for path, tool in listed}

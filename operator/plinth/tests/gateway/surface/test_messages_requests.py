@@ -133,8 +133,8 @@ def test_tools_and_how_to_choose_among_them() -> None:
         {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
     ]
     assert (one["tool_choice"], one["parallel_tool_calls"]) == ("required", False)
-    named = asked(tools=[tool], tool_choice={"type": "tool", "name": "f"})
-    assert named["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+    named = asked(tools=[tool, tool | {"name": "g"}], tool_choice={"type": "tool", "name": "g"})
+    assert (named["tool_choice"], [one["function"]["name"] for one in named["tools"]]) == ("required", ["g"])
 
 
 def test_thinking_effort_and_form_are_said_as_engines_take_them() -> None:
@@ -162,6 +162,7 @@ def test_thinking_effort_and_form_are_said_as_engines_take_them() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "messages[0].content[0].type"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice.name"),
         ({"stop_sequences": [1]}, "stop_sequences[0]"),
     ],
 )
