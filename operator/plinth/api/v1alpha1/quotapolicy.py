@@ -21,7 +21,8 @@ from plinth.api.v1alpha1.meta import (
     ResourceKey,
 )
 
-Amount = Annotated[Int, Field(ge=1, le=1_000_000_000_000_000)]
+MOST = 1_000_000_000_000_000
+"""A bound on amounts, so that sums of them stay whole numbers in every language."""
 
 
 class Urgency(StrEnum):
@@ -54,25 +55,25 @@ class Allowance(Resource):
     There is no moment at which a count begins anew: room comes back steadily, as what was used grows old.
     """
 
-    requests_per_second: Amount | None = None
+    requests_per_second: Int | None = Field(default=None, ge=1, le=MOST)
     """Requests a second."""
-    requests_per_minute: Amount | None = None
+    requests_per_minute: Int | None = Field(default=None, ge=1, le=MOST)
     """Requests a minute."""
-    requests_per_hour: Amount | None = None
+    requests_per_hour: Int | None = Field(default=None, ge=1, le=MOST)
     """Requests an hour."""
-    input_tokens_per_minute: Amount | None = None
+    input_tokens_per_minute: Int | None = Field(default=None, ge=1, le=MOST)
     """Tokens of prompts a minute."""
-    input_tokens_per_day: Amount | None = None
+    input_tokens_per_day: Int | None = Field(default=None, ge=1, le=MOST)
     """Tokens of prompts a day."""
-    output_tokens_per_minute: Amount | None = None
+    output_tokens_per_minute: Int | None = Field(default=None, ge=1, le=MOST)
     """Tokens of answers a minute."""
-    output_tokens_per_day: Amount | None = None
+    output_tokens_per_day: Int | None = Field(default=None, ge=1, le=MOST)
     """Tokens of answers a day."""
-    total_tokens_per_minute: Amount | None = None
+    total_tokens_per_minute: Int | None = Field(default=None, ge=1, le=MOST)
     """Tokens of prompts and answers together a minute."""
-    total_tokens_per_day: Amount | None = None
+    total_tokens_per_day: Int | None = Field(default=None, ge=1, le=MOST)
     """Tokens of prompts and answers together a day."""
-    concurrency: Amount | None = None
+    concurrency: Int | None = Field(default=None, ge=1, le=MOST)
     """Requests under way at once, those that wait for a replica included."""
 
 
@@ -90,9 +91,9 @@ class QuotaLimits(Resource):
 class QueueTerms(Resource):
     """How requests wait while every replica is busy."""
 
-    max_wait_seconds: Annotated[Int, Field(ge=1, le=3600)] | None = None
+    max_wait_seconds: Int | None = Field(default=None, ge=1, le=3600)
     """Longest that a request waits; absent, as long as the gateway lets any wait."""
-    weight: Annotated[Int, Field(ge=1, le=100)] | None = None
+    weight: Int | None = Field(default=None, ge=1, le=100)
     """Share among the keys that wait in one band: 2 gets twice the tokens of 1, which is what absent means."""
 
 

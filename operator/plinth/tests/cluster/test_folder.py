@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, ResourceKey
+from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, QuotaPolicyStatus, ResourceKey
 from plinth.cluster.folder import FolderState, FolderStore, Stored, load_folder
 from plinth.cluster.folder_files import MAX_FILE_BYTES, MAX_FILES
 from plinth.cluster.status_db import AnyStatus, StatusDB
@@ -40,6 +40,13 @@ metadata: {name: cpu}
 spec: {accelerator: CPU}
 """
 
+POLICY = """\
+apiVersion: plinth.dev/v1alpha1
+kind: QuotaPolicy
+metadata: {name: standard}
+spec: {limits: {perKey: {requestsPerMinute: 60}}}
+"""
+
 
 def write(folder: Path, name: str, text: str) -> Path:
     path = folder / name
@@ -60,6 +67,21 @@ class TestLoading:
         assert [pool.metadata.name for pool in contents.pools] == ["cpu"]
         assert [found.metadata.name for found in contents.models] == ["one", "three", "two"]
         assert contents.errors == ()
+
+    def test_policies_are_read_beside_models_and_keep_their_last_good_version(self, tmp_path: Path) -> None:
+        write(tmp_path, "models.yaml", model("chat"))
+        write(tmp_path, "policy.yaml", POLICY)
+        assert [each.metadata.name for each in load_folder(tmp_path).policies] == ["standard"]
+        with StatusDB.open(tmp_path / "status.db") as database:
+            store = FolderStore(tmp_path, database, removal_grace_seconds=GRACE)
+            status = QuotaPolicyStatus(keys=2)
+            store.read(1.0)
+            store.write({ResourceKey("QuotaPolicy", "default", "standard"): status})
+            write(tmp_path, "policy.yaml", POLICY.replace("60", "0"))
+            (policy,) = store.read(2.0).policies
+        assert policy.resource.spec.limits.per_key.requests_per_minute == 60
+        assert "requestsPerMinute: must be at least 1, got 0" in policy.invalid_edit
+        assert policy.resource.status == status
 
     @pytest.mark.parametrize(
         "name", [".hidden.yaml", ".git/x.yaml", "secrets/hub/x.yaml", "a/secrets/x.yaml", "x.json", "yaml"]
