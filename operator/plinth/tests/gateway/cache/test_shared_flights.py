@@ -126,7 +126,7 @@ def test_a_leader_whose_client_left_goes_on_until_the_last_listener_leaves(fligh
 
 
 def test_who_gave_up_is_not_told_when_its_heirs_flight_is_deserted(flights: Flights) -> None:
-    flight = flights.lead(b"k", 2)
+    flight = flights.lead(b"k", 1)
     heir, other = join(flights, Listening(1)), join(flights, Listening())
     assert flight.outlives(lambda: pytest.fail("it gave up"))
     flight.give_up()
