@@ -14,7 +14,9 @@ import msgspec
 
 _NOTHING = msgspec.Raw(b"null")
 _PLAIN_FORMATS = frozenset({b"null", b'{"type":"text"}'})
-_MEDIA = (b'"image_url"', b'"input_audio"', b'"audio_url"', b'"video_url"', b'"image_embeds"')
+_MEDIA = re.compile(rb'"(?:image_url|image_embeds|input_audio|audio_url|video_url)"')
+"""Names of a message's parts; the same words in a text have escaped quotes. One pass, for prompts may be long."""
+_SEVERAL = re.compile(rb'\[\s*["\[]')
 
 
 class StreamOptions(msgspec.Struct):
@@ -101,7 +103,7 @@ def obstacle(asked: Asked) -> str | None:
         return "it echoes its prompt"
     if asked.logprobs is not None and asked.logprobs is not False:
         return "it asks for log-probabilities"
-    if re.match(rb'\[\s*["\[]', bytes(asked.prompt)):
+    if _SEVERAL.match(asked.prompt):
         return "it asks about several prompts at once"
     return None
 
@@ -114,15 +116,18 @@ def needs_replay(asked: Asked) -> bool:
     for again from its beginning and compared.
     """
     calls = bool(asked.tools or asked.functions) and bytes(asked.tool_choice) != b'"none"'
-    grammars = (asked.structured_outputs, asked.grammar, asked.json_schema)
     return (
         calls
-        or bytes(asked.response_format).replace(b" ", b"") not in _PLAIN_FORMATS
-        or any(bytes(item) != b"null" for item in grammars)
+        or not _is_plain(asked.response_format)
+        or not (asked.structured_outputs is asked.grammar is asked.json_schema is _NOTHING)
         or bool(asked.presence_penalty or asked.frequency_penalty or asked.mirostat)
         or asked.thinking_token_budget is not None
-        or any(medium in bytes(asked.messages) for medium in _MEDIA)
+        or _MEDIA.search(asked.messages) is not None
     )
+
+
+def _is_plain(format_: msgspec.Raw) -> bool:
+    return format_ is _NOTHING or bytes(format_).replace(b" ", b"") in _PLAIN_FORMATS
 
 
 @dataclass(slots=True)

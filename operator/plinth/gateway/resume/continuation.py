@@ -88,6 +88,8 @@ T = TypeVar("T")
 
 def resume(prepared: Prepared, ledger: Ledger, path: str) -> Questions:
     """How the stream of a request to `path` goes on at a replica that is yet to be asked."""
+    if ledger.finished:
+        return b""
     manner = choose_manner(prepared, ledger)
     if isinstance(manner, str):
         return stream_broken(f"it cannot be resumed exactly: {manner}")

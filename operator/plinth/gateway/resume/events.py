@@ -126,17 +126,17 @@ class EventEditor:
         if not data.startswith(b"data:"):
             return data  # a comment: it carries nothing
         try:
-            event = _EVENT.decode(data[5:])
+            return self._take(data, _EVENT.decode(data[5:]))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._misread(data)
-        return self._take(data, event)
 
     def _take(self, data: bytes, event: Event) -> bytes:
         ledger = self.ledger
         if event.usage is not None:
             ledger.usage = event.usage
         if not event.choices:
-            return b"" if self._hides_usage and event.usage is not None else data
+            ledger.usage_told = not self._hides_usage
+            return data if ledger.usage_told else b""
         if len(event.choices) > 1 or event.choices[0].index:
             ledger.spoiled = "it holds several answers"
             return data

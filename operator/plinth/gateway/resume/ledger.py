@@ -87,6 +87,7 @@ class ToolCallPart(msgspec.Struct, omit_defaults=True):
 
 _DECODE_TEXTS = msgspec.json.Decoder(list[str]).decode
 _DECODE_IDS = msgspec.json.Decoder(list[list[int]]).decode
+DECODE_PARTS = msgspec.json.Decoder(list[ToolCallPart]).decode
 _DECODE_CALLS = msgspec.json.Decoder(list[list[ToolCallPart]]).decode
 
 
@@ -104,6 +105,7 @@ class Ledger:
         "runs",
         "spoiled",
         "usage",
+        "usage_told",
     )
 
     def __init__(self) -> None:
@@ -117,6 +119,7 @@ class Ledger:
         self.finished = False
         """`[DONE]` went out: nothing is missing."""
         self.usage: Usage | None = None
+        self.usage_told = False
         self.spoiled: str | None = None
         """Something passed that is not understood; the stream cannot be resumed."""
         self.rewound = False
@@ -193,14 +196,25 @@ class Ledger:
 
 
 def text_parts(text: str | None, delta: dict[str, msgspec.Raw] | None) -> list[tuple[str, bytes]]:
-    """What an event adds for the client: the kind of each text, and the text (or the calls) in JSON."""
+    """What an event adds for the client: the kind of each text, and the text (or the calls) in JSON.
+
+    Raises:
+        msgspec.DecodeError: a text is no string, or a call no call.
+    """
     if delta is None:
         return [("text", msgspec.json.encode(text))] if text else []
-    return [
-        (kind, bytes(value))
-        for kind, value in delta.items()
-        if (kind in TEXTS or kind == TOOL_CALLS) and bytes(value) not in _EMPTY
-    ]
+    parts = []
+    for kind, value in delta.items():
+        if bytes(value) in _EMPTY:
+            continue
+        if kind == TOOL_CALLS:
+            DECODE_PARTS(value)
+        elif kind not in TEXTS:
+            continue
+        elif not bytes(value).startswith(b'"'):
+            raise msgspec.ValidationError(f"{kind} is no string")
+        parts.append((kind, bytes(value)))
+    return parts
 
 
 def call_texts(part: ToolCallPart) -> list[tuple[str, str]]:

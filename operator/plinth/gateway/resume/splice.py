@@ -13,6 +13,7 @@ import msgspec
 from plinth.gateway.resume.asked import Prepared
 from plinth.gateway.resume.events import DONE
 from plinth.gateway.resume.ledger import (
+    DECODE_PARTS,
     TOOL_CALLS,
     Ledger,
     StreamHead,
@@ -21,8 +22,6 @@ from plinth.gateway.resume.ledger import (
     call_texts,
     text_parts,
 )
-
-_CALLS = msgspec.json.Decoder(list[ToolCallPart])
 
 
 class _Choice(msgspec.Struct):
@@ -82,15 +81,15 @@ class _Decoding:
     def _take_event(self, text: bytes) -> bytes:
         try:
             event = _EVENT.decode(text)
+            if event.error is not None:
+                self.failure = bytes(event.error).decode(errors="replace")[:500]
+                return b""
+            if event.usage is not None:
+                self.ledger.usage = self._whole_usage(event.usage)
+            return self._join(event) if event.choices else b""
         except (msgspec.DecodeError, UnicodeDecodeError):
             self.failure = "an event is not understood"
             return b""
-        if event.error is not None:
-            self.failure = bytes(event.error).decode(errors="replace")[:500]
-            return b""
-        if event.usage is not None:
-            self.ledger.usage = self._whole_usage(event.usage)
-        return self._join(event) if event.choices else b""
 
     def _join(self, event: _Event) -> bytes:
         raise NotImplementedError
@@ -110,14 +109,14 @@ class ContinuedSplice(_Decoding):
         ledger, choice = self.ledger, event.choices[0]
         text = choice.text or ""
         kind = ledger.runs[-1].kind
-        if text or choice.token_ids:
-            ids = None if choice.token_ids is None else msgspec.json.encode(choice.token_ids)
-            ledger.record(kind, msgspec.json.encode(text), ids)
         fresh = ledger.settle(kind, text)
         ended = choice.finish_reason is not None
         if fresh is None or (ended and ledger.owes()):
             self.failure = "it goes on otherwise than the client has read already"
             return b""
+        if text or choice.token_ids:
+            ids = None if choice.token_ids is None else msgspec.json.encode(choice.token_ids)
+            ledger.record(kind, msgspec.json.encode(text), ids)
         if ended:
             ledger.finish_reason = choice.finish_reason
         elif not fresh:
@@ -163,14 +162,14 @@ class ReplayedSplice(_Decoding):
             self.ledger.record("", b"", ids)
         fresh: dict[str, object] = {}
         for kind, value in parts:
-            self.ledger.record(kind, value, ids)
-            ids = None if ids is None else b"[]"
             if kind == TOOL_CALLS:
-                kept: object = self._fresh_calls(_CALLS.decode(value))
+                kept: object = self._fresh_calls(DECODE_PARTS(value))
             else:
                 kept = self.ledger.settle(kind, msgspec.json.decode(value, type=str))
             if kept is None:
                 return None
+            self.ledger.record(kind, value, ids)
+            ids = None if ids is None else b"[]"
             if kept:
                 fresh[kind] = kept
         return fresh
@@ -237,7 +236,7 @@ def usage_event(ledger: Ledger) -> bytes:
 def closing_events(ledger: Ledger, *, wants_usage: bool, finish: str | None = None) -> bytes:
     """What is missing of a stream whose text is complete; `finish` where the client was not told why it ends."""
     parts = [] if finish is None else [text_event(ledger, "", finish=finish)]
-    if wants_usage:
+    if wants_usage and not ledger.usage_told:
         if ledger.usage is None and ledger.names_tokens():
             made = sum(len(event) for run in ledger.runs for event in run.token_ids())
             prompt = len(msgspec.json.decode(ledger.prompt_ids, type=list[int]))

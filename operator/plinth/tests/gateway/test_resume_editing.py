@@ -115,9 +115,16 @@ def test_an_engines_own_error_is_kept_from_the_client_with_all_that_follows() ->
     assert not edits.ledger.finished
 
 
-@pytest.mark.parametrize(
-    "data", [b"data: {broken\n\n", b"data: {}\r\n\r\n", b'data: {"choices":[{"index":1}]}\n\n']
-)
+NOT_UNDERSTOOD = [
+    b"data: {broken\n\n",
+    b"data: {}\r\n\r\n",
+    b'data: {"choices":[{"index":1}]}\n\n',
+    b'data: {"choices":[{"delta":{"content":["a"]}}]}\n\n',
+    b'data: {"choices":[{"delta":{"tool_calls":[7]}}]}\n\n',
+]
+
+
+@pytest.mark.parametrize("data", NOT_UNDERSTOOD)
 def test_what_is_not_understood_passes_unchanged_and_ends_the_hope_of_resuming(data: bytes) -> None:
     edits = editor()
     assert edits.feed(data) == data

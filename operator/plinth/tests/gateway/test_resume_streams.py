@@ -152,6 +152,28 @@ def test_an_engine_that_answers_otherwise_never_reaches_the_client() -> None:
     assert outcome.splice.failure == "it answers otherwise than the client has read already"
 
 
+def test_after_a_replica_that_went_on_otherwise_another_may_be_asked() -> None:
+    request = body(CHAT, stop=["ly.ab", " sea ü"], max_tokens=20)
+    prepared = prepare(request, seed=7)
+    assert prepared is not None
+    first = EventEditor(hides_ids=True, hides_usage=True)
+    out = [first.feed(b"".join(Engine().stream(CHAT, prepared.body)[:9]))]
+    for engine in (Engine(stray=1), Engine()):
+        outcome = ask(engine, prepared, first.ledger, CHAT)
+        assert isinstance(outcome, Joined)
+        out.append(outcome.splice.feed(b"".join(engine.stream(outcome.ask.path, outcome.ask.body))))
+    assert out[1] == b""
+    assert read_stream(b"".join(out)).texts == undisturbed(Engine(), CHAT, request).texts
+
+
+def test_of_a_finished_stream_nothing_is_missing() -> None:
+    prepared = prepare(body(CHAT), seed=7)
+    assert prepared is not None
+    edits = EventEditor(hides_ids=True, hides_usage=True)
+    edits.feed(b"".join(Engine().stream(CHAT, prepared.body)))
+    assert ask(Engine(), prepared, edits.ledger, CHAT) == b""
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -232,6 +232,7 @@ def read_stream(data: bytes) -> Seen:
             event = json.loads(line.removeprefix("data: "))
             assert not event.get("prompt_token_ids"), "the client did not ask for ids"
             seen.ids.add(event["id"])
+            assert not (seen.usage and event.get("usage")), "the usage is told once"
             seen.usage = event.get("usage") or seen.usage
             for choice in event["choices"]:
                 assert seen.finish is None, "nothing follows the reason of the end"
