@@ -76,6 +76,7 @@ class BandQueue(Generic[T]):
         """A request comes back from a replica unanswered: the charge is void, its key is where it was."""
         flow = ticket.flow
         assert flow is not None  # noqa: S101 - what runs has its flow
+        flow.turn = 0  # of equals it is the first again
         self._correct(flow, ticket, 0.0)
 
     def settle(self, ticket: Ticket[T], prompt_tokens: int, output_tokens: int) -> None:

@@ -70,6 +70,7 @@ class Saturation:
         "_base_running",
         "_changed_at",
         "_goal",
+        "_least",
         "_next",
         "_pace",
         "_peak_flying",
@@ -89,6 +90,7 @@ class Saturation:
         """`planned` is the concurrency that the replica was sized for, `tpot_goal` seconds for each output token."""
         self.limit = max(1, planned)
         """Requests to send there at once."""
+        self._least = min(2, self.limit)  # one is read while the other's last token is on its way
         self._goal = tpot_goal
         self._pace: float | None = None
         self._running = 0
@@ -170,18 +172,19 @@ class Saturation:
             self._compare(flying, running)
 
     def _retreat(self, limit: int) -> None:
-        self.limit = max(1, min(self.limit, limit))
+        self.limit = max(self._least, min(self.limit, limit))
         self._probe = _Probe.NONE
 
     def _compare(self, flying: float, running: float) -> None:
-        """Notes what a full replica does; looks for its limit anew when that has changed, else now and then."""
+        """Notes what a full replica does; tries its limit anew when that has changed and settled, else now and then."""
         change = running - self._base_running
-        if abs(change) > max(1.0, self.limit / STEP):
-            self._rest, self._next = 0, _Probe.UP if change > 0 else _Probe.DOWN
         self._base_flying, self._base_running = flying, running
         self._peak_windows += 1
         if self._peak_windows >= PEAK_WINDOWS:
             self._cut(running)
+        if abs(change) > max(1.0, self.limit / STEP):
+            self._rest, self._next = 0, _Probe.UP if change > 0 else _Probe.DOWN
+            return
         self._rested += 1
         if self._rested > self._rest:
             self._try()
@@ -189,12 +192,15 @@ class Saturation:
     def _cut(self, running: float) -> None:
         """What was there at once and never ran at once cannot. Where prompts are long, one more may be read meanwhile."""
         if self._peak_running < self._peak_flying:
-            self.limit = max(1, min(self.limit, self._peak_running + (running < _FLAT * self._peak_running)))
+            spare = running < _FLAT * self._peak_running
+            self.limit = max(self._least, min(self.limit, self._peak_running + spare))
         self._peak_running, self._peak_flying, self._peak_windows = self._running, 0, 0
 
     def _try(self) -> None:
-        """Opens a probe; none leads below 1 or above what anything can hold."""
-        self._probe = _Probe.UP if self.limit == 1 else _Probe.DOWN if self.limit >= MOST else self._next
+        """Opens a probe; none leads below the least or above what anything can hold."""
+        self._probe = (
+            _Probe.UP if self.limit <= self._least else _Probe.DOWN if self.limit >= MOST else self._next
+        )
         self._step = self._probe * max(1, self.limit // STEP)
         self.limit += self._step
 

@@ -46,7 +46,11 @@ def test_a_less_urgent_request_displaces_nobody() -> None:
 
 
 def test_bodies_are_bounded_in_bytes() -> None:
-    queue = make_queue(make_ticket("a", body_bytes=600, key="busy"), make_ticket("b", body_bytes=300, key="busy"), total_bytes=1000)
+    queue = make_queue(
+        make_ticket("a", body_bytes=600, key="busy"),
+        make_ticket("b", body_bytes=300, key="busy"),
+        total_bytes=1000,
+    )
     large = make_ticket("large", body_bytes=500, key="other")
     rejection = queue.offer(large, 0.0, slots=1)  # the 300 bytes of "b" would not be enough
     assert rejection is not None
