@@ -196,6 +196,15 @@ def test_a_slow_listener_gets_all_of_an_answer_that_ends_before_it_reads(flights
     assert (slow.got, slow.ended) == (b"all of it", "complete")
 
 
+def test_a_slow_listener_that_leaves_after_the_end_leaves_nothing_behind(flights: Flights) -> None:
+    flight = flights.lead(b"k", 2)
+    slow = join(flights, Listening(slow=True))
+    flight.begin(200, HEADERS)
+    flight.feed(b"unread")
+    flight.end()
+    flight.leave(slow)
+
+
 def test_all_flights_together_are_bounded() -> None:
     flights = make_flights(answer_bytes=1000, most_bytes=2000)
     leads = [flights.lead(b"%d" % number, 2) for number in range(10)]
