@@ -8,6 +8,7 @@ of a clock that never goes back.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from plinth.domain.access import Limit
@@ -99,6 +100,10 @@ class Limiter:
         self._counters: dict[str, Counter] = {}
         self._refusals = 0.0
         self._most_counters = COUNTERS_KEPT
+
+    def counters(self) -> Iterable[Counter]:
+        """All that is counted in this process."""
+        return self._counters.values()
 
     def forget_accounts(self) -> None:
         """A new access table has come: limits are read anew, what was used stays counted."""

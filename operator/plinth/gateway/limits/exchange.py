@@ -15,12 +15,10 @@ from math import ceil
 from typing import Final
 
 from plinth.gateway.limits.counters import PARTS
-from plinth.gateway.limits.lease import Lease
+from plinth.gateway.limits.lease import HOLD_SECONDS, Lease
 
 SLICE: Final = 10
 """A grant beyond what is needed takes at most a tenth of what is left: near the limit leases are of 1."""
-HOLD_SECONDS: Final = 3
-"""Slots of a gateway that reports no more are free after this time."""
 GATEWAY_SECONDS: Final = 5
 """A gateway that was not heard of for this long is not counted among those that share."""
 FIELDS: Final = 3
@@ -117,7 +115,7 @@ for _, it in ipairs(counters) do
   if it.need > 0 and it.need > it.left then
     pause = wait(it)
   elseif not lacking and it.want > 0 and it.left > 0 then
-    granted = math.min(it.want, it.left, math.max(it.need, math.floor(it.left / SLICE), 1))
+    granted = math.min(it.want, it.left, math.max(it.need, math.floor(it.left / SLICE)))
   end
   it.used = it.used + granted
   local keep = math.ceil(2 * it.window) + 60

@@ -1,9 +1,10 @@
 """What one gateway holds of a limit that several share: units the shared counters have counted before they are used.
 
 A lease stands in a Counter's place. Nothing is let through that the shared counters have not granted, so gateways
-together stay within the limit without a question for each request. The bound: a unit is used, or given back, at
-most two reports (200 ms) after it was counted; in any span of T seconds therefore no more is let through than
-the limit admits in T + 0.2 s, and from idle no more than the limit itself. Pure.
+together stay within the limit without a question for each request. The bound: from idle no more is let through than
+the limit itself. In any span of T seconds it is what the limit admits in T + 0.2 s, since a unit is used, or given
+back, at most two reports after it was counted; far from the limit 5% of it may be kept for 2 s. Beyond that come
+only tokens that nobody foresaw (they are owed, and paid first), and what is let through while Redis is away. Pure.
 """
 
 from __future__ import annotations
@@ -13,14 +14,26 @@ from math import inf
 from typing import Final
 
 from plinth.domain.access import Limit
-from plinth.gateway.limits.counters import Bucket, Slots, Window, make_counter
+from plinth.gateway.limits.counters import SLOT_SECONDS, Bucket, Slots, Window, make_counter
 
 ASK: Final = -1.0
 """In the place of seconds: only the shared counters know."""
 DENIED: Final = -2.0
 """In the place of seconds: they cannot be reached, and the policy lets nobody through unseen."""
-PATIENCE_SECONDS: Final = 0.02
-"""A refusal holds at least that long: near the limit each gateway asks 50 times a second, not for each request."""
+SHORTEST_REFUSAL_SECONDS: Final = 0.02
+"""Near its limit a gateway asks for an account at most 50 times a second, not for each request."""
+LONGEST_REFUSAL_SECONDS: Final = 0.1
+"""Then it asks again, however long the wait was said to be: other gateways give back what they did not use."""
+
+HOLD_SECONDS: Final = 3
+"""Slots of a gateway that reports no more are free after this time."""
+FEWER_GATEWAYS_SECONDS: Final = 10.0
+"""Until gateways that were seen no more are forgotten, and the others' shares grow."""
+
+SPARE_SECONDS: Final = 2.0
+"""What was used in one report's time stays in stock so long, as long as that is little."""
+SPARE_SHARE: Final = 0.05
+"""Of the limit that all gateways together may hold so, and only until that much is left."""
 
 
 @dataclass(slots=True)
@@ -31,6 +44,14 @@ class Backend:
     """They cannot be reached, or not in time."""
     gateways: int = 1
     """That share them, this one included."""
+    counted_at: float = 0.0
+    """When so many were last seen."""
+
+    def count_gateways(self, seen: int, now: float) -> None:
+        """More count at once; fewer only when it lasts, since counters that were lost begin to count at one."""
+        if seen >= self.gateways or now - self.counted_at > FEWER_GATEWAYS_SECONDS:
+            self.gateways = max(1, seen)
+            self.counted_at = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +84,11 @@ class Lease:
         "_own",
         "_refused_cost",
         "_refused_until",
+        "_room_at",
         "_seen_at",
         "_seen_used",
+        "_spare",
+        "_spare_until",
         "_window",
         "amount",
         "asked",
@@ -91,7 +115,10 @@ class Lease:
         """The smallest stock since the last report: so many slots were not needed."""
         self._refused_cost = inf
         self._refused_until = 0.0
+        self._room_at = 0.0
         self._seen_used = 0.0
+        self._spare = 0.0
+        self._spare_until = 0.0
         self._seen_at = 0.0
 
     def wait(self, cost: float, now: float) -> float:
@@ -103,7 +130,7 @@ class Lease:
         if self._backend.away:
             return self._wait_alone(cost, now) if self._lives_alone else DENIED
         if now < self._refused_until and cost >= self._refused_cost:
-            return self._refused_until - now
+            return self._room_at - now
         return ASK
 
     def add(self, cost: float, now: float) -> None:
@@ -122,8 +149,7 @@ class Lease:
 
     def used(self, now: float) -> float:
         """What all gateways used, as far as the last answer told; what this one has in stock is still to be had."""
-        drained = (now - self._seen_at) * self.amount / self._window if self._window else 0.0
-        return min(self.amount, max(0.0, self._seen_used - drained - self.stock))
+        return min(self.amount, max(0.0, self._guess(now)))
 
     def empty_after(self, now: float) -> float:
         """At the pace of a steady drain."""
@@ -132,16 +158,18 @@ class Lease:
     def report(self, need: float, wanted: float, now: float) -> Report:
         """What to tell now. `need` is the cost of the first request that waits, `wanted` of all that do.
 
-        Rates keep in stock what was used since the last report, slots what was needed at once; the rest goes back.
+        Rates keep in stock what was used since the last report, slots what was needed at once; the rest goes back,
+        but for a little spare far from the limit.
         """
         self._take_share(now)
         under_way = self._own.used(now)
         debt, stock = max(0.0, -self.stock), max(0.0, self.stock)
+        spare = self._spare_now(now)
         if self._kind == "slots":
-            self.stock = keep = stock - max(0.0, self._least)
+            self.stock = keep = min(stock, max(spare, stock - max(0.0, self._least)))
             settle = under_way + keep
         else:
-            keep = self._lately
+            keep = max(self._lately, spare)
             self.stock = min(keep, stock)
             settle = debt - (stock - self.stock)
         self._lately = 0.0
@@ -166,16 +194,45 @@ class Lease:
         self._least = min(self._least + granted, self.stock)
         if wait > 0.0:
             self._refused_cost = need
-            self._refused_until = now + max(wait, PATIENCE_SECONDS)
+            self._refused_until = now + min(LONGEST_REFUSAL_SECONDS, max(wait, SHORTEST_REFUSAL_SECONDS))
+            self._room_at = max(now + wait, self._refused_until)
 
     def is_idle(self, now: float) -> bool:
         """Nothing is held and nothing owed: the next report can wait until there is some use."""
         return not self.stock and not (self._kind == "slots" and self._own.used(now))
 
+    def counts(self, now: float) -> bool:
+        """This gateway's use has not been forgotten yet."""
+        return bool(self.stock or self._own.used(now))
+
+    def _spare_now(self, now: float) -> float:
+        """What stays in stock though it was not used just now, so that a slow key's next request need not ask."""
+        if self._lately >= self._spare or now >= self._spare_until:
+            self._spare = self._lately if self._kind != "slots" else min(1.0, self._lately)
+            self._spare_until = now + SPARE_SECONDS
+        far = self._seen_used <= self.amount * (1 - SPARE_SHARE)
+        small = self._spare * self._backend.gateways <= self.amount * SPARE_SHARE
+        return self._spare if far and small else 0.0
+
     def _wait_alone(self, cost: float, now: float) -> float:
-        """By this gateway's share; a request that is larger than the share has its turn when the rest is used up."""
+        """By this gateway's share, and by what the shared counters last said, as far as that can still hold.
+
+        Without the latter each short absence would let every share through that others had used up. A request
+        that is larger than the share has its turn when the rest is used up.
+        """
         self._take_share(now)
-        return self._own.wait(min(cost, self._own.amount), now)
+        wait = self._own.wait(min(cost, self._own.amount), now)
+        excess = self._guess(now) + cost - self.amount
+        if excess <= 0.0:
+            return wait
+        if self._kind == "slots":
+            return max(wait, SLOT_SECONDS) if now - self._seen_at < HOLD_SECONDS else wait
+        return max(wait, excess * self._window / self.amount)
+
+    def _guess(self, now: float) -> float:
+        """What counts of all gateways' use: what was last told, less a steady drain, more what is owed here."""
+        drained = (now - self._seen_at) * self.amount / self._window if self._window else 0.0
+        return max(0.0, self._seen_used - drained) - self.stock
 
     def _take_share(self, now: float) -> None:
         self._own.amount = max(1.0, self.amount / self._backend.gateways)

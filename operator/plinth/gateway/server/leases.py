@@ -24,6 +24,7 @@ from plinth.gateway.server.redis import RedisAddress, RedisConnection, connect_t
 log = logging.getLogger(__name__)
 _SHA: Final = hashlib.sha1(SCRIPT_TEXT, usedforsecurity=False).hexdigest().encode()
 _HEARTBEAT_SHA: Final = hashlib.sha1(HEARTBEAT, usedforsecurity=False).hexdigest().encode()
+LONGEST_REST_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,17 @@ class LeaseTimes:
 
     report: float = 0.1
     """Between reports of leases in use."""
-    answer: float = 0.03
+    answer: float = 0.05
     """That Redis gets to answer; then it counts as away."""
-    rest: float = 0.5
-    """Before a Redis that was slow is asked again."""
+    rest: float = 0.1
+    """Before a Redis that was slow twice within `forgiven` is asked again; doubled each time, up to 2 s."""
+    forgiven: float = 5.0
     heartbeat: float = 1.0
     dead: float = 5.0
     """Without an answer before the connection is given up."""
     connect: float = 1.0
+    reunion: float = 0.5
+    """From a connection made anew until the shared counters are relied on; longer than `reconnect`."""
     reconnect: float = 0.2
 
 
@@ -49,7 +53,7 @@ class Leases:
     def __init__(self, address: RedisAddress, sharing: Sharing, times: LeaseTimes | None = None) -> None:
         self._address = address
         self._sharing = sharing
-        self._times = times or LeaseTimes()
+        self._times = times = times or LeaseTimes()
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
         self._unanswered: deque[tuple[Exchange, float]] = deque()
@@ -57,6 +61,8 @@ class Leases:
         self._lost = asyncio.Event()
         self._asking = False
         self._next_heartbeat = 0.0
+        self._rest = 0.0
+        self._went_away_at = -times.forgiven
         self._task: asyncio.Task[None] | None = None
         self._ticks: asyncio.TimerHandle | None = None
 
@@ -72,11 +78,16 @@ class Leases:
         for _ in range(2):  # the first report keeps what was in use, the second nothing
             if not self._sharing.backend.away:
                 self._send(self._sharing.report(time.monotonic()))
-                await asyncio.sleep(self._times.answer)
+                await self._answered()
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:
             self._connection.close()
+
+    async def _answered(self) -> None:
+        until = time.monotonic() + self._times.answer
+        while self._unanswered and time.monotonic() < until:
+            await asyncio.sleep(0.001)
 
     def wait(self, waiting: Waiting) -> None:
         """For a request that the limiter could not decide: its `decide` is called within the time limit."""
@@ -96,11 +107,11 @@ class Leases:
     def _tick(self) -> None:
         self._ticks = self._loop.call_later(self._times.report, self._tick)
         now = time.monotonic()
-        if self._unanswered:
+        if self._sharing.backend.away:
             self._watch(now)
-        if not self._sharing.backend.away:
+        else:
             self._send(self._sharing.report(now))
-        if now >= self._next_heartbeat and self._connection is not None and not self._unanswered:
+        if self._connection is not None and not self._unanswered and now >= self._next_heartbeat:
             self._probe(now)
 
     def _send(self, exchanges: Iterable[Exchange]) -> None:
@@ -125,11 +136,17 @@ class Leases:
         except ValueError as error:
             self._give_up(error)
             return
+        if self._sharing.backend.away and not self._unanswered and now >= self._next_heartbeat:
+            self._probe(now)
         if self._sharing.has_waiting() and not self._asking:
             self._asking = True
             self._loop.call_soon(self._ask)
 
     def _watch_for_answer(self) -> None:
+        """The gateway itself may be late: what has come meanwhile is read before anybody is blamed."""
+        self._loop.call_later(0.001, self._look_for_answer)
+
+    def _look_for_answer(self) -> None:
         now = time.monotonic()
         self._watch(now)
         if self._unanswered and not self._sharing.backend.away:
@@ -157,7 +174,7 @@ class Leases:
                 self._give_up(reply)
                 return
             backend = self._sharing.backend
-            backend.gateways = max(1, reply)
+            backend.count_gateways(reply, time.monotonic())
             if not backend.away or self._unanswered:
                 return
             if time.monotonic() - now <= self._times.answer:
@@ -165,7 +182,7 @@ class Leases:
                 log.info("the shared counters are back, %d gateways use them", backend.gateways)
                 self._send(self._sharing.report(time.monotonic()))
             else:
-                self._next_heartbeat = time.monotonic() + self._times.rest
+                self._rest_longer(time.monotonic())
 
         self._connection.send(request, answered)
 
@@ -174,8 +191,16 @@ class Leases:
         if not backend.away:
             log.warning("limits are counted apart for now: %s", detail)
             backend.away = True
-            self._next_heartbeat = now + self._times.rest
+            self._rest_longer(now)
         self._sharing.decide(now)
+
+    def _rest_longer(self, now: float) -> None:
+        """A single late answer is forgiven at once, many are not: else each pause of Redis would delay requests."""
+        times = self._times
+        again = now - self._went_away_at < times.forgiven
+        self._rest = min(LONGEST_REST_SECONDS, max(times.rest, 2 * self._rest)) if again else 0.0
+        self._went_away_at = now
+        self._next_heartbeat = now + self._rest
 
     def _give_up(self, reply: object) -> None:
         """Redis answers, but not what it should: a new connection loads the scripts anew."""
@@ -214,7 +239,11 @@ class Leases:
         self._unanswered = deque((exchange, now) for exchange, _ in self._unanswered)
         for exchange, _ in self._unanswered:
             connection.send(_evalsha(exchange), self._on_answer)
-        self._probe(now)
+        self._send(self._sharing.report_all(now))
+        # Where something counts, the other gateways get time to say the same before anybody relies on the sum.
+        self._next_heartbeat = now + (self._times.reunion if self._unanswered else 0.0)
+        if not self._unanswered:
+            self._probe(now)
 
 
 def _evalsha(exchange: Exchange) -> bytes:

@@ -45,8 +45,7 @@ class RedisConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream socket's
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment] # uvloop's is no subclass of Transport
 
     def data_received(self, data: bytes) -> None:
         """Hands answers out."""

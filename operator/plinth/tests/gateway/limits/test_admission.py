@@ -102,7 +102,7 @@ def test_an_output_limit_that_is_overdrawn_does_not_stop_requests_without_output
 
 def test_keys_share_what_is_limited_by_policy_and_by_model_and_nothing_else() -> None:
     limiter = Limiter()
-    limits = [make_limit(amount=10 + n, scope=scope) for n, scope in enumerate(("key", "policy", "model"))]
+    limits = [make_limit(scope="key"), make_limit(scope="policy"), make_limit(scope="model")]
     one = make_account(limiter, *limits, key="pk_1", model="a/m")
     two = make_account(limiter, *limits, key="pk_2", model="a/m")
     three = make_account(limiter, *limits, key="pk_1", model="a/n")
