@@ -56,8 +56,8 @@ class ChatStream:
         self._over = False
         self._call = -1
         """The engine's number of the tool call that is being written; -1 before the first."""
-        self._after_call: list[str] = []
-        """Text amid a call's arguments, which some of vLLM's tool parsers send: it waits for the call's end."""
+        self._after_call: list[tuple[str | None, str | None]] = []
+        """Thinking and text amid a call's arguments, as some of vLLM's tool parsers send: it waits for its end."""
         self._finish: str | None = None
         self._stop: int | str | None = None
         self._usage: ChatUsage | None = None
@@ -126,31 +126,34 @@ class ChatStream:
     def _said(self, said: Said) -> bytes:
         """Everything but the usual chunk of text."""
         out = []
-        thinking = said.thinking()
-        if thinking:
-            out.append(self._writer.thinking(thinking))
-        if said.content and self._call < 0:
-            out.append(self._writer.text(said.content, None))
-        elif said.content:
-            self._after_call.append(said.content)
+        if self._call < 0:
+            out.append(self._words(said.thinking(), said.content))
+        elif said.content or said.thinking():
+            self._after_call.append((said.thinking(), said.content))
         out += [
             self._tool(call.index, call.id, call.function) for call in said.tool_calls or () if call.function
         ]
         return b"".join(out)
 
+    def _words(self, thinking: str | None, text: str | None) -> bytes:
+        out = self._writer.thinking(thinking) if thinking else b""
+        return out + self._writer.text(text, None) if text else out
+
     def _tool(self, index: int, call_id: str | None, function: FunctionDelta) -> bytes:
         out = b""
+        if self._over:
+            return out
         if index != self._call:
             if index < self._call:
                 return self.fail(stream_broken("the replica went back to an earlier tool call"))
             self._call = index
-            out = self._flush_text() + self._writer.tool(call_id, function.name or "")
+            out = self._flush() + self._writer.tool(call_id, function.name or "")
         return out + self._writer.arguments(function.arguments) if function.arguments else out
 
-    def _flush_text(self) -> bytes:
-        """The text that waited for a call's end."""
-        text, self._after_call = "".join(self._after_call), []
-        return self._writer.text(text, None) if text else b""
+    def _flush(self) -> bytes:
+        """What waited for a call's end."""
+        waiting, self._after_call = self._after_call, []
+        return b"".join([self._words(thinking, text) for thinking, text in waiting])
 
     def _close(self) -> bytes:
         if self._over:
@@ -158,4 +161,4 @@ class ChatStream:
         if self._finish is None:
             return self.fail(stream_broken("the replica's stream ended without a finish reason"))
         self._over = True
-        return self._flush_text() + self._writer.finish(self._finish, self._stop, self._usage)
+        return self._flush() + self._writer.finish(self._finish, self._stop, self._usage)

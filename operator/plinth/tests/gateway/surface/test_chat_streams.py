@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,7 +57,7 @@ def test_a_stream_without_done_is_closed_all_the_same(make: Callable[[], ChatStr
         sse({"error": {"message": "out of memory", "code": 500}}),
         b"data: [DONE]\n\n",
         b"",
-        chunk(tool_calls=call(1, name="g")) + chunk(tool_calls=call(0, arguments="{}")),
+        chunk(tool_calls=call(1, name="g")) + chunk(tool_calls=call(0, arguments="{}") + call(2, name="h")),
     ],
     ids=["nonsense", "an error of the engine", "no finish reason", "nothing", "back to an earlier call"],
 )
@@ -79,3 +80,41 @@ def test_an_event_without_an_end_is_not_held_for_ever(make: Callable[[], ChatStr
     stream = make()
     told = stream.feed(b"data: " + b"x" * 5_000_000)
     assert events(told)[-1][0] in ERRORS
+
+
+SPOKEN = st.lists(
+    st.tuples(st.sampled_from(["reasoning", "content", "call", "more"]), st.text(max_size=6)), max_size=12
+)
+
+
+@dialects
+@given(SPOKEN)
+def test_nothing_that_the_model_says_is_lost_or_doubled(
+    make: Callable[[], ChatStream], spoken: list[tuple[str, str]]
+) -> None:
+    stream, told, calls = make(), b"", -1
+    said = {"reasoning": "", "content": "", "arguments": ""}
+    for kind, text in spoken:
+        if kind == "call":
+            calls += 1
+            told += stream.feed(chunk(tool_calls=call(calls, name="f")))
+        elif kind == "more":
+            if calls >= 0:
+                said["arguments"] += text
+                told += stream.feed(chunk(tool_calls=call(calls, arguments=text)))
+        else:
+            said[kind] += text
+            told += stream.feed(chunk(**{kind: text}))
+    told += stream.feed(chunk(finish="stop") + last_chunks())
+    found = {"reasoning": "", "content": "", "arguments": ""}
+    for kind, event in events(told):
+        delta: Any = event.get("delta")
+        if kind in {"response.reasoning_text.delta", "response.output_text.delta"}:
+            found["reasoning" if "reasoning" in kind else "content"] += delta
+        elif kind == "response.function_call_arguments.delta":
+            found["arguments"] += delta
+        elif kind == "content_block_delta":
+            found["reasoning"] += delta.get("thinking", "")
+            found["content"] += delta.get("text", "")
+            found["arguments"] += delta.get("partial_json", "")
+    assert found == said
