@@ -14,10 +14,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from plinth.gateway.server.control import ControlServer
 from plinth.gateway.server.shared_load import LoadBoard
@@ -76,9 +74,11 @@ class WorkerPool:
         """Whose death makes its place empty."""
         self._delays: dict[int, float] = {}
         """That the last replacement at a place waited for, where it was needed young."""
-        self._draining = False
+        self._draining = asyncio.Event()
         self._over = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: list[asyncio.Task[None]] = []
+        self._followers: set[asyncio.Task[None]] = set()
+        """One for each worker, until it has ended and been replaced."""
 
     @property
     def control(self) -> ControlServer:
@@ -100,7 +100,7 @@ class WorkerPool:
         self.address = (self._options.host, self._options.port)
         # Alone at first: the kernel would let another gateway of this user share the address unseen.
         _bind(*self.address, shared=False).close()
-        self._spawn(self._watch())
+        self._watches.append(asyncio.create_task(self._watch()))
         for place in range(self._options.workers):
             self._at[place] = await self._start_worker(place)
         for worker in list(self._at.values()):
@@ -114,13 +114,13 @@ class WorkerPool:
 
     def drain(self, deadline_seconds: float) -> None:
         """Accepts no more; the workers leave when their last request has ended. A second call hurries them."""
-        first, self._draining = not self._draining, True
         for place in list(self._listeners):
             self._listeners.pop(place).close()
         for worker in self.workers:
             worker.leave(deadline_seconds)
-        if first:
-            self._spawn(self._end_after(deadline_seconds + DRAIN_GRACE_SECONDS))
+        if not self._draining.is_set():
+            self._draining.set()
+            self._watches.append(asyncio.create_task(self._end_after(deadline_seconds + DRAIN_GRACE_SECONDS)))
         if not self._switchboard.workers:
             self._over.set()
 
@@ -129,7 +129,7 @@ class WorkerPool:
 
         The old ones drain for as long as they may, while the new ones take all that comes.
         """
-        if self._draining or len(self._free_lanes) < self._options.workers:
+        if self._draining.is_set() or len(self._free_lanes) < self._options.workers:
             log.warning("not reloaded: workers still drain")
             return False
         for place in range(self._options.workers):
@@ -142,13 +142,14 @@ class WorkerPool:
         return True
 
     async def close(self) -> None:
-        """Ends what is left."""
-        self._draining = True
-        for task in self._tasks:
+        """Ends what is left, also after a start that failed."""
+        self._draining.set()
+        for task in self._watches:
             task.cancel()
-        for worker in self.workers:
-            worker.kill()
-            await worker.wait()
+        while self._followers:
+            for worker in self.workers:
+                worker.kill()
+            await asyncio.wait(self._followers, timeout=WATCH_SECONDS)  # one may be about to start another
         self.control.close()
         if self._control_server is not None:
             self._control_server.close()
@@ -184,9 +185,11 @@ class WorkerPool:
             ours.close()
             raise
         self._switchboard.welcome(worker)
-        if self._draining:
+        if self._draining.is_set():
             worker.leave(0.0)
-        self._spawn(self._follow(worker))
+        follower = asyncio.create_task(self._follow(worker))
+        self._followers.add(follower)
+        follower.add_done_callback(self._followers.discard)
         return worker
 
     async def _follow(self, worker: WorkerProcess) -> None:
@@ -198,7 +201,7 @@ class WorkerPool:
         self._free_lanes.append(worker.lane)
         level = logging.INFO if worker.leaving else logging.ERROR
         log.log(level, "worker %d ended with status %d", worker.pid, status)
-        if self._draining:
+        if self._draining.is_set():
             if not self._switchboard.workers:
                 self._over.set()
         elif self._at.get(worker.place) is worker:
@@ -214,8 +217,7 @@ class WorkerPool:
         )
         if delay:
             self._listeners.pop(place).close()
-        while not self._draining:
-            await asyncio.sleep(delay)
+        while not await self._drains_within(delay):
             try:
                 self._at[place] = await self._start_worker(place)
             except OSError as error:
@@ -223,6 +225,14 @@ class WorkerPool:
                 delay = LONGEST_DELAY_SECONDS
             else:
                 return
+
+    async def _drains_within(self, seconds: float) -> bool:
+        """Waits so long, unless the gateway drains, which nothing must hold up."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._draining.wait()
+        except TimeoutError:
+            return False
 
     async def _watch(self) -> None:
         """Kills workers that hang, or never begin."""
@@ -244,11 +254,6 @@ class WorkerPool:
         for worker in self.workers:
             log.warning("worker %d has not drained in time: killed", worker.pid)
             worker.kill()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _bind(host: str, port: int, *, shared: bool) -> socket.socket:
