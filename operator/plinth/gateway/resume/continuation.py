@@ -30,7 +30,13 @@ _DROPPED = frozenset(
         *("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "response_format"),
         *("chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"),
         *("add_special_tokens", "documents", "reasoning_effort", "include_reasoning", "reasoning_format"),
-        *("truncate_prompt_tokens", "truncation_side", "request_id", "return_prompt_text"),
+        *(
+            "truncate_prompt_tokens",
+            "truncation_side",
+            "request_id",
+            "return_prompt_text",
+            "kv_transfer_params",
+        ),
     }
 )
 """Fields about how a prompt is made or an answer is parsed; all others, seed and stop strings among them, go on."""

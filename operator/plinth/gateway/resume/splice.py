@@ -75,7 +75,8 @@ class _Decoding:
                 self.failure = "it ended without a reason"
                 return b""
             self.ledger.finished = True
-            return usage_event(self.ledger) + DONE if self._wants_usage else DONE
+            told = self._wants_usage and self.ledger.usage is not None
+            return usage_event(self.ledger) + DONE if told else DONE
         return self._take_event(text)
 
     def _take_event(self, text: bytes) -> bytes:
