@@ -50,8 +50,10 @@ class Gateway:
         self._tells = tells
         self._placed: dict[int, tuple[int, Placement]] = {}
         self._requests = 0
+        self._review_at = 0.0
 
     def send(self, asked: Asked, now: float) -> int:
+        self._review(now)
         worker = self._requests % len(self._routers)
         self._requests += 1
         router, fleet = self._routers[worker], self._fleets[worker]
@@ -77,6 +79,12 @@ class Gateway:
         del now
         worker, placement = self._placed.pop(id(asked))
         self._routers[worker].ended(placement, tpot=0.02)
+
+    def _review(self, now: float) -> None:
+        if now >= self._review_at:
+            self._review_at = now + 1.0
+            for router, fleet in zip(self._routers, self._fleets, strict=True):
+                router.review(fleet, now)
 
     def _look(self, worker: int) -> None:
         fleet = self._fleets[worker]

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from plinth.gateway.routing.choice import Standing
-from plinth.gateway.routing.pace import Pace
+from plinth.gateway.routing.pace import TELLING_ANSWERS, Pace
 
 TIMES_SLOWER = 3.0
 """Than the median of its kind, in reading or in writing."""
 SLOW_TPOT_SECONDS = 0.05
 """Streams as fast as this are never slow, whatever their peers do: reading is slower."""
-TELLING_ANSWERS = 16
-"""First bytes before a replica's speeds count."""
 FAILURES_IN_A_ROW = 5
 """Envoy's default for consecutive 5xx answers."""
 MOST_OUT = 0.25
@@ -69,7 +67,7 @@ class Ejector:
             key=lambda each: (
                 each[0].slot not in unwell,
                 -each[0].pace.failures,
-                each[0].pace.rate,
+                each[0].pace.measured(),
                 each[0].slot,
             )
         )
@@ -120,9 +118,9 @@ def find_fault(item: Standing, standings: Sequence[Standing], unwell: Mapping[st
 
 
 def _find_slowness(pace: Pace, peers: Sequence[Pace]) -> str | None:
-    rate = median(each.rate for each in peers)
-    if pace.rate * TIMES_SLOWER < rate:
-        return f"it reads {pace.rate:.0f} prompt tokens a second, its peers {rate:.0f}"
+    own, rate = pace.measured(), median(each.measured() for each in peers)
+    if own * TIMES_SLOWER < rate:
+        return f"it reads {own:.0f} prompt tokens a second, its peers {rate:.0f}"
     written = [each.tpot for each in peers if each.tpot > 0]
     usual = median(written) if written else 0.0
     if usual and pace.tpot > max(SLOW_TPOT_SECONDS, TIMES_SLOWER * usual):

@@ -5,19 +5,22 @@
     router.answered(placement, now)               # at the first byte of the answer
     router.ended(placement, ...)                  # always, whatever the end
 
-`now` is monotonic, in seconds. All that routing knows comes from these calls; no engine is asked.
+and, once a second and off the data path, `router.review(standings, now)`.
+
+`now` is monotonic, in seconds. Apart from a GPU's health, all that routing knows comes from these calls; no engine is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
 from plinth.gateway.routing.affinity import Affinity
 from plinth.gateway.routing.beliefs import CacheBeliefs
 from plinth.gateway.routing.blocks import BLOCK_TOKENS
 from plinth.gateway.routing.choice import Standing, with_room
-from plinth.gateway.routing.pace import FIRST_RATE
+from plinth.gateway.routing.ejection import Ejection, Ejector
+from plinth.gateway.routing.pace import FIRST_RATE, Pace, settle
 from plinth.gateway.routing.placement import Placement, Prompt
 from plinth.gateway.routing.scores import kv_barrier
 from plinth.gateway.routing.strategies import Strategy, make_picker
@@ -40,6 +43,7 @@ class Router:
         self._shares: RevisionShares | None = None
         self._joined: dict[str, Standing] = {}
         self._picker = make_picker(strategy, (), self.affinity)
+        self._ejector = Ejector()
 
     def configure(self, strategy: Strategy, shares: RevisionShares | None) -> None:
         """Takes over what a newer table says; what was learnt stays."""
@@ -127,6 +131,17 @@ class Router:
             standing.pace.saw_failure()
         elif tpot is not None:
             standing.pace.saw_stream(tpot)
+
+    def review(
+        self, standings: Sequence[Standing], now: float, unwell: Mapping[str, str] | None = None
+    ) -> list[Ejection]:
+        """Settles how fast replicas are, takes out those out of line; `unwell` is told of GPUs, see `Ejector`."""
+        kinds: dict[str, list[Pace]] = {}
+        for item in standings:
+            kinds.setdefault(item.kind, []).append(item.pace)
+        for paces in kinds.values():
+            settle(paces)
+        return self._ejector.review(standings, now, unwell)
 
     def _pick(self, roomy: Sequence[Standing], prompt: Prompt, avoid: Collection[str]) -> Placement:
         reach = self.beliefs.reach(prompt.blocks)

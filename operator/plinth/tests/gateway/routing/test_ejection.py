@@ -24,20 +24,25 @@ def prove(item: Standing) -> None:
     item.pace.tpot = 0.02
 
 
+def set_rate(item: Standing, rate: float) -> None:
+    item.pace.restart(rate)
+    prove(item)
+
+
 def out(fleet: list[Standing]) -> list[str]:
     return [item.slot for item in fleet if item.ejected]
 
 
 def test_replicas_in_line_stay() -> None:
     fleet = make_fleet()
-    fleet[0].pace.rate = 4000
+    set_rate(fleet[0], 4000)
     fleet[1].pace.tpot = 0.045
     assert Ejector().review(fleet, 0.0) == []
 
 
 def test_a_replica_that_reads_or_writes_three_times_slower_is_taken_out_with_the_reason() -> None:
     fleet = make_fleet()
-    fleet[0].pace.rate = 3000
+    set_rate(fleet[0], 3000)
     fleet[1].pace.tpot = 0.07
     told = Ejector().review(fleet, 0.0)
     assert [each.reason for each in told] == [
@@ -68,9 +73,9 @@ def test_an_old_accelerator_beside_new_ones_is_not_out_of_line() -> None:
     for index, item in enumerate(fleet):
         item.slot = f"r{index}"
         if item.kind == "L4":
-            item.pace.rate = 1500
+            set_rate(item, 1500)
     assert Ejector().review(fleet, 0.0) == []
-    fleet[5].pace.rate = 400
+    set_rate(fleet[5], 400)
     assert [each.slot for each in Ejector().review(fleet, 0.0)] == ["r5"]
 
 
@@ -84,7 +89,7 @@ def test_streams_faster_than_reading_are_never_slow() -> None:
 
 def test_a_replica_comes_back_after_its_time_and_is_judged_anew() -> None:
     fleet, ejector = make_fleet(), Ejector()
-    fleet[0].pace.rate = 1000
+    set_rate(fleet[0], 1000)
     ejector.review(fleet, 100.0)
     assert ejector.review(fleet, 109.9) == []
     [told] = ejector.review(fleet, 110.0)
@@ -97,8 +102,7 @@ def test_who_is_taken_out_again_stays_out_twice_as_long_until_forgiven() -> None
     spans, now = [], 0.0
     for gap in (1, 1, 1, 1, 1, 1, 1, 601):
         now += gap
-        fleet[0].pace.rate = 1000
-        fleet[0].pace.answers = 100
+        set_rate(fleet[0], 1000)
         [told] = ejector.review(fleet, now)
         spans.append(told.reason.rpartition("out for ")[2])
         while fleet[0].ejected:
@@ -109,7 +113,7 @@ def test_who_is_taken_out_again_stays_out_twice_as_long_until_forgiven() -> None
 
 def test_an_unwell_gpu_goes_first_and_stays_out_while_it_is_unwell() -> None:
     fleet, ejector = make_fleet(4), Ejector()
-    fleet[0].pace.rate = 100
+    set_rate(fleet[0], 100)
     unwell = {"r3": "its GPU reports uncorrectable memory errors"}
     [told] = ejector.review(fleet, 0.0, unwell)
     assert (told.slot, told.reason) == ("r3", "its GPU reports uncorrectable memory errors; out for 10 s")
@@ -119,14 +123,14 @@ def test_an_unwell_gpu_goes_first_and_stays_out_while_it_is_unwell() -> None:
 
 def test_a_replica_that_is_away_is_not_judged() -> None:
     fleet = make_fleet()
-    fleet[0].pace.rate = 100
+    set_rate(fleet[0], 100)
     fleet[0].available = False
     assert Ejector().review(fleet, 0.0) == []
 
 
 def test_a_replica_that_left_the_table_is_forgotten() -> None:
     fleet, ejector = make_fleet(), Ejector()
-    fleet[0].pace.rate = 100
+    set_rate(fleet[0], 100)
     ejector.review(fleet, 0.0)
     ejector.review(fleet[1:], 1.0)
     assert ejector._records == {}
@@ -155,7 +159,7 @@ def test_whatever_happens_the_budget_holds_and_all_are_back_in_the_end(events: l
         item = fleet[index]
         unwell.pop(item.slot, None)
         prove(item)
-        item.pace.rate = 100 if what == "slow" else 10_000
+        set_rate(item, 100 if what == "slow" else 10_000)
         item.pace.failures = 7 if what == "failing" else 0
         if what == "unwell":
             unwell[item.slot] = "hot"

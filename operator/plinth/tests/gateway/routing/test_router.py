@@ -201,3 +201,19 @@ def test_a_mirrored_copy_goes_to_its_revision_or_is_dropped() -> None:
     router.take(copy, 0.0)
     assert copy.standing.slot == "b"
     assert router.place_copy(standings, make_prompt(), "2") is None
+
+
+def test_a_review_settles_rates_by_kind_and_takes_out_who_is_out_of_line() -> None:
+    rates = {"a": 10_000.0, "b": 11_000.0, "c": 2000.0, "d": 700.0}
+    standings = [
+        make_standing(slot, rate=rate, kind="old" if slot == "d" else "") for slot, rate in rates.items()
+    ]
+    router = make_router(standings)
+    for item in standings:
+        item.pace.answers = 100
+    told = router.review(standings, 0.0, {})
+    assert [each.slot for each in told] == ["c"]
+    assert [item.pace.rate for item in standings] == [10_000, 10_000, 2000, 700]
+    placement = router.place(standings, make_prompt())
+    assert placement is not None
+    assert placement.standing.slot == "a"

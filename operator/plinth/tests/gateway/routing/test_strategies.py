@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from plinth.gateway.routing.affinity import Affinity
 from plinth.gateway.routing.choice import Standing
-from plinth.gateway.routing.pace import Pace
+from plinth.gateway.routing.pace import Pace, settle
 from plinth.gateway.routing.placement import Prompt
 from plinth.gateway.routing.ring import KEY_BLOCKS, LOAD_BOUND, PrefixRing
 from plinth.gateway.routing.scores import expected_ttft, kv_barrier, least_load, predicted_latency
@@ -205,27 +205,27 @@ def test_a_replicas_rate_is_learnt_from_how_long_prompts_took(rate: float, works
     pace = Pace()
     for work in works:
         pace.saw_first_byte(work=work, in_flight=0, seconds=work / rate)
-    assert pace.rate == pytest.approx(rate, rel=0.25)
+    assert pace.measured() == pytest.approx(rate, rel=0.25)
 
 
 def test_answers_that_come_at_once_say_nothing_of_reading() -> None:
     pace = Pace(5000)
     for _ in range(100):
         pace.saw_first_byte(work=20, in_flight=0, seconds=0.03)
-    assert pace.rate == 5000
+    assert pace.measured() == 5000
     assert pace.answers == 100
     for _ in range(100):
         pace.saw_first_byte(work=100, in_flight=0, seconds=1.0)  # a CPU
-    assert 95 < pace.rate < 300
+    assert 95 < pace.measured() < 300
 
 
 def test_time_spent_beside_others_decoding_is_not_taken_for_slow_reading() -> None:
     pace = Pace(10_000)
     for _ in range(200):
         pace.saw_first_byte(work=1000, in_flight=50, seconds=0.1 + 50 * 0.002)
-    assert pace.rate == pytest.approx(10_000, rel=0.01)
+    assert pace.measured() == pytest.approx(10_000, rel=0.01)
     pace.saw_first_byte(work=1000, in_flight=1000, seconds=0.1)
-    assert pace.rate > 0
+    assert pace.measured() > 0
 
 
 def test_failures_in_a_row_end_with_an_answer() -> None:
@@ -235,3 +235,22 @@ def test_failures_in_a_row_end_with_an_answer() -> None:
     assert pace.failures == 2
     pace.saw_first_byte(work=10, in_flight=0, seconds=0.1)
     assert pace.failures == 0
+
+
+def settle_rates(*rates: float, answers: int = 100) -> list[float]:
+    paces = [Pace(rate) for rate in rates]
+    for pace in paces:
+        pace.answers = answers
+    settle(paces)
+    return [pace.rate for pace in paces]
+
+
+def test_equal_replicas_are_held_to_be_equally_fast_and_a_different_one_is_not() -> None:
+    assert settle_rates(9000, 10_000, 11_000, 12_000, 2000) == [10_000] * 4 + [2000]
+    assert settle_rates(9000, 10_000, 11_000, 30_000) == [10_500] * 3 + [30_000]
+    assert settle_rates(5000) == [5000]
+
+
+def test_a_replica_of_few_answers_is_held_to_be_as_fast_as_its_kind() -> None:
+    assert settle_rates(10_000, 10_000, 100, answers=15) == [10_000] * 3
+    assert settle_rates(8000, 9000, answers=0) == [8000, 9000]
