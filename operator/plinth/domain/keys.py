@@ -75,6 +75,7 @@ def rotate(key: StoredKey, *, digest: str, now: float, grace_seconds: float) -> 
         if each.ends_at is None or each.ends_at > now
     ]
     fresh = StoredSecret(digest=digest, made_at=now)
+    # Without grace nothing of the old one stays: a gateway whose clock is behind would still take it.
     return replace(key, secrets=(fresh, *kept) if grace_seconds > 0 else (fresh,))
 
 

@@ -74,7 +74,9 @@ def test_every_field_of_an_allowance_and_every_choice_is_understood() -> None:
 
 
 def test_what_a_policy_does_not_say_it_leaves_to_others() -> None:
-    assert policy_record(policy_document()) == PolicyRecord(name="default/standard")
+    silent = PolicyRecord(name="default/standard")
+    assert policy_record(policy_document()) == silent
+    assert policy_record(policy_document(cache={"ttlSeconds": 9}, queue={})) == silent
 
 
 def test_the_table_crosses_the_wire_unchanged_and_does_not_depend_on_order() -> None:

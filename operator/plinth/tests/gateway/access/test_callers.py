@@ -124,6 +124,21 @@ def test_a_model_of_the_own_tenant_is_forbidden_and_another_s_does_not_exist() -
     assert "team-b" not in others.message
 
 
+def test_a_key_has_the_policies_that_it_names_and_no_others() -> None:
+    mine, other = PolicyRecord(name="team-a/mine", weight=2), PolicyRecord(name="team-a/other", weight=9)
+    gate = make_gate(
+        make_key(policies=("team-a/mine", "team-a/gone")),
+        make_key(b"sk-plinth-bare", id="pk_bare"),
+        policies=(mine, other),
+    )
+    weights = []
+    for secret in (SECRET, b"sk-plinth-bare"):
+        terms = let_in(gate, b"Bearer " + secret).terms("team-a/chat")
+        assert terms is not None
+        weights.append(terms.weight)
+    assert weights == [2, 1]
+
+
 def test_terms_are_computed_once_for_each_model_and_memory_is_bounded() -> None:
     caller = let_in(make_gate(make_key()), b"Bearer " + SECRET)
     assert caller.terms("team-a/m") is caller.terms("team-a/m")
