@@ -137,6 +137,8 @@ class WorkerPool:
             if not await worker.settled:
                 log.error("not reloaded: a new worker ended before it accepted clients")
                 return False
+            if self._draining.is_set():  # all have been told to leave: again would hurry them
+                return False
             before, self._at[place] = self._at[place], worker
             before.leave(self._options.drain_seconds)
         return True
@@ -218,6 +220,8 @@ class WorkerPool:
         if delay:
             self._listeners.pop(place).close()
         while not await self._drains_within(delay):
+            if self._at[place] is not worker:
+                return  # a reload was faster
             try:
                 self._at[place] = await self._start_worker(place)
             except OSError as error:
