@@ -34,7 +34,7 @@ _LONGEST_RETRY = 600.0
 class WaitingLimits:
     """How much of one model may wait."""
 
-    requests: int = 8192
+    requests: int = 16_384
     bytes: int = 64 * 1024 * 1024
     """Of bodies."""
 

@@ -24,6 +24,8 @@ WINDOW_SECONDS = 2.0
 """At least so long, and a quarter of the limit in first tokens: one prompt more or less must not decide."""
 LONGEST_REST = 63
 """Windows between probes, once those up and down have failed often: whom a probe makes wait is one in a hundred."""
+FIRST_REST = 15
+"""Full windows in which a new replica keeps what it was planned for."""
 MOST = 4096
 PEAK_WINDOWS = 8
 
@@ -105,7 +107,7 @@ class Saturation:
         self._probe = _Probe.NONE
         self._next = _Probe.UP
         self._step = 0
-        self._rest = 0
+        self._rest = FIRST_REST
         self._rested = 0
 
     def dispatched(self, now: float, *, streamed: bool) -> None:
@@ -177,7 +179,7 @@ class Saturation:
 
     def _compare(self, flying: float, running: float) -> None:
         """Notes what a full replica does; tries its limit anew when that has changed and settled, else now and then."""
-        change = running - self._base_running
+        change = running - self._base_running if self._base_running else 0.0
         self._base_flying, self._base_running = flying, running
         self._peak_windows += 1
         if self._peak_windows >= PEAK_WINDOWS:

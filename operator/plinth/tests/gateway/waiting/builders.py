@@ -11,7 +11,7 @@ from plinth.gateway.waiting.ticket import Ticket
 _numbers = count()
 
 
-def make_ticket(  # noqa: PLR0913 - each a field of its own
+def make_ticket(
     name: str = "a",
     *,
     key: str = "key",

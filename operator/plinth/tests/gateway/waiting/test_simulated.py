@@ -20,15 +20,16 @@ def normal_keys(seed: int, rate: float, seconds: float) -> list[Request]:
 
 
 def test_a_key_at_fifty_times_the_load_hardly_slows_the_others() -> None:
+    """Told once the replicas' limits are learnt; until then the others wait at times for a place that was none."""
     seen = {}
     for busy in (False, True):
-        requests = normal_keys(1, 1.0, 90.0)
-        heavy = list(make_traffic("heavy", rate=50.0, seconds=90.0, seed=1)) if busy else []
+        requests = normal_keys(1, 1.0, 180.0)
+        heavy = list(make_traffic("heavy", rate=50.0, seconds=180.0, seed=1)) if busy else []
         simulation = Simulation((Engine(),) * 8)
-        simulation.run([*requests, *heavy], until=90.0)
-        seen[busy] = percentile([item.ttft for item in requests if item.first_token is not None], 0.99)
-        if busy:
-            assert simulation.most_waiting > 300, "it must have been too much"
+        simulation.run([*requests, *heavy], until=180.0)
+        settled = [item.ttft for item in requests if item.first_token is not None and item.at > 60.0]
+        seen[busy] = percentile(settled, 0.99)
+    assert simulation.most_waiting > 1000, "it must have been too much"
     assert seen[True] <= 1.2 * seen[False]
 
 
@@ -75,7 +76,12 @@ def test_who_is_refused_for_a_deadline_would_have_missed_it() -> None:
 
 def test_a_sleeping_model_serves_all_who_waited_when_it_is_up() -> None:
     simulation = Simulation(())
-    simulation.at(40.0, lambda: (simulation.add("first", Engine()), simulation.dispatch())[0])
+
+    def rise() -> None:
+        simulation.add("first", Engine())
+        simulation.dispatch()
+
+    simulation.at(40.0, rise)
     requests = list(make_traffic("key", rate=10, seconds=20, seed=1))
     simulation.run(requests)
     assert simulation.wake_ups == 1

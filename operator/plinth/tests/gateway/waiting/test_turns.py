@@ -52,7 +52,8 @@ def test_a_key_learns_how_long_its_answers_are() -> None:
         ticket = make_ticket(key="long")
         assert queue.pass_by(ticket, reserved=False, slots=1)
         queue.settle(ticket, prompt_tokens=100, output_tokens=1000, seconds=1)
-    assert queue.pass_by(ticket := make_ticket(key="long"), reserved=False, slots=1)
+    ticket = make_ticket(key="long")
+    assert queue.pass_by(ticket, reserved=False, slots=1)
     assert 2090 < ticket.work <= 2100
 
 
@@ -148,7 +149,9 @@ def test_forgetting_idle_keys_keeps_the_map_bounded() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from("offer pass take back end drop".split()), st.integers(0, 4), st.integers(1, 3000)
+            st.sampled_from(["offer", "pass", "take", "back", "end", "drop"]),
+            st.integers(0, 4),
+            st.integers(1, 3000),
         ),
         max_size=150,
     )

@@ -25,7 +25,7 @@ def make_traffic(
     patience: float = 300.0,
 ) -> Iterator[Request]:
     """One key's requests: `rate` a second, for so many seconds."""
-    rng = Random(f"{seed} {key}")
+    rng = Random(f"{seed} {key}")  # noqa: S311 - a simulation must repeat itself
     now = start + rng.expovariate(rate)
     while now < start + seconds:
         prompt = min(MOST_PROMPT, max(1, round(rng.lognormvariate(*PROMPT))))
