@@ -13,7 +13,16 @@ from typing import Final, Protocol
 
 from plinth.domain.access import Limit
 from plinth.gateway.access.terms import AppliedLimit, Terms
-from plinth.gateway.limits.answers import Denial, Header, Shortage, deny, deny_unseen, limit_headers
+from plinth.gateway.limits.answers import (
+    REQUEST_HEADERS,
+    TOKEN_HEADERS,
+    Denial,
+    Header,
+    Shortage,
+    deny,
+    deny_unseen,
+    limit_headers,
+)
 from plinth.gateway.limits.counters import Counter, make_counter
 from plinth.gateway.limits.lease import ASK, DENIED
 
@@ -52,11 +61,17 @@ class Meter:
 class Account:
     """All limits that hold for one key on one model."""
 
-    __slots__ = ("_counted", "_most_output", "_most_total", "meters")
+    __slots__ = ("_counted", "_most_output", "_most_total", "meters", "shown")
 
     def __init__(self, meters: tuple[Meter, ...]) -> None:
         self.meters = meters
         self._counted = tuple((meter.index, meter.counter) for meter in meters)
+        self.shown = tuple(
+            (names, counters)
+            for names, indexes in ((REQUEST_HEADERS, (0,)), (TOKEN_HEADERS, (1, 2, 3)))
+            if (counters := tuple(meter.counter for meter in meters if meter.index in indexes))
+        )
+        """Counters whose state clients are told, with the names of the headers."""
         self._most_output = min((m.limit.amount for m in meters if m.index == 2), default=None)  # noqa: PLR2004
         self._most_total = min((m.limit.amount for m in meters if m.index == 3), default=None)  # noqa: PLR2004
 
@@ -156,17 +171,14 @@ class Limiter:
     def headers(self, account: Account, now: float) -> list[Header]:
         """`x-ratelimit-*` of the request limit and of the token limit that are nearest to their ends."""
         found: list[Header] = []
-        for kind, of_tokens in ((b"requests", False), (b"tokens", True)):
-            nearest, left = None, 2.0
-            for meter in account.meters:
-                if meter.index == 4 or (meter.index > 0) is not of_tokens:  # noqa: PLR2004 - concurrency is no rate
-                    continue
-                counter = meter.counter
-                share = 1.0 - counter.used(now) / counter.amount if counter.amount else 0.0
-                if share < left:
-                    nearest, left = counter, share
-            if nearest is not None:
-                found += limit_headers(kind, nearest.amount, nearest.used(now), nearest.empty_after(now))
+        for kind, counters in account.shown:
+            nearest, most = counters[0], -1.0
+            for counter in counters:
+                share = counter.used(now) / counter.amount if counter.amount else 1.0
+                if share > most:
+                    nearest, most = counter, share
+            amount = nearest.amount
+            found += limit_headers(kind, amount, most * amount, nearest.empty_after(now))
         return found
 
     def _change(self, reservation: Reservation, used: Costs, now: float) -> None:

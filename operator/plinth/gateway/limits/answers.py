@@ -19,6 +19,16 @@ LONGEST_RETRY_SECONDS: Final = 60.0
 """Clients wait no longer of their own; telling them to try again would bring them back too early."""
 JITTER: Final = 0.1
 """Refused clients come back spread over that share of their wait, never before it is over."""
+REQUEST_HEADERS: Final = (
+    b"x-ratelimit-limit-requests",
+    b"x-ratelimit-remaining-requests",
+    b"x-ratelimit-reset-requests",
+)
+TOKEN_HEADERS: Final = (
+    b"x-ratelimit-limit-tokens",
+    b"x-ratelimit-remaining-tokens",
+    b"x-ratelimit-reset-tokens",
+)
 _NAMES: Final = {
     "requests": "requests",
     "inputTokens": "input tokens",
@@ -120,10 +130,13 @@ def format_duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
-def limit_headers(kind: bytes, limit: float, used: float, reset: float) -> tuple[Header, Header, Header]:
-    """What is left of the limit that is nearest to its end; `kind` is `requests` or `tokens`, `reset` seconds."""
+def limit_headers(
+    names: tuple[bytes, bytes, bytes], limit: float, used: float, reset: float
+) -> tuple[Header, Header, Header]:
+    """What is left of the limit that is nearest to its end, and the seconds until all of it is there again."""
+    left = limit - used
     return (
-        (b"x-ratelimit-limit-" + kind, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % max(0.0, limit - used)),
-        (b"x-ratelimit-reset-" + kind, format_duration(reset).encode()),
+        (names[0], b"%d" % limit),
+        (names[1], b"%d" % left if left > 0.0 else b"0"),
+        (names[2], format_duration(reset).encode()),
     )

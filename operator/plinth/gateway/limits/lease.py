@@ -3,7 +3,7 @@
 A lease stands in a Counter's place. Nothing is let through that the shared counters have not granted, so gateways
 together stay within the limit without a question for each request. The bound: from idle no more is let through than
 the limit itself. In any span of T seconds it is what the limit admits in T + 0.2 s, since a unit is used, or given
-back, at most two reports after it was counted; far from the limit 5% of it may be kept for 2 s. Beyond that come
+back, at most two reports after it was counted; far from the limit 5% of it may be kept for a second or two. Beyond that come
 only tokens that nobody foresaw (they are owed, and paid first), and what is let through while Redis is away. Pure.
 """
 
@@ -30,10 +30,12 @@ HOLD_SECONDS: Final = 3
 FEWER_GATEWAYS_SECONDS: Final = 10.0
 """Until gateways that were seen no more are forgotten, and the others' shares grow."""
 
-SPARE_SECONDS: Final = 2.0
-"""What was used in one report's time stays in stock so long, as long as that is little."""
+REPORT_SECONDS: Final = 0.1
+"""Between reports near the limit: what is in stock is missing elsewhere."""
+CALM_SECONDS: Final = 1.0
+"""Between reports far from it, as long as the stock lasts: it is made to last so long."""
 SPARE_SHARE: Final = 0.05
-"""Of the limit that all gateways together may hold so, and only until that much is left."""
+"""Of the limit, which all gateways together may hold for that; with so much left the limit is near."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class Lease:
 
     __slots__ = (
         "_backend",
+        "_far",
         "_kind",
         "_lately",
         "_least",
@@ -84,11 +87,10 @@ class Lease:
         "_own",
         "_refused_cost",
         "_refused_until",
+        "_reported_at",
         "_room_at",
         "_seen_at",
         "_seen_used",
-        "_spare",
-        "_spare_until",
         "_window",
         "amount",
         "asked",
@@ -110,15 +112,16 @@ class Lease:
         self._own = make_counter(limit, limit.amount)
         self._kind = {Bucket: "bucket", Window: "window", Slots: "slots"}[type(self._own)]
         self._lately = 0.0
-        """Used since the last report: as much may be needed until the next."""
+        """Used since the last report: the pace of the time until the next."""
         self._least = 0.0
         """The smallest stock since the last report: so many slots were not needed."""
         self._refused_cost = inf
         self._refused_until = 0.0
         self._room_at = 0.0
         self._seen_used = 0.0
-        self._spare = 0.0
-        self._spare_until = 0.0
+        self._far = False
+        """There is enough for each gateway to keep something to spare."""
+        self._reported_at = 0.0
         self._seen_at = 0.0
 
     def wait(self, cost: float, now: float) -> float:
@@ -158,20 +161,22 @@ class Lease:
     def report(self, need: float, wanted: float, now: float) -> Report:
         """What to tell now. `need` is the cost of the first request that waits, `wanted` of all that do.
 
-        Rates keep in stock what was used since the last report, slots what was needed at once; the rest goes back,
+        Rates keep in stock what is used until the next report, slots what was needed at once; the rest goes back,
         but for a little spare far from the limit.
         """
         self._take_share(now)
         under_way = self._own.used(now)
         debt, stock = max(0.0, -self.stock), max(0.0, self.stock)
-        spare = self._spare_now(now)
+        elapsed = max(REPORT_SECONDS, now - self._reported_at)
+        spare = self._spare(elapsed)
         if self._kind == "slots":
             self.stock = keep = min(stock, max(spare, stock - max(0.0, self._least)))
             settle = under_way + keep
         else:
-            keep = max(self._lately, spare)
+            keep = max(spare, self._lately * REPORT_SECONDS // elapsed)
             self.stock = min(keep, stock)
             settle = debt - (stock - self.stock)
+        self._reported_at = now
         self._lately = 0.0
         self._least = self.stock
         self.asked = True
@@ -191,11 +196,23 @@ class Lease:
         self.stock += granted
         self._seen_used = used
         self._seen_at = now
+        spare = self.amount * SPARE_SHARE
+        self._far = used <= self.amount - spare and spare >= self._backend.gateways
         self._least = min(self._least + granted, self.stock)
         if wait > 0.0:
             self._refused_cost = need
             self._refused_until = now + min(LONGEST_REFUSAL_SECONDS, max(wait, SHORTEST_REFUSAL_SECONDS))
             self._room_at = max(now + wait, self._refused_until)
+
+    def is_due(self, now: float) -> bool:
+        """Near the limit always; far from it when the stock will soon be used up, or the last report is old."""
+        return not self.asked and (
+            not self._far or self.stock < self._lately or now - self._reported_at >= CALM_SECONDS
+        )
+
+    def make_due(self) -> None:
+        """The next report must not wait: what was told may have been lost."""
+        self._far = False
 
     def is_idle(self, now: float) -> bool:
         """Nothing is held and nothing owed: the next report can wait until there is some use."""
@@ -205,14 +222,12 @@ class Lease:
         """This gateway's use has not been forgotten yet."""
         return bool(self.stock or self._own.used(now))
 
-    def _spare_now(self, now: float) -> float:
-        """What stays in stock though it was not used just now, so that a slow key's next request need not ask."""
-        if self._lately >= self._spare or now >= self._spare_until:
-            self._spare = self._lately if self._kind != "slots" else min(1.0, self._lately)
-            self._spare_until = now + SPARE_SECONDS
-        far = self._seen_used <= self.amount * (1 - SPARE_SHARE)
-        small = self._spare * self._backend.gateways <= self.amount * SPARE_SHARE
-        return self._spare if far and small else 0.0
+    def _spare(self, elapsed: float) -> float:
+        """Units for the time until the next report far from the limit, at the pace of the last one."""
+        if not self._far:
+            return 0.0
+        wanted = self._lately * max(1.0, CALM_SECONDS / elapsed)
+        return min(wanted, self.amount * SPARE_SHARE / self._backend.gateways) // 1
 
     def _wait_alone(self, cost: float, now: float) -> float:
         """By this gateway's share, and by what the shared counters last said, as far as that can still hold.

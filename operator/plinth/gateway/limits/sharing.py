@@ -1,7 +1,7 @@
 """Which leases report when, and which requests wait for an answer: all of the sharing but the bytes. Pure.
 
 Most requests are let through by what is in stock. One that finds too little waits for the next exchange, which
-goes out at once; leases that were used report every 100 ms besides, and fetch what the next 100 ms will need.
+goes out at once. Leases that were used report besides: every 100 ms near the limit, once a second far from it.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class Sharing:
                 yield self._exchange(lacking, now)
 
     def report(self, now: float) -> Iterator[Exchange]:
-        """Exchanges in which all leases that were used, or hold something, report."""
+        """Exchanges in which those leases report that were used, or hold something, and are due."""
         for account in self._used:
             for meter in account.meters:
                 if isinstance(meter.counter, Lease):
                     self._to_report[meter.counter] = None
         self._used.clear()
         of_tenant: dict[str, list[tuple[Lease, float, float]]] = {}
-        for lease in [lease for lease in self._to_report if not lease.asked]:
+        for lease in [lease for lease in self._to_report if lease.is_due(now)]:
             del self._to_report[lease]
             of_tenant.setdefault(lease.tenant, []).append((lease, 0.0, 0.0))
         for leases in of_tenant.values():
@@ -106,6 +106,7 @@ class Sharing:
         """As `report`, with every lease that counts anything: Redis may have lost what it knew of them."""
         for counter in self.limiter.counters():
             if isinstance(counter, Lease) and counter.counts(now):
+                counter.make_due()
                 self._to_report[counter] = None
         return self.report(now)
 
