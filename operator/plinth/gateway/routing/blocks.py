@@ -3,7 +3,7 @@
 The first step of routing a request. Engines keep the KV cache by blocks of tokens and find a block by a hash over
 it and all before it (vLLM: 16 tokens). No tokenizer is needed to follow that: bytes that are equal from the start
 become tokens that are equal from the start, but for one or two at the end. So a name is a running CRC-32 over the
-raw JSON of what comes first in the prompt. It is the same in every process, takes 0.3 µs a KiB, and a collision
+raw JSON of what comes first in the prompt. It is the same in every process, takes half a microsecond a KiB, and a collision
 (about 1 in 100,000 for a full memory) costs one request its best place, never its answer.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_high, median_low
 
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.pace import TELLING_ANSWERS, Pace
@@ -62,7 +62,8 @@ class Ejector:
         slots = {item.slot for item in standings}
         self._records = {slot: record for slot, record in self._records.items() if slot in slots}
         told = [self._let_back(item, now) for item in standings if self._may_return(item, now, unwell)]
-        faults = [(item, fault) for item in standings if (fault := find_fault(item, standings, unwell))]
+        usual = _find_usual(standings)
+        faults = [(item, fault) for item in standings if (fault := _find_fault(item, usual, unwell))]
         faults.sort(
             key=lambda each: (
                 each[0].slot not in unwell,
@@ -105,7 +106,29 @@ def budget(replicas: int) -> int:
     return max(1, int(replicas * MOST_OUT)) if replicas > 1 else 0
 
 
-def find_fault(item: Standing, standings: Sequence[Standing], unwell: Mapping[str, str]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """What replicas of a kind do. Of an even number the better of the two in the middle: one of two may be ill."""
+
+    rate: float
+    tpot: float
+
+
+def _find_usual(standings: Sequence[Standing]) -> dict[str, _Usual]:
+    proved: dict[str, list[Pace]] = {}
+    for item in standings:
+        if not item.ejected and item.pace.answers >= TELLING_ANSWERS:
+            proved.setdefault(item.kind, []).append(item.pace)
+    return {
+        kind: _Usual(
+            rate=median_high(pace.measured() for pace in paces),
+            tpot=median_low([pace.tpot for pace in paces if pace.tpot > 0] or [0.0]),
+        )
+        for kind, paces in proved.items()
+    }
+
+
+def _find_fault(item: Standing, usual: Mapping[str, _Usual], unwell: Mapping[str, str]) -> str | None:
     """Why a replica that gets requests should get none, or None while it is in line."""
     if item.ejected or not item.available:
         return None
@@ -113,21 +136,13 @@ def find_fault(item: Standing, standings: Sequence[Standing], unwell: Mapping[st
         return unwell[item.slot]
     if item.pace.failures >= FAILURES_IN_A_ROW:
         return f"{item.pace.failures} requests in a row failed at it"
-    peers = [each.pace for each in standings if _is_peer(each, item)]
-    return _find_slowness(item.pace, peers) if peers and item.pace.answers >= TELLING_ANSWERS else None
+    return _find_slowness(item.pace, usual[item.kind]) if item.pace.answers >= TELLING_ANSWERS else None
 
 
-def _find_slowness(pace: Pace, peers: Sequence[Pace]) -> str | None:
-    own, rate = pace.measured(), median(each.measured() for each in peers)
-    if own * TIMES_SLOWER < rate:
-        return f"it reads {own:.0f} prompt tokens a second, its peers {rate:.0f}"
-    written = [each.tpot for each in peers if each.tpot > 0]
-    usual = median(written) if written else 0.0
-    if usual and pace.tpot > max(SLOW_TPOT_SECONDS, TIMES_SLOWER * usual):
-        return f"it writes a token in {pace.tpot * 1000:.0f} ms, its peers in {usual * 1000:.0f} ms"
+def _find_slowness(pace: Pace, usual: _Usual) -> str | None:
+    rate = pace.measured()
+    if rate * TIMES_SLOWER < usual.rate:
+        return f"it reads {rate:.0f} prompt tokens a second, its peers {usual.rate:.0f}"
+    if pace.tpot > max(SLOW_TPOT_SECONDS, TIMES_SLOWER * usual.tpot):
+        return f"it writes a token in {pace.tpot * 1000:.0f} ms, its peers in {usual.tpot * 1000:.0f} ms"
     return None
-
-
-def _is_peer(each: Standing, item: Standing) -> bool:
-    same = each.kind == item.kind and each.slot != item.slot
-    return same and not each.ejected and each.pace.answers >= TELLING_ANSWERS

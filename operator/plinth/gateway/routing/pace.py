@@ -52,7 +52,7 @@ class Pace:
         self.answers = 0
         """First bytes since the start."""
         self.failures = 0
-        """Failed attempts in a row."""
+        """Attempts and answers broken off in a row."""
 
     def measured(self) -> float:
         """Prompt tokens a second by this replica's own answers."""
@@ -61,7 +61,6 @@ class Pace:
     def saw_first_byte(self, *, work: int, in_flight: int, seconds: float) -> None:
         """A prompt was answered: `work` tokens were read in `seconds`, beside `in_flight` requests."""
         self.answers += 1
-        self.failures = 0
         if work < _TELLING_TOKENS and seconds < _TELLING_SECONDS:
             return
         reading = seconds - IN_FLIGHT_SECONDS * in_flight
@@ -69,12 +68,14 @@ class Pace:
         self._tokens = self._tokens * _KEEP + work
         self._seconds = self._seconds * _KEEP + reading
 
-    def saw_stream(self, tpot: float) -> None:
-        """A stream ended well; seconds between its tokens."""
-        self.tpot = tpot if self.tpot <= 0 else self.tpot * _KEEP + tpot * (1 - _KEEP)
+    def saw_end(self, tpot: float | None) -> None:
+        """An answer ended well; seconds between its tokens, where it had several."""
+        self.failures = 0
+        if tpot is not None:
+            self.tpot = tpot if self.tpot <= 0 else self.tpot * _KEEP + tpot * (1 - _KEEP)
 
     def saw_failure(self) -> None:
-        """An attempt failed through the replica's fault."""
+        """An attempt failed, or an answer broke off, through the replica's fault."""
         self.failures += 1
 
 

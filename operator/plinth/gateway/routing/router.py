@@ -7,7 +7,8 @@
 
 and, once a second and off the data path, `router.review(standings, now)`.
 
-`now` is monotonic, in seconds. Apart from a GPU's health, all that routing knows comes from these calls; no engine is asked.
+`now` is monotonic, in seconds. Apart from a GPU's health, all that routing knows comes from these calls: no engine is
+asked.
 """
 
 from __future__ import annotations
@@ -122,15 +123,15 @@ class Router:
         )
 
     def ended(self, placement: Placement, *, failed: bool = False, tpot: float | None = None) -> None:
-        """The request has left its replica: `failed` through the replica's fault, `tpot` seconds a token if known."""
+        """The request has left its replica: `failed` through the replica's fault; `tpot`, seconds a token, if known."""
         standing = placement.standing
         standing.count(-1, 0 if placement.answered else -placement.uncached)
         standing.kept_tokens -= placement.uncached + placement.prompt.output_tokens
         standing.kv_seconds = kv_barrier(standing)
         if failed:
             standing.pace.saw_failure()
-        elif tpot is not None:
-            standing.pace.saw_stream(tpot)
+        elif placement.answered:
+            standing.pace.saw_end(tpot)
 
     def review(
         self, standings: Sequence[Standing], now: float, unwell: Mapping[str, str] | None = None

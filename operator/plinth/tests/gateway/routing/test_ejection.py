@@ -169,3 +169,17 @@ def test_whatever_happens_the_budget_holds_and_all_are_back_in_the_end(events: l
         item.pace.restart(10_000)
     ejector.review(fleet, 1000.0, {})
     assert out(fleet) == []
+
+
+def test_of_two_replicas_the_slower_one_is_out_of_line() -> None:
+    fleet = make_fleet(2)
+    set_rate(fleet[1], 2000.0)
+    assert [each.slot for each in Ejector().review(fleet, 0.0)] == ["r1"]
+
+
+def test_what_slows_all_takes_none_out() -> None:
+    fleet = make_fleet()
+    for item in fleet:
+        set_rate(item, 300.0)
+        item.pace.tpot = 0.5
+    assert Ejector().review(fleet, 0.0) == []

@@ -69,8 +69,8 @@ def test_least_load_does_not_look_at_caches() -> None:
 
 def test_lowest_latency_minds_how_fast_a_replica_writes() -> None:
     reads_fast, writes_fast = make_standing("a", rate=20_000.0), make_standing("b")
-    reads_fast.pace.saw_stream(0.05)
-    writes_fast.pace.saw_stream(0.02)
+    reads_fast.pace.saw_end(0.05)
+    writes_fast.pace.saw_end(0.02)
     standings = [reads_fast, writes_fast]
     assert choose(Strategy.LOWEST_LATENCY, standings, make_prompt(4000, output_tokens=500)) == "b"
     assert choose(Strategy.LOWEST_LATENCY, standings, make_prompt(4000, output_tokens=1)) == "a"
@@ -228,13 +228,14 @@ def test_time_spent_beside_others_decoding_is_not_taken_for_slow_reading() -> No
     assert pace.measured() > 0
 
 
-def test_failures_in_a_row_end_with_an_answer() -> None:
+def test_failures_in_a_row_end_with_an_answer_that_ends_well() -> None:
     pace = Pace()
-    pace.saw_failure()
-    pace.saw_failure()
-    assert pace.failures == 2
-    pace.saw_first_byte(work=10, in_flight=0, seconds=0.1)
-    assert pace.failures == 0
+    for expected in (1, 2):
+        pace.saw_first_byte(work=10, in_flight=0, seconds=0.1)
+        pace.saw_failure()  # broken off
+        assert pace.failures == expected
+    pace.saw_end(None)
+    assert (pace.failures, pace.tpot) == (0, 0.0)
 
 
 def settle_rates(*rates: float, answers: int = 100) -> list[float]:
