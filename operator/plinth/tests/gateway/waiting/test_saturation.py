@@ -30,7 +30,7 @@ def test_an_idle_replica_keeps_its_planned_limit() -> None:
 
 def test_a_replica_whose_places_all_run_gets_more() -> None:
     saturation = Saturation(8, 0.0)
-    run_full(saturation, 0.0, 60.0)
+    run_full(saturation, 0.0, 120.0)
     assert saturation.limit > 16
 
 
