@@ -3,7 +3,7 @@
 VTC (arXiv 2401.00588): each key has a counter of the tokens it was served, output ones doubled, divided by its
 weight; the key with the smallest counter is next. A key that comes back is lifted to the smallest counter of those
 waiting, or to that of the key which waited last: what it left unused is not saved up, and what others used while
-nobody waited is not held against them. As in the paper's variant with predicted lengths (section 4.4), the whole
+nobody waited is not held against them. As in the variant with predicted lengths, the whole
 expected work is charged at dispatch and corrected at the end, so that a key cannot take many places at once before
 its first tokens come.
 """

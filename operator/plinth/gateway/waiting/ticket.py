@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OUTPUT_WEIGHT = 2.0
-"""What an output token costs, a prompt token being 1: w_q and w_p of VTC (arXiv 2401.00588, section 4.1)."""
+"""What an output token costs, a prompt token being 1: w_q and w_p of VTC (arXiv 2401.00588), as in its experiments."""
 RANKS: dict[Band, int] = {band: rank for rank, band in enumerate(BANDS)}
 """0 is the most urgent."""
 

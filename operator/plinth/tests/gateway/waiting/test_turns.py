@@ -197,7 +197,7 @@ def test_no_request_is_lost_or_doubled_and_all_accounts_close(steps: list[tuple[
 def test_two_keys_that_both_wait_are_never_further_apart_than_one_request(
     requests: list[tuple[str, int]],
 ) -> None:
-    """VTC, theorem 4.4: the bound is the largest request, here with its expected output."""
+    """Since the one that was served less is next: by the largest request, with its expected output."""
     queue = make_queue(*(make_ticket(key, key=key, prompt_tokens=tokens) for key, tokens in requests))
     served = {"a": 0.0, "b": 0.0}
     largest = max(tokens for _, tokens in requests) + 512.0
