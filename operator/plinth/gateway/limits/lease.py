@@ -46,6 +46,8 @@ class Backend:
     """They cannot be reached, or not in time."""
     gateways: int = 1
     """That share them, this one included."""
+    absences: int = 0
+    """How often they went away; for metrics."""
     counted_at: float = 0.0
     """When so many were last seen."""
 

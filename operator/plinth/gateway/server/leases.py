@@ -191,6 +191,7 @@ class Leases:
         if not backend.away:
             log.warning("limits are counted apart for now: %s", detail)
             backend.away = True
+            backend.absences += 1
             self._rest_longer(now)
         self._sharing.decide(now)
 
