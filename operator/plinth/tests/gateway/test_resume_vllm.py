@@ -30,7 +30,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
         yield engine
 
 
-WIDE = {"args": {"enforce-eager": "true", "dtype": "float32"}}
+WIDE: dict[str, object] = {"args": {"enforce-eager": "true", "dtype": "float32"}}
 """With 16 bits a token read with a prompt and the same token just made differ enough to turn near ties (seen: "built in
 1882" and "1850"): the engine does not repeat itself, whoever asks."""
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
