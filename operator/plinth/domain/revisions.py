@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from functools import cache
 
 from plinth.api.v1alpha1 import ModelDeployment
 from plinth.domain.fitting import Fit
@@ -52,12 +53,16 @@ def revision_of(spec: EngineSpec) -> str:
     Fields at their default are left out, so that a field added in a later version is no new revision by itself.
     """
     told = {
-        field.name: getattr(spec, field.name)
-        for field in dataclasses.fields(spec)
-        if getattr(spec, field.name) != _default(field)
+        name: value for name, default in _defaults(type(spec)) if (value := getattr(spec, name)) != default
     }
     canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:REVISION_DIGITS]
+
+
+@cache
+def _defaults(kind: type[EngineSpec]) -> tuple[tuple[str, object], ...]:
+    """Names of fields with their defaults."""
+    return tuple((field.name, _default(field)) for field in dataclasses.fields(kind))
 
 
 def _default(field: dataclasses.Field[object]) -> object:
