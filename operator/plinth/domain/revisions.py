@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from functools import cache
 
 from plinth.api.v1alpha1 import ModelDeployment
 from plinth.domain.fitting import Fit
 from plinth.domain.fleet import Engine, EngineSpec
 
 REVISION_DIGITS = 8
+_KNOWN: dict[type[EngineSpec], tuple[tuple[str, object], ...]] = {}
 
 
 def make_engine_spec(
@@ -59,10 +59,12 @@ def revision_of(spec: EngineSpec) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:REVISION_DIGITS]
 
 
-@cache
 def _defaults(kind: type[EngineSpec]) -> tuple[tuple[str, object], ...]:
-    """Names of fields with their defaults."""
-    return tuple((field.name, _default(field)) for field in dataclasses.fields(kind))
+    """Names of fields with their defaults; looked up once."""
+    found = _KNOWN.get(kind)
+    if found is None:
+        found = _KNOWN[kind] = tuple((field.name, _default(field)) for field in dataclasses.fields(kind))
+    return found
 
 
 def _default(field: dataclasses.Field[object]) -> object:
