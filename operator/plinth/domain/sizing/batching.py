@@ -73,10 +73,6 @@ class Spread(NamedTuple):
             return [0.0] * len(percents)
         return [self.values[bisect_left(reached, reached[-1] * each / 100)][0] for each in percents]
 
-    def percentile(self, percent: int) -> float:
-        """One of `percentiles`."""
-        return self.percentiles(percent)[0]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
