@@ -22,12 +22,9 @@ from plinth.domain.fleet import (
     ModelKey,
     Node,
     Ray,
-    Slot,
-    SlotAction,
-    SlotPhase,
-    SlotPlan,
 )
 from plinth.domain.quantities import GIB
+from plinth.domain.settling import carry_out
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState
 from plinth.tests.domain.models.public_models import PUBLIC_MODELS
 
@@ -152,11 +149,10 @@ def make_model(chance: Random, number: int, artifacts: Mapping[str, Artifact]) -
 
 def carried_out(snapshot: FleetSnapshot, plan: FleetPlan, now: float) -> FleetSnapshot:
     """All that the plan creates serves, and the gateways report some load."""
+    settled = carry_out(plan, snapshot, now)
     slots = tuple(
-        _serving(slot, port=20_000 + number % 40_000, since=now)
-        for number, slot in enumerate(
-            slot for model in plan.models for slot in model.slots if slot.action is SlotAction.CREATE
-        )
+        replace(slot, host="10.0.0.1", port=20_000 + number % 40_000)
+        for number, slot in enumerate(settled.slots)
     )
     revisions = {slot.name.model: slot.name.revision for slot in slots}
     models = tuple(
@@ -195,19 +191,3 @@ def _window(replicas: int, now: float) -> LoadWindow:
     """The last minute's peaks."""
     samples = tuple((now - age, 3 * replicas) for age in range(60, 0, -5))
     return LoadWindow(samples=samples, watched_since=now - 3600)
-
-
-def _serving(plan: SlotPlan, *, port: int, since: float) -> Slot:
-    return Slot(
-        name=plan.name,
-        spec=plan.spec,
-        needs=plan.needs,
-        ray=plan.ray,
-        place=plan.place,
-        running_on=plan.node_id,
-        phase=SlotPhase.READY,
-        host="10.0.0.1",
-        port=port,
-        since=since,
-        ready_since=since,
-    )

@@ -147,6 +147,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="where to leave what there is when the waiting is over")
     parser.add_argument("--only", help="names of cases, separated by commas")
+    parser.add_argument("--devices", help="indices of the accelerators to use, separated by commas; else all")
     parser.add_argument(
         "--in-turn", action="store_true", help="loads one after another, while no engine starts"
     )

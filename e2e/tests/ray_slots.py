@@ -12,13 +12,11 @@ import aiohttp
 from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.ray_rest import RayRest
 from plinth.desired.names import route_prefix
-from plinth.desired.serve_config import ServeSettings, serve_config
+from plinth.desired.serve_config import ServeSettings
 from plinth.desired.serve_details import read_slots
 from plinth.domain.fleet import (
     EngineSpec,
-    FleetPlan,
     ModelKey,
-    ModelPlan,
     Needs,
     Slot,
     SlotAction,
@@ -26,7 +24,7 @@ from plinth.domain.fleet import (
     SlotPlace,
     SlotPlan,
 )
-from plinth.domain.traffic import RouteTable
+from plinth.tests.controllers.capacity_contract import config_of
 from plinth.tests.engine.serving import Served
 
 KEY = ModelKey("team", "chat")
@@ -42,24 +40,6 @@ def make_slot(revision: str, spec: EngineSpec, *place: SlotPlace) -> SlotPlan:
         place=place,
         reason="",
     )
-
-
-def make_config(settings: ServeSettings, *slots: SlotPlan) -> dict[str, Any]:
-    """What Ray is told for these slots and no others."""
-    model = ModelPlan(
-        key=KEY,
-        pool="default",
-        spec=slots[0].spec if slots else None,
-        revision="any",
-        desired_replicas=len(slots),
-        slots=slots,
-        reasons=(),
-        verdicts=(),
-    )
-    plan = FleetPlan(
-        pools=(), models=(model,), orphans=(), routes=RouteTable(version=0, models=()), wake_at=None
-    )
-    return serve_config(plan, settings)
 
 
 @dataclass(kw_only=True)
@@ -83,7 +63,7 @@ class RaySlots:
 
     async def apply(self, *slots: SlotPlan) -> None:
         """Have these slots and no others; returns when the others are gone."""
-        await self.rest.apply(make_config(self.settings, *slots))
+        await self.rest.apply(config_of(slots, self.settings))
         wanted = {slot.name for slot in slots}
         async with asyncio.timeout(120):
             while {each.slot.name for each in read_slots(await self._serve())} - wanted:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -378,3 +379,25 @@ def test_every_case_meets_each_of_its_loads_before_it_is_measured() -> None:
         assert prompts[5:] == [(each.users, each.input_tokens) for each in case.loads]
     (toy,) = [planner_engine.warm_ups(case) for case in read_cases(FOLDER / "rehearsal.yaml") if case.loads]
     assert [(each.users, each.input_tokens) for each in toy] == [(1, 32), (4, 32)]
+
+
+def test_the_command_s_words_reach_the_measuring_by_way_of_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of the call that waits is asked of the run that it starts."""
+    started: list[list[str]] = []
+    measured: list[tuple[bool, list[str], list[str]]] = []
+
+    def measure(run: Run, cases: Sequence[Case], devices: Sequence[str]) -> None:
+        measured.append((run.in_turn, [case.name for case in cases], list(devices)))
+
+    monkeypatch.setattr(planner_measure, "start_in_background", lambda _, words: started.append(list(words)))
+    monkeypatch.setattr(planner_measure, "measure", measure)
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    (tmp_path / "driver.log").touch()
+    words = ["--place", str(tmp_path), "--only=qwen2.5-7b-tp1", "--in-turn", "--devices=2,3"]
+    monkeypatch.setattr("sys.argv", ["planner_measure.py", *words, "--wait-seconds=0"])
+    planner_measure.main()
+    monkeypatch.setattr("sys.argv", ["planner_measure.py", *started[0]])
+    planner_measure.main()
+    assert measured == [(True, ["qwen2.5-7b-tp1"], ["2", "3"])]

@@ -54,7 +54,7 @@ def parse_header(text: bytes, file_bytes: int) -> Iterator[StoredTensor]:
         raise SafetensorsError(f"its header has more than the {MAX_TENSORS} tensors of a sound file")
     try:
         found = msgspec.json.decode(text, type=dict[str, _Entry])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # the second: of a key
         raise SafetensorsError(f"its header cannot be read: {error}") from None
     total = 0
     for name, each in found.items():

@@ -11,6 +11,7 @@ from plinth.domain.fitting import Fit
 from plinth.domain.fleet import Engine, EngineSpec
 
 REVISION_DIGITS = 8
+_KNOWN: dict[type[EngineSpec], tuple[tuple[str, object], ...]] = {}
 
 
 def make_engine_spec(
@@ -52,12 +53,18 @@ def revision_of(spec: EngineSpec) -> str:
     Fields at their default are left out, so that a field added in a later version is no new revision by itself.
     """
     told = {
-        field.name: getattr(spec, field.name)
-        for field in dataclasses.fields(spec)
-        if getattr(spec, field.name) != _default(field)
+        name: value for name, default in _defaults(type(spec)) if (value := getattr(spec, name)) != default
     }
     canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:REVISION_DIGITS]
+
+
+def _defaults(kind: type[EngineSpec]) -> tuple[tuple[str, object], ...]:
+    """Names of fields with their defaults; looked up once."""
+    found = _KNOWN.get(kind)
+    if found is None:
+        found = _KNOWN[kind] = tuple((field.name, _default(field)) for field in dataclasses.fields(kind))
+    return found
 
 
 def _default(field: dataclasses.Field[object]) -> object:

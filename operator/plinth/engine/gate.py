@@ -91,7 +91,7 @@ class Gate:
             token = msgspec.json.decode(body, type=_Delivery).token.strip()
         except ClientGoneError:
             return
-        except (BodyTooLargeError, msgspec.MsgspecError):
+        except (BodyTooLargeError, msgspec.MsgspecError, UnicodeDecodeError):
             token = ""
         if not token:
             message = f'The body must be {{"token": "…"}} with a token, in at most {MAX_TOKEN_BYTES} bytes.'

@@ -73,10 +73,6 @@ class Spread(NamedTuple):
             return [0.0] * len(percents)
         return [self.values[bisect_left(reached, reached[-1] * each / 100)][0] for each in percents]
 
-    def percentile(self, percent: int) -> float:
-        """One of `percentiles`."""
-        return self.percentiles(percent)[0]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
@@ -170,7 +166,8 @@ class _Run:
             steps = min(steps, self._steps_until_asked(lane, joining=joining))
         self._pass(lane, self._batch(lane, taken, steps), steps)
         self._advance_writing(lane, steps)
-        self._advance_reading(lane, taken)
+        if taken:
+            self._advance_reading(lane, taken)
 
     def _starts(self, lane: _Lane, seats: int) -> float:
         """When the lane's next step may start."""
@@ -242,8 +239,8 @@ class _Run:
 
     def _take(self, lane: _Lane, tokens: int, seats: int) -> list[tuple[_Group, int]]:
         """Who of those that wait is in this step, with how many tokens of each prompt."""
-        unread = sum(each.count * (self.loop.input_tokens - each.read) for each in lane.reading)
         if self.waiting:
+            unread = sum(each.count * (self.loop.input_tokens - each.read) for each in lane.reading)
             self._admit(lane, min(seats, ceil_div(max(0, tokens - unread), self.loop.input_tokens)))
         if not lane.reading:
             return []
@@ -278,18 +275,16 @@ class _Run:
             self.waiting.popleft()
 
     def _advance_writing(self, lane: _Lane, steps: int) -> None:
-        ended = 0
-        going: list[_Group] = []
         for each in lane.writing:
             each.made += steps
-            if each.made < self.loop.output_tokens:
-                going.append(each)
-                continue
-            ended += each.count
+        done = [each for each in lane.writing if each.made >= self.loop.output_tokens]
+        if not done:
+            return
+        lane.writing = [each for each in lane.writing if each.made < self.loop.output_tokens]
+        for each in done:
             pause = (lane.now - each.first) / max(1, self.loop.output_tokens - 1)
             self.tpots.append((pause, each.count))
-        lane.writing = going
-        self._answer(ended, lane.now)
+        self._answer(sum(each.count for each in done), lane.now)
 
     def _advance_reading(self, lane: _Lane, taken: list[tuple[_Group, int]]) -> None:
         ended = 0

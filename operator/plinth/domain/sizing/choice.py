@@ -8,7 +8,7 @@ taken as long as they bring it clearly nearer. Every candidate passed by says wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -27,7 +27,7 @@ from plinth.domain.sizing.goals import (
 )
 from plinth.domain.sizing.kernels import refuse_on_kind
 from plinth.domain.sizing.memory import MemoryPlan, plan_memory
-from plinth.domain.sizing.performance import Prediction, predict
+from plinth.domain.sizing.performance import Prediction, most_tokens_per_second, predict
 from plinth.domain.sizing.refusals import FIELD, refuse_asked, refuse_asked_on
 from plinth.domain.sizing.request import SizingRequest
 from plinth.domain.sizing.rules import find_obstacle
@@ -97,9 +97,9 @@ def choose(request: SizingRequest, calibration: Calibration = CALIBRATION) -> Sh
     for count, shapes in groupby(candidates, key=lambda shape: shape.accelerators):
         if options and count > request.place.accelerators_per_node:
             break  # what one node holds gains more by replicas than by stages on several
-        same = []
+        same: list[_Option] = []
         for shape in shapes:
-            judged = _judge(request, shape, calibration)
+            judged = _judge(request, shape, calibration, same)
             if isinstance(judged, _Option):
                 same.append(judged)
             elif judged.reason not in {each.reason for each in rejected}:
@@ -118,7 +118,10 @@ def _next_larger(request: SizingRequest, candidates: Iterable[Shape], accelerato
     return next((shape for shape in larger if find_obstacle(request.model, shape) is None), None)
 
 
-def _judge(request: SizingRequest, shape: Shape, calibration: Calibration) -> _Option | Rejected:
+def _judge(
+    request: SizingRequest, shape: Shape, calibration: Calibration, same: Sequence[_Option]
+) -> _Option | Rejected:
+    """The shape as an option beside those of the `same` number of accelerators."""
     obstacle = find_obstacle(request.model, shape)
     if obstacle is not None:
         return Rejected(shape=shape, reason=obstacle)
@@ -126,10 +129,28 @@ def _judge(request: SizingRequest, shape: Shape, calibration: Calibration) -> _O
     obstacle = _memory_obstacle(request, memory)
     if obstacle is not None:
         return Rejected(shape=shape, reason=obstacle)
+    obstacle = _slower(request, shape, same, calibration)
+    if obstacle is not None:
+        return Rejected(shape=shape, reason=obstacle)
     predicted = predict(request, shape, memory, calibration=calibration)
     return _Option(
         shape=shape, memory=memory, predicted=predicted, misses=find_misses(request.goals, predicted)
     )
+
+
+def _slower(
+    request: SizingRequest, shape: Shape, same: Sequence[_Option], calibration: Calibration
+) -> str | None:
+    """Why the shape cannot be clearly faster than a plainer one that meets the goals; what is not, need not be played."""
+    meeting = [option for option in same if not option.misses]
+    most = most_tokens_per_second(request, shape, calibration) if meeting else None
+    if most is None:
+        return None
+    best = _best(meeting)
+    speed = best.predicted.tokens_per_second
+    if most * 100 > speed * _WORTH_PERCENT:
+        return None
+    return f"as many accelerators for at most {most} tokens/s, {best.shape} has {speed}"
 
 
 def _memory_obstacle(request: SizingRequest, memory: MemoryPlan) -> str | None:

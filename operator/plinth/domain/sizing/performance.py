@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+from math import ceil
 
 from plinth.api.v1alpha1 import Task
 from plinth.domain.quantities import ceil_div
@@ -14,7 +15,7 @@ from plinth.domain.sizing.engine_defaults import batch_limits
 from plinth.domain.sizing.memory import MemoryPlan
 from plinth.domain.sizing.request import FULL_SPEED_PERMILLE, SizingRequest
 from plinth.domain.sizing.shape import Shape
-from plinth.domain.sizing.steps import StepClock
+from plinth.domain.sizing.steps import Batch, StepClock
 from plinth.domain.sizing.work import step_work
 
 ROUNDS = 3
@@ -69,6 +70,24 @@ def predict(
     served = _serve(clock, loop, _capacity(request, shape, memory, calibration))
     made = loop.output_tokens if generates else loop.input_tokens
     return _prediction(request, shape, calibration, served, made * streams)
+
+
+def most_tokens_per_second(
+    request: SizingRequest, shape: Shape, calibration: Calibration = CALIBRATION
+) -> int | None:
+    """What no load of so many users exceeds: they decode all the time, evenly over copies and stages, behind their prompts.
+
+    It takes one step's time and no played load. None where nothing is generated.
+    """
+    load = request.load
+    if request.model.task is not Task.GENERATE:
+        return None
+    streams = _streams(request, shape)
+    users = ceil_div(ceil_div(load.concurrency, streams), shape.pipeline)
+    step = Batch(decoding=users, remembered=users * load.input_tokens)
+    pace = _clock(request, shape, calibration).step_microseconds(step)
+    at_once = users * shape.pipeline * streams
+    return ceil(at_once * _MILLION * request.speed_permille / (pace * FULL_SPEED_PERMILLE))
 
 
 def _streams(request: SizingRequest, shape: Shape) -> int:

@@ -56,9 +56,9 @@ class Cache:
     """Read and written for each request, however long it is."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StepWork:
-    """All of it, for the layers of all stages together."""
+    """All of it, for the layers of all stages together. Told apart by identity: `step_work` remembers it."""
 
     products: tuple[Product, ...]
     head: Product

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plinth.cluster.safetensors_header import (
@@ -78,6 +78,7 @@ def test_a_file_without_room_for_a_length_is_refused() -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b' \x80"' + bytes(14))  # a key that is not UTF-8
 def test_scrambled_headers_only_ever_raise_safetensors_errors(noise: bytes) -> None:
     for header in (noise, entry()[: len(noise)] + noise):
         try:

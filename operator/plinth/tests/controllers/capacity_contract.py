@@ -64,11 +64,16 @@ def make_config(settings: ServeSettings, *node_ids: str) -> dict[str, Any]:
         )
         for ordinal, node_id in enumerate(node_ids)
     )
+    return config_of(slots, settings)
+
+
+def config_of(slots: tuple[SlotPlan, ...], settings: ServeSettings) -> dict[str, Any]:
+    """What Ray is told for these slots of one model and no others."""
     model = ModelPlan(
         key=KEY,
         pool="default",
-        spec=SPEC,
-        revision="cafe0001",
+        spec=slots[0].spec if slots else None,
+        revision=slots[0].name.revision if slots else "",
         desired_replicas=len(slots),
         slots=slots,
         reasons=(),

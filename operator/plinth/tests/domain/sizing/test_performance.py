@@ -11,7 +11,7 @@ from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.quantization import Quantization
 from plinth.domain.sizing.calibration import CALIBRATION
 from plinth.domain.sizing.memory import plan_memory
-from plinth.domain.sizing.performance import Prediction, predict
+from plinth.domain.sizing.performance import Prediction, most_tokens_per_second, predict
 from plinth.domain.sizing.request import SizingRequest
 from plinth.domain.sizing.shape import Shape
 from plinth.domain.sizing.steps import Batch, StepClock
@@ -171,3 +171,28 @@ def test_nothing_is_faster_than_reading_the_weights_allows(
         least = 2 * model.active_parameters / 4.8e12 * 1e6
         assert found.tpot_microseconds > 0.9 * least
         assert found.tokens_per_second <= users * 1e6 / least
+
+
+@pytest.mark.parametrize("users", [1, 7, 40, 200])
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (QWEN_7B, Shape()),
+        (QWEN_32B, Shape(tensor=2)),
+        (QWEN_32B, Shape(pipeline=2)),
+        (QWEN_32B, Shape(tensor=2, pipeline=3)),
+        (QWEN_30B_A3B, Shape(data=2, expert=2)),
+    ],
+    ids=str,
+)
+def test_no_load_that_is_played_exceeds_what_decoding_alone_would_allow(
+    model: ModelArchitecture, shape: Shape, users: int
+) -> None:
+    request = replace(ask(model, users=users), speed_permille=900)
+    most = most_tokens_per_second(request, shape)
+    assert most is not None
+    assert predicted(request, shape).tokens_per_second <= most
+
+
+def test_a_model_that_generates_nothing_has_no_such_bound() -> None:
+    assert most_tokens_per_second(ask(replace(QWEN_7B, task=Task.EMBED)), Shape()) is None
