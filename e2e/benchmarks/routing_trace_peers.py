@@ -8,11 +8,11 @@ from itertools import takewhile
 
 from routing_trace_backends import BLOCK_TOKENS, Asked, Backend, Dispatcher
 
+from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.beliefs_shared import RING_BYTES, CacheNews
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.placement import Placement, Prompt
 from plinth.gateway.routing.router import Router
-from plinth.gateway.routing.strategies import Strategy
 
 UNBOUNDED = 1_000_000
 """Requests at a backend: the trace has no limit on them."""

@@ -1,7 +1,7 @@
 """The lines that the fleet cycle and the gateway exchange over the gateway's control socket. Pure.
 
-One JSON object a line, tagged by `type`: a route table or an order to shut down goes to the gateway, a load
-report comes back. Both ends import this module; neither imports the other. An unknown field is ignored, so
+One JSON object a line, tagged by `type`: a route table, an access table or an order to shut down goes to the
+gateway, a load report comes back. Both ends import this module; neither imports the other. An unknown field is ignored, so
 that the two processes may differ by a version; an unknown type is an error.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from plinth.domain.access import AccessTable
 from plinth.domain.traffic import LoadReport, RouteTable
 
 
@@ -26,7 +27,7 @@ class Shutdown:
     deadline_seconds: float = 30.0
 
 
-ControlMessage = RouteTable | LoadReport | Shutdown
+ControlMessage = RouteTable | AccessTable | LoadReport | Shutdown
 
 
 class _Tag(msgspec.Struct):
@@ -36,6 +37,7 @@ class _Tag(msgspec.Struct):
 _TAG = msgspec.json.Decoder(_Tag)
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "table": msgspec.json.Decoder(RouteTable),
+    "access": msgspec.json.Decoder(AccessTable),
     "report": msgspec.json.Decoder(LoadReport),
     "shutdown": msgspec.json.Decoder(Shutdown),
 }
@@ -44,6 +46,11 @@ _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
 def encode_table(table: RouteTable) -> bytes:
     """The line, newline included, that makes the gateway route by this table."""
     return _encode("table", table)
+
+
+def encode_access(table: AccessTable) -> bytes:
+    """The line, newline included, that makes the gateway admit by this table."""
+    return _encode("access", table)
 
 
 def encode_report(report: LoadReport) -> bytes:

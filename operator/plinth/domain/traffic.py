@@ -39,7 +39,13 @@ class ReplicaRoute:
     """Prefix before `/v1/…`, without a slash at its end."""
     state: ReplicaState
     concurrency: int
-    """Requests that it holds at once; more wait in the gateway while other replicas have room."""
+    """Requests that it was sized for; how many it really holds at once the gateway learns from it."""
+    kind: str = ""
+    """Accelerator and shape: replicas of one kind should be equally fast."""
+    kv_tokens: int = 0
+    """What its KV cache holds; 0 where nobody knows."""
+    unwell: str = ""
+    """Why its accelerators are not to be trusted; it gets no request while another replica is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,28 @@ class ObjectiveRoute:
     tpot_milliseconds: int | None
     input_tokens: int
     output_tokens: int
+
+
+class Strategy(StrEnum):
+    """How a model's replica is chosen for a request."""
+
+    EXPECTED_TTFT = "LeastExpectedTTFT"
+    LEAST_LOAD = "LeastLoad"
+    LOWEST_LATENCY = "LowestLatency"
+    PREFIX_HASH = "PrefixHash"
+    FASTEST_FIRST = "FastestFirst"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficShare:
+    """The part of a model's requests that another model takes."""
+
+    model: str
+    """`namespace/name` of the other."""
+    percent: int
+    """Of the requests that come by the first model's names, answered by the other."""
+    mirror_percent: int
+    """Of them copied to the other, whose answers are thrown away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +97,20 @@ class ModelRoute:
     """Why, for a request that is refused or waited in vain."""
     replicas: tuple[ReplicaRoute, ...]
     objectives: ObjectiveRoute | None = None
+    engine: str = ""
+    """`VLLM` or `LlamaCpp`."""
+    revision: str = ""
+    """Changes with whatever may change its answers: weights, engine, arguments. All revisions that serve now."""
+    aliases: tuple[str, ...] = ()
+    """Further names, which other models may have too; its engine does not know them."""
+    fallbacks: tuple[str, ...] = ()
+    """Names of models to ask instead, the best first."""
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that its replicas can load: each is asked for by a name of its own."""
+    strategy: Strategy = Strategy.EXPECTED_TTFT
+    session_header: str = ""
+    """Requests with the same value of this header, in lower case, prefer the same replica; empty for none."""
+    shares: tuple[TrafficShare, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

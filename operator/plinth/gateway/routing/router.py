@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
+from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.affinity import Affinity
 from plinth.gateway.routing.beliefs import CacheBeliefs
 from plinth.gateway.routing.blocks import BLOCK_TOKENS
@@ -24,7 +25,7 @@ from plinth.gateway.routing.ejection import Ejection, Ejector
 from plinth.gateway.routing.pace import FIRST_RATE, Pace, settle
 from plinth.gateway.routing.placement import Placement, Prompt
 from plinth.gateway.routing.scores import kv_barrier
-from plinth.gateway.routing.strategies import Strategy, make_picker
+from plinth.gateway.routing.strategies import make_picker
 from plinth.gateway.routing.weights import RevisionShares
 
 SUPPOSED_KV_TOKENS = 500_000

@@ -6,9 +6,9 @@ A strategy picks among replicas that all may and can take the prompt. It changes
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import StrEnum
 from typing import Protocol
 
+from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.affinity import Affinity
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.placement import Prompt
@@ -23,16 +23,6 @@ UPPER_BANDS = frozenset({"system", "interactive"})
 LOWEST_BAND = "bulk"
 ALIKE = 0.8
 """Replicas that read at this part of the fastest one's rate count as fast as it."""
-
-
-class Strategy(StrEnum):
-    """What a model may ask for."""
-
-    EXPECTED_TTFT = "LeastExpectedTTFT"
-    LEAST_LOAD = "LeastLoad"
-    LOWEST_LATENCY = "LowestLatency"
-    PREFIX_HASH = "PrefixHash"
-    FASTEST_FIRST = "FastestFirst"
 
 
 class Picker(Protocol):

@@ -1,4 +1,4 @@
-"""The control socket: route tables in, load reports out. The gateway serves on when nobody is connected."""
+"""The control socket: route and access tables in, load reports out. The gateway serves on when nobody is connected."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from plinth.domain.access import AccessTable
 from plinth.domain.control_lines import ControlLineError, Shutdown, decode_line, encode_report
 from plinth.domain.traffic import LoadReport, RouteTable
 
@@ -73,11 +74,13 @@ class ControlServer:
         self,
         *,
         on_table: Callable[[RouteTable], None],
+        on_access: Callable[[AccessTable], None],
         on_shutdown: Callable[[float], None],
         make_report: Callable[[], LoadReport],
         is_busy: Callable[[], bool],
     ) -> None:
         self._on_table = on_table
+        self._on_access = on_access
         self._on_shutdown = on_shutdown
         self._make_report = make_report
         self._is_busy = is_busy
@@ -142,6 +145,8 @@ class ControlServer:
             return
         if isinstance(message, RouteTable):
             self._on_table(message)
+        elif isinstance(message, AccessTable):
+            self._on_access(message)
         elif isinstance(message, Shutdown):
             self._on_shutdown(message.deadline_seconds)
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from plinth.domain.access import AccessTable
+from plinth.gateway.access.callers import Gate
 from plinth.gateway.options import Limits
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.server.clock import BatchClock
@@ -33,6 +35,8 @@ class Core:
         self.metrics.read_gauges_from(self._gauges)
         self.fleet = Fleet(secret=secret, limits=limits, metrics=self.metrics, news=news)
         self.identity = f"{os.getpid():x}-{os.urandom(6).hex()}"
+        self.gate: Gate | None = None
+        """Without an access table nobody is let in: one that requires keys may be on its way."""
         self.draining = False
         self.body_bytes = 0
         """Request bodies held now, all connections together."""
@@ -41,6 +45,10 @@ class Core:
         self._numbers = 0
         self._id_prefix = f"req-{os.urandom(6).hex()}-".encode()
         self._sweep: asyncio.TimerHandle | None = None
+
+    def admit_by(self, table: AccessTable) -> None:
+        """From now on callers are let in by this table; requests that were let in go on."""
+        self.gate = Gate(table)
 
     def next_number(self) -> int:
         """Counts requests, in order of arrival."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from plinth.domain.access import AccessTable
 from plinth.domain.traffic import RouteTable
 from plinth.gateway.options import Options, parse_options
 from plinth.gateway.server.client import ClientConnection
@@ -34,6 +35,7 @@ class GatewayProcess:
         self._options = options
         self.control = ControlServer(
             on_table=self._on_table,
+            on_access=self._on_access,
             on_shutdown=self.drain,
             make_report=lambda: self.core.fleet.report(self.core.identity),
             is_busy=lambda: self.core.fleet.is_busy(),  # noqa: PLW0108 - the core comes after
@@ -96,6 +98,10 @@ class GatewayProcess:
     def _on_table(self, table: RouteTable) -> None:
         log.info("route table %d: %d models", table.version, len(table.models))
         self.core.fleet.apply(table)
+
+    def _on_access(self, table: AccessTable) -> None:
+        log.info("access table %d: %d keys, %d policies", table.version, len(table.keys), len(table.policies))
+        self.core.admit_by(table)
 
 
 async def _serve(options: Options, secret: str) -> int:

@@ -40,6 +40,7 @@ class ParentControl(ControlServer):
     def __init__(self, switchboard: Switchboard, on_shutdown: Callable[[float], None]) -> None:
         super().__init__(
             on_table=switchboard.on_table,
+            on_access=lambda _: None,  # the workers' business, to whom every line is passed on
             on_shutdown=on_shutdown,
             make_report=switchboard.reports.report,
             is_busy=switchboard.reports.is_busy,

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from plinth.domain.access import AccessTable
 from plinth.domain.traffic import LoadReport, RouteTable
 from plinth.gateway.server import worker_lines
 from plinth.gateway.server.control import ControlConnection, ControlServer
@@ -30,8 +31,9 @@ class WorkerHooks:
     on_seats: Callable[[Seats], None]
     """Before each table that needs them."""
     on_table: Callable[[RouteTable], None]
+    on_access: Callable[[AccessTable], None]
     on_listen: Callable[[], None]
-    """Called once, after the newest table if there is any."""
+    """Called once, after the newest tables if there are any."""
     on_shutdown: Callable[[float], None]
     """With the seconds to drain in."""
     make_report: Callable[[], LoadReport]
@@ -48,6 +50,7 @@ class WorkerControl(ControlServer):
     def __init__(self, hooks: WorkerHooks) -> None:
         super().__init__(
             on_table=hooks.on_table,
+            on_access=hooks.on_access,
             on_shutdown=hooks.on_shutdown,
             make_report=hooks.make_report,
             is_busy=hooks.is_busy,

@@ -39,6 +39,7 @@ class WorkerChild:
             WorkerHooks(
                 on_seats=self._on_seats,
                 on_table=lambda table: self.core.fleet.apply(table),  # noqa: PLW0108 - the core comes after
+                on_access=lambda table: self.core.admit_by(table),  # noqa: PLW0108 - the core comes after
                 on_listen=lambda: self.core.spawn(self._listen()),
                 on_shutdown=lambda seconds: self.core.spawn(self._drain(seconds)),
                 make_report=lambda: self.core.fleet.report(self.core.identity),

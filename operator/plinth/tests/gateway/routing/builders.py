@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.pace import Pace
 from plinth.gateway.routing.placement import Prompt
 from plinth.gateway.routing.router import Router
-from plinth.gateway.routing.strategies import Strategy
 
 
 def make_standing(slot: str = "a", **fields: object) -> Standing:

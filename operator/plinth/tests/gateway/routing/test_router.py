@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.choice import Standing, choose, with_room
 from plinth.gateway.routing.pace import FIRST_RATE
 from plinth.gateway.routing.placement import Placement
 from plinth.gateway.routing.router import Router
-from plinth.gateway.routing.strategies import Strategy
 from plinth.gateway.routing.weights import RevisionShares
 from plinth.tests.gateway.routing.builders import make_prompt, make_router, make_standing
 

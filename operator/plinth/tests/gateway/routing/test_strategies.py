@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.affinity import Affinity
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.pace import Pace, settle
 from plinth.gateway.routing.placement import Prompt
 from plinth.gateway.routing.ring import KEY_BLOCKS, LOAD_BOUND, PrefixRing
 from plinth.gateway.routing.scores import expected_ttft, kv_barrier, least_load, predicted_latency
-from plinth.gateway.routing.strategies import Strategy
 from plinth.tests.gateway.routing.builders import make_prompt, make_router, make_standing
 
 
