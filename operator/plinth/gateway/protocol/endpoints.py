@@ -1,4 +1,4 @@
-"""The paths of the API: what each takes and which task it asks of a model. Pure."""
+"""What a request line asks for: looked up in the one table of operations. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from enum import Enum
 
 from plinth.gateway.protocol.errors import Refusal
+from plinth.gateway.surface.operations import OPERATIONS, Operation
 
 
 class Answer(Enum):
-    """Who answers."""
+    """Who answers: a replica, or the gateway itself by the operation of this name."""
 
     REPLICA = "replica"
-    MODELS = "models"
+    MODELS = "listModels"
     HEALTH = "health"
     READY = "ready"
     LIVE = "live"
     METRICS = "metrics"
+    DOCUMENT = "document"
+    PAGE = "page"
 
 
 @dataclass(frozen=True)
@@ -27,24 +30,25 @@ class Endpoint:
     methods: tuple[bytes, ...]
     answer: Answer
     task: str = ""
+    needs_key: bool = True
 
 
-_ENDPOINTS = {
-    endpoint.path.encode(): endpoint
-    for endpoint in (
-        Endpoint("/v1/chat/completions", (b"POST",), Answer.REPLICA, "Generate"),
-        Endpoint("/v1/completions", (b"POST",), Answer.REPLICA, "Generate"),
-        Endpoint("/v1/embeddings", (b"POST",), Answer.REPLICA, "Embed"),
-        Endpoint("/v1/rerank", (b"POST",), Answer.REPLICA, "Rerank"),
-        Endpoint("/v1/models", (b"GET", b"HEAD"), Answer.MODELS),
-        Endpoint("/health", (b"GET", b"HEAD"), Answer.HEALTH),
-        Endpoint("/readyz", (b"GET", b"HEAD"), Answer.READY),
-        Endpoint("/livez", (b"GET", b"HEAD"), Answer.LIVE),
-        Endpoint("/metrics", (b"GET", b"HEAD"), Answer.METRICS),
-    )
-}
-_EXACT = {(method, path): endpoint for path, endpoint in _ENDPOINTS.items() for method in endpoint.methods}
 MODEL_PREFIX = b"/v1/models/"
+"""One model of the list; what follows is its name, slashes in it and all."""
+
+
+def _endpoint(operation: Operation) -> Endpoint:
+    return Endpoint(
+        path=operation.path,
+        methods=(b"GET", b"HEAD") if operation.method == "get" else (operation.method.upper().encode(),),
+        answer=Answer.REPLICA if operation.task else Answer(operation.name),
+        task=operation.task,
+        needs_key=operation.needs_key,
+    )
+
+
+_ENDPOINTS = {each.path.encode(): _endpoint(each) for each in OPERATIONS if "{" not in each.path}
+_EXACT = {(method, path): endpoint for path, endpoint in _ENDPOINTS.items() for method in endpoint.methods}
 PATHS = tuple(path.decode() for path in _ENDPOINTS)
 
 
@@ -70,4 +74,5 @@ def match(method: bytes, target: bytes) -> Endpoint | Refusal:
 
 def paths_for(task: str) -> str:
     """The paths that a model of this task answers on, for a message."""
-    return " and ".join(item.path for item in _ENDPOINTS.values() if item.task == task)
+    *others, last = (item.path for item in _ENDPOINTS.values() if item.task == task)
+    return f"{', '.join(others)} and {last}" if others else last

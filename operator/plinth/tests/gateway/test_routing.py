@@ -175,7 +175,9 @@ def test_paths_and_methods_are_told_apart() -> None:
         refused = match(method, target)
         assert isinstance(refused, Refusal)
         assert refused.status == status
-    assert paths_for("Generate") == "/v1/chat/completions and /v1/completions"
+    assert paths_for("Embed") == "/v1/embeddings"
+    assert paths_for("Rerank") == "/v1/rerank and /v1/score"
+    assert paths_for("Generate").startswith("/v1/chat/completions, /v1/responses, ")
 
 
 def test_only_what_routing_needs_is_read_of_a_body() -> None:

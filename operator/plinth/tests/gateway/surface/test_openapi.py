@@ -14,8 +14,10 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from plinth.gateway.protocol.endpoints import PATHS
+from plinth import __version__
+from plinth.gateway.protocol.endpoints import PATHS, Answer, Endpoint, match
 from plinth.gateway.protocol.errors import Refusal, error_body
+from plinth.gateway.server.surface_pages import surface_answers
 from plinth.gateway.surface.docs_page import docs_page
 from plinth.gateway.surface.messages.exchange import MessagesExchange, translate_message
 from plinth.gateway.surface.openapi import make_document
@@ -46,8 +48,24 @@ def references(value: Any) -> Iterator[str]:
             yield from references(item)
 
 
-def test_every_path_of_the_gateway_is_in_the_document() -> None:
+def test_what_is_documented_is_what_is_answered() -> None:
     assert set(PATHS) <= set(DOCUMENT["paths"])
+    for operation in OPERATIONS:
+        target = operation.path.replace("{model}", "team/tiny").encode()
+        found = match(operation.method.upper().encode(), target)
+        assert isinstance(found, Endpoint), operation.name
+        assert (found.answer is Answer.REPLICA) == bool(operation.task)
+        assert found.needs_key == operation.needs_key
+
+
+def test_the_document_and_the_page_are_answered_and_nothing_else() -> None:
+    document = surface_answers("/openapi.json", MODELS)
+    page = surface_answers("/docs", {})
+    assert document is not None
+    assert page is not None
+    assert json.loads(document[2]) == json.loads(json.dumps(make_document(MODELS, __version__)))
+    assert page == (200, *docs_page())
+    assert surface_answers("/v1/models", MODELS) is None
 
 
 def test_every_reference_leads_somewhere_and_every_shape_is_used() -> None:
