@@ -1,7 +1,7 @@
 """A connection to a gateway's control socket that is kept up: tables out, load reports in.
 
 The gateway outlives those who speak to it and they outlive it, so the link connects again whenever the socket is there,
-and the newest table goes first.
+and the newest tables go first: who may ask, then what there is to ask for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plinth.domain import control_lines
+from plinth.domain.access import AccessTable
 from plinth.domain.traffic import LoadReport, RouteTable
 
 RECONNECT_SECONDS = 0.2
@@ -32,12 +33,13 @@ class ControlLink:
         self._on_report = on_report
         self._on_lost = on_lost
         self._table: RouteTable | None = None
+        self._access: AccessTable | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def table(self) -> RouteTable | None:
-        """The table last handed over."""
+        """The route table last handed over."""
         return self._table
 
     @property
@@ -58,9 +60,14 @@ class ControlLink:
             self._task = None
 
     def hand_over(self, table: RouteTable) -> None:
-        """Make this the gateway's table, now and whenever it is met again."""
+        """Make this the gateway's route table, now and whenever it is met again."""
         self._table = table
         self._transmit(control_lines.encode_table(table))
+
+    def admit_by(self, table: AccessTable) -> None:
+        """Make this the gateway's access table, now and whenever it is met again; without one it admits nobody."""
+        self._access = table
+        self._transmit(control_lines.encode_access(table))
 
     def shut_down(self, deadline_seconds: float) -> None:
         """Ask the gateway to finish what is in flight, for so long at most, and exit."""
@@ -80,6 +87,8 @@ class ControlLink:
         reader, writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_LIMIT_BYTES)
         self._writer = writer
         try:
+            if self._access is not None:
+                writer.write(control_lines.encode_access(self._access))
             if self._table is not None:
                 writer.write(control_lines.encode_table(self._table))
             while line := await reader.readline():

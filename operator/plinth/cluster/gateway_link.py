@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plinth.cluster.control_link import ControlLink
+from plinth.domain.access import AccessTable
 from plinth.domain.load_reports import asks_for_a_pass
 from plinth.domain.traffic import LoadReport, RouteTable
 
@@ -47,6 +48,10 @@ class GatewayLink:
             self._version += 1
             self._link.hand_over(replace(table, version=self._version))
         return self._version
+
+    def admit_by(self, table: AccessTable) -> None:
+        """Make this what the gateway admits callers by."""
+        self._link.admit_by(table)
 
     def shut_down(self, deadline_seconds: float) -> None:
         """Ask the gateway to finish what is in flight, for so long at most, and exit."""

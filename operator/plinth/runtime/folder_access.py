@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from plinth.api.v1alpha1 import QuotaPolicy
@@ -25,6 +27,11 @@ class FolderAccess:
         self._policies: Sequence[QuotaPolicy] | None = None
         self._table = AccessTable(version=0)
 
+    @property
+    def keys(self) -> Sequence[StoredKey]:
+        """The keys as of the last look; revoked ones too."""
+        return self._keys
+
     def look(self, policies: Sequence[QuotaPolicy]) -> AccessTable | None:
         """The table, if it differs from the last one given; `policies` as the last reading of the folder had them.
 
@@ -43,3 +50,27 @@ class FolderAccess:
             return None
         self._table = replace(table, version=before.version + 1)
         return self._table
+
+    async def follow(
+        self,
+        policies: Callable[[], Sequence[QuotaPolicy]],
+        *,
+        hand_over: Callable[[AccessTable], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Hand over a table at once and each that differs from the one before, until cancelled.
+
+        While the keys cannot be read the gateway goes on by its last table; `say` is told of that once.
+        """
+        trouble = ""
+        while True:
+            try:
+                table, now_wrong = self.look(policies()), ""
+            except sqlite3.Error as error:
+                table, now_wrong = None, f"the keys cannot be read just now, those read last go on: {error}"
+            if table is not None:
+                hand_over(table)
+            if now_wrong and now_wrong != trouble:
+                say(now_wrong)
+            trouble = now_wrong
+            await asyncio.sleep(LOOK_SECONDS)

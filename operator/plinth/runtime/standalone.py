@@ -17,6 +17,7 @@ from typing import Any
 from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.folder import FolderStore, watch
 from plinth.cluster.gateway_link import GatewayLink
+from plinth.cluster.key_store import KeyDB
 from plinth.cluster.local_ray import (
     RayProcess,
     RayStartError,
@@ -36,7 +37,9 @@ from plinth.controllers.execute import foreign_applications
 from plinth.controllers.ports import Ports
 from plinth.controllers.what_if import WhatIfs
 from plinth.desired.serve_config import ServeSettings
+from plinth.domain.access import AccessTable
 from plinth.runtime.capacity import CurrentRay
+from plinth.runtime.folder_access import FolderAccess
 from plinth.runtime.folder_resources import FolderResources
 from plinth.runtime.gateway_process import GatewayProcess, start_gateway, wait_until_ended
 from plinth.runtime.plan_server import PlanServer
@@ -72,15 +75,18 @@ class Standalone:
     link: GatewayLink = field(init=False)
     cycle: FleetCycle = field(init=False)
     store: FolderResources = field(init=False)
+    access: FolderAccess = field(init=False)
     _capacity: CurrentRay = field(init=False)
     _replicas: ReplicaRest | None = None
     _plans: PlanServer | None = None
+    _keys: KeyDB | None = None
     _latest: Pass | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain and end every process of this instance.
 
-        Raises AlreadyRunningError, GatewayStartError, RayStartError, and what opening the status database raises.
+        Raises AlreadyRunningError, GatewayStartError, KeyStoreError, RayStartError, and what opening the status database
+        raises.
         """
         self.state = StateDir.for_folder(self.options.folder)
         self.state.create()
@@ -96,7 +102,10 @@ class Standalone:
         self.state.ensure_ray_token()
         self._replicas = ReplicaRest(self.state.secret_file)
         self._capacity = CurrentRay(self._settings)
-        self.store = FolderResources(FolderStore(self.options.folder, StatusDB.open(self.state.status_db)))
+        self._keys = KeyDB.open(self.state.keys_db)
+        self.access = FolderAccess(self._keys)
+        database = StatusDB.open(self.state.status_db)
+        self.store = FolderResources(FolderStore(self.options.folder, database), lambda: self.access.keys)
         before = self.state.read_instance()
         self.ray = await self._find_ray(before)
         self.gateway = await self._adopt_or_start_gateway(before)
@@ -136,6 +145,7 @@ class Standalone:
         """Everything at once, until asked to stop or until one part cannot go on."""
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._follow_access()),  # first: the gateway admits nobody before
                 group.create_task(self.cycle.run()),
                 group.create_task(self._follow_folder()),
                 group.create_task(self._keep_ray()),
@@ -162,6 +172,8 @@ class Standalone:
         await self._capacity.detach()
         if self._replicas is not None:
             await self._replicas.close()
+        if self._keys is not None:
+            self._keys.close()
         await end_leftovers(self.state.root.name, keep=())
         self.state.remove_instance()
 
@@ -176,6 +188,15 @@ class Standalone:
             await self._capacity.apply("", {"proxy_location": "HeadOnly", "applications": others})
         except CapacityAway as error:
             self.say(f"the joined Ray could not be told to end our replicas: {error}")
+
+    async def _follow_access(self) -> None:
+        # Read first: a table without policies would shut out the keys of an adopted gateway for a moment.
+        self.store.read(time.time())
+        await self.access.follow(lambda: self.store.policies, hand_over=self._admit_by, say=self.say)
+
+    def _admit_by(self, table: AccessTable) -> None:
+        self.link.admit_by(table)
+        self.cycle.wake()  # statuses say how many keys there are
 
     async def _follow_folder(self) -> None:
         async for _ in watch(self.options.folder):

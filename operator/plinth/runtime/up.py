@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from plinth.api.v1alpha1 import Reason
+from plinth.cluster.key_store import KeyStoreError
 from plinth.cluster.local_ray import RayStartError
 from plinth.cluster.state_dir import AlreadyRunningError, UnsafeStateError
 from plinth.cluster.status_db import NewerSchemaError
@@ -27,6 +28,7 @@ EXPECTED = (
     AlreadyRunningError,
     ChatError,
     GatewayStartError,
+    KeyStoreError,
     NewerSchemaError,
     RayStartError,
     UnsafeStateError,

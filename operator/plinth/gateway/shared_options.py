@@ -1,0 +1,128 @@
+"""What a gateway shares with other gateways by Redis, and how much it remembers itself: flags, and what they mean.
+
+Standalone none is given: then limits are counted, and answers kept, by this gateway alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import unquote, urlsplit
+
+from plinth.gateway.server.redis import RedisAddress
+
+CachePlace = Literal["memory", "redis"]
+"""Where answers are kept: in this gateway's memory alone, or in Redis too, where other gateways find them."""
+CACHE_PLACES: Final[tuple[CachePlace, ...]] = ("memory", "redis")
+DEFAULT_PORT: Final = 6379
+MOST_TIMEOUT_MS: Final = 10_000
+URL_FORM: Final = "redis://[USER@]HOST[:PORT][/DATABASE]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """Which Redis there is, and what it is used for."""
+
+    redis: RedisAddress | None = None
+    """Where gateways share their counts; None where each counts by itself."""
+    redis_timeout_ms: int = 50
+    """That Redis gets to answer; then it counts as away until it is quick again."""
+    cache_bytes: int = 64 * 1024 * 1024
+    """Answers kept in memory; 0 keeps none there."""
+    cache_place: CachePlace = "memory"
+
+
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `read_shared` reads."""
+    default = Shared()
+    parser.add_argument(
+        "--redis-url", default="", metavar="URL", help=f"Redis that gateways share counts by: {URL_FORM}"
+    )
+    parser.add_argument(
+        "--redis-password-file", type=Path, metavar="PATH", help="file with its password; read at the start"
+    )
+    parser.add_argument(
+        "--redis-timeout-ms",
+        type=int,
+        default=default.redis_timeout_ms,
+        help=f"for Redis to answer before it counts as away (default {default.redis_timeout_ms})",
+    )
+    parser.add_argument(
+        "--cache-bytes",
+        type=int,
+        default=default.cache_bytes,
+        help=f"answers kept in memory, as far as policies let them be (default {default.cache_bytes})",
+    )
+    parser.add_argument(
+        "--cache-place",
+        choices=CACHE_PLACES,
+        default=default.cache_place,
+        help=f"where answers are kept: redis shares them between gateways (default {default.cache_place})",
+    )
+
+
+def read_shared(found: argparse.Namespace) -> Shared:
+    """What the flags say. Raises ValueError naming the flag that is wrong, and OSError for the password's file."""
+    redis = None
+    if found.redis_url:
+        redis = read_redis_url(found.redis_url, password=_read_password(found.redis_password_file))
+    elif found.redis_password_file is not None:
+        raise ValueError("--redis-password-file is of no use without --redis-url")
+    elif found.cache_place == "redis":
+        raise ValueError("--cache-place=redis needs --redis-url")
+    if not 1 <= found.redis_timeout_ms <= MOST_TIMEOUT_MS:
+        raise ValueError(
+            f"--redis-timeout-ms must be from 1 to {MOST_TIMEOUT_MS}, not {found.redis_timeout_ms}"
+        )
+    if found.cache_bytes < 0:
+        raise ValueError(f"--cache-bytes must not be negative, but is {found.cache_bytes}; 0 keeps none")
+    return Shared(
+        redis=redis,
+        redis_timeout_ms=found.redis_timeout_ms,
+        cache_bytes=found.cache_bytes,
+        cache_place=found.cache_place,
+    )
+
+
+def read_redis_url(url: str, *, password: str | None) -> RedisAddress:
+    """The address in a URL. Raises ValueError; its text never repeats the URL, which may hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme == "rediss":
+        raise ValueError(f"--redis-url: TLS is not spoken to Redis; it must be {URL_FORM}")
+    database = parts.path.removeprefix("/")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if (
+        parts.scheme != "redis"
+        or not parts.hostname
+        or port == -1
+        or not (database.isdecimal() or not database)
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError(f"--redis-url must be {URL_FORM}")
+    if parts.password is not None:
+        raise ValueError(
+            "--redis-url must hold no password, which every process could see: name its file by"
+            " --redis-password-file"
+        )
+    return RedisAddress(
+        host=parts.hostname,
+        port=DEFAULT_PORT if port is None else port,
+        database=int(database or 0),
+        username=unquote(parts.username) if parts.username else None,
+        password=password,
+    )
+
+
+def _read_password(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    password = path.read_text(encoding="utf-8").strip()
+    if not password:
+        raise ValueError(f"--redis-password-file: {path} is empty; it must hold the password")
+    return password
