@@ -22,11 +22,17 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PATHS = {
-    Task.GENERATE: ("/v1/chat/completions", "/v1/completions"),
+    Task.GENERATE: (
+        *("/v1/chat/completions", "/v1/completions", "/v1/messages/count_tokens"),
+        *("/tokenize", "/detokenize"),
+        # What the gateway asks to carry a broken stream on: how long the context is, what a prompt is rendered to.
+        *("/v1/models", "/apply-template"),
+    ),
     Task.EMBED: ("/v1/embeddings",),
-    Task.RERANK: ("/v1/rerank",),
+    Task.RERANK: ("/v1/rerank", "/v1/score"),
 }
-"""What a replica answers, by task; everything else of an engine's own server stays out of reach."""
+"""What a replica passes on to its engine, by task; all else of an engine's own server stays out of reach. An engine
+that has one of these not says so itself: llama.cpp scores by reranking, and vLLM shows no rendered prompt."""
 
 
 class EngineError(Exception):

@@ -23,5 +23,7 @@ def with_model(body: bytes, name: str) -> bytes | Refusal:
         fields = _fields(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return bad_request(f"the request's body is not JSON: {error}", code="invalid_json")
+    except RecursionError:
+        return bad_request("the request's JSON is nested too deeply", code="invalid_json")
     fields["model"] = msgspec.Raw(_encode(name))
     return _encode(fields)

@@ -8,12 +8,15 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
+from plinth.api.v1alpha1.modeldeployment import Task
 from plinth.domain.fleet import Engine
 from plinth.engine.accelerators import NodeAccelerators
 from plinth.engine.place import Place
+from plinth.engine.seam import PATHS
 from plinth.tests.engine.planned_memory import TOLERANCE, plan_smollm2
 from plinth.tests.engine.serving import Served, make_spec, serving, stderr_in
 
@@ -123,6 +126,33 @@ async def test_each_of_the_concurrent_requests_may_use_the_whole_context(tmp_pat
         body = {"prompt": "a " * 190, "max_tokens": 30, "ignore_eos": True}
         answers = await asyncio.gather(*(served.post("/v1/completions", body) for _ in range(2)))
         assert [answer[1]["usage"]["completion_tokens"] for answer in answers] == [30, 30]
+
+
+async def test_a_text_becomes_tokens_and_tokens_a_text(chat: Served) -> None:
+    _, told = await chat.post("/tokenize", {"content": "hello world", "with_pieces": True})
+    assert [token["piece"] for token in told["tokens"]] == ["hello", " world"]
+    ids = [token["id"] for token in told["tokens"]]
+    assert await chat.post("/detokenize", {"tokens": ids}) == (200, {"content": "hello world"})
+    talk = {"model": "chat", "max_tokens": 1, "messages": [{"role": "user", "content": "hello world"}]}
+    status, counted = await chat.post("/v1/messages/count_tokens", talk)
+    assert status == 200
+    assert counted["input_tokens"] > 2
+
+
+async def test_it_tells_what_a_conversation_is_rendered_to(chat: Served) -> None:
+    status, told = await chat.post("/apply-template", {"messages": [{"role": "user", "content": "Hi there"}]})
+    assert status == 200
+    assert "Hi there" in told["prompt"]
+
+
+async def test_whatever_is_passed_on_asks_for_the_secret(chat: Served) -> None:
+    async with aiohttp.ClientSession() as stranger:
+        for path in (*PATHS[Task.GENERATE], "/plinth/state", "/slots", "/props"):
+            for method in ("GET", "POST"):
+                async with stranger.request(method, chat.base + path) as answer:
+                    assert answer.status == 401, path
+    async with chat.session.get(chat.base + "/slots") as answer:
+        assert answer.status == 404
 
 
 async def test_embeddings_come_from_an_embedding_replica_only(tmp_path: Path) -> None:

@@ -170,8 +170,26 @@ async def test_a_stream_ends_with_its_usage(vllm: Vllm) -> None:
     assert arrivals[-1] - arrivals[0] > 0.05, "all chunks came at once"
 
 
+async def test_a_text_becomes_tokens_and_tokens_a_text(vllm: Vllm) -> None:
+    _, told = await vllm.post(
+        "/tokenize", {"model": "chat", "prompt": "hello world", "return_token_strs": True}
+    )
+    assert (told["count"], len(told["tokens"]), len(told["token_strs"])) == (2, 2, 2)
+    back = await vllm.post("/detokenize", {"model": "chat", "tokens": told["tokens"]})
+    assert back == (200, {"prompt": "hello world"})
+    talk = {"model": "chat", "messages": [{"role": "user", "content": "hello world"}]}
+    status, counted = await vllm.post("/v1/messages/count_tokens", talk)
+    assert status == 200
+    assert counted["input_tokens"] > 2
+
+
+async def test_it_tells_how_long_its_context_is(vllm: Vllm) -> None:
+    async with vllm.session.get(vllm.base + "/v1/models") as answer:
+        assert {model["max_model_len"] for model in (await answer.json())["data"]} == {1024}
+
+
 async def test_only_the_inference_api_is_reachable(vllm: Vllm) -> None:
-    for path in ("/metrics", "/v1/models", "/tokenize", "/v1/embeddings", "/docs"):
+    for path in ("/metrics", "/v1/messages", "/v1/responses", "/v1/embeddings", "/docs", "/apply-template"):
         async with vllm.session.get(vllm.base + path) as answer:
             assert answer.status == 404
 

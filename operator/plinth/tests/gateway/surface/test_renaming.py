@@ -33,3 +33,7 @@ def test_fields_go_on_byte_for_byte_in_their_order() -> None:
 
 def test_a_name_of_a_field_that_is_no_text_is_refused() -> None:
     assert isinstance(with_model(b'{"model":"x","\xff":1}', "m"), Refusal)
+
+
+def test_json_nested_beyond_reading_is_refused() -> None:
+    assert isinstance(with_model(b'{"model":"x","a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "m"), Refusal)
