@@ -25,6 +25,7 @@ NOT_FORWARDED = HOP_BY_HOP | {
     b"content-length",
     b"expect",
     b"host",
+    b"x-api-key",  # the client's secret is the gateway's business, as `authorization` is
     b"x-request-id",
 }
 NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"x-request-id", b"server", b"date"}

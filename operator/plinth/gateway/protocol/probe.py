@@ -1,4 +1,4 @@
-"""Reads the few fields of a request's JSON that routing needs; the bytes themselves go on unchanged. Pure."""
+"""Reads the few fields of a request's JSON that the gateway needs; the bytes themselves go on unchanged. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, bad_request
 
+_ABSENT = msgspec.Raw()
+
 
 class Probe(msgspec.Struct):
-    """What the gateway reads of a body; everything else is skipped, not decoded."""
+    """What the gateway reads of a body; everything else is skipped, and what is raw here is not decoded either."""
 
     model: str
     stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    messages: msgspec.Raw = _ABSENT
+    prompt: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
+    cache_salt: msgspec.Raw = _ABSENT
+
+    def most_output_tokens(self) -> int | None:
+        """How long the answer may become; None where the request does not say."""
+        for most in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
+            if most is not None:
+                return most if most > 0 else None
+        return None
+
+    def prompt_bytes(self) -> memoryview:
+        """The raw JSON of what the model is to read first."""
+        return memoryview(self.messages or self.prompt or self.input)
+
+    def before_prompt(self) -> bytes:
+        """The raw JSON of what a chat template puts ahead of that, and of what keeps callers' caches apart."""
+        return bytes(self.tools) + bytes(self.cache_salt) if self.tools or self.cache_salt else b""
 
 
 _DECODER = msgspec.json.Decoder(Probe)
@@ -32,12 +57,7 @@ def probe_body(body: bytes) -> Probe | Refusal:
     return probe
 
 
-def estimate_prompt_tokens(body: bytes) -> int:
-    """Tokens by size: 4 bytes are about one token, JSON around them included."""
-    return len(body) // 4
-
-
 def _field(message: str) -> str | None:
     return next(
-        (name for name in ("model", "stream") if f"`{name}`" in message or f"$.{name}" in message), None
+        (name for name in Probe.__struct_fields__ if f"`{name}`" in message or f"$.{name}" in message), None
     )

@@ -38,6 +38,9 @@ class Request:
     """False for HTTP/1.0, which does not know chunked answers."""
     request_id: bytes = b""
     """The client's, when it is sane; else empty."""
+    authorization: bytes = b""
+    api_key: bytes = b""
+    """The header `x-api-key`, by which some clients show their key instead."""
 
 
 class RequestReader:
@@ -181,6 +184,10 @@ class RequestReader:
             self._connection += b"," + value if self._connection else value
         elif name == b"expect":
             self._expect = value
+        elif name == b"authorization":
+            self._request.authorization = value
+        elif name == b"x-api-key":
+            self._request.api_key = value
         elif name == b"x-request-id" and is_sane_request_id(value):
             self._request.request_id = value
 
@@ -234,8 +241,13 @@ class RequestReader:
             lines.append(b"connection: close")
         if self._expect:
             lines.append(b"expect: 100-continue")
-        if request.request_id:
-            lines.append(b"x-request-id: " + request.request_id)
+        for name, value in (
+            (b"x-request-id", request.request_id),
+            (b"authorization", request.authorization),
+            (b"x-api-key", request.api_key),
+        ):
+            if value:
+                lines.append(name + b": " + value)
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _ignore_upgrade(self, rest: bytes) -> None:

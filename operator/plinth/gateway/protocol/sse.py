@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 _TAIL_BYTES = 8192
-_MOST_HELD_BYTES = 256 * 1024
+MOST_HELD_BYTES = 256 * 1024
 """An event longer than this is passed on in pieces: memory is bounded."""
 _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
@@ -60,10 +60,11 @@ class Tail:
 class EventScan:
     """One event stream: gives back what may be passed on now."""
 
-    __slots__ = ("_held", "events", "tail")
+    __slots__ = ("_held", "_most_held", "events", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, most_held: int = MOST_HELD_BYTES) -> None:
         self._held = b""
+        self._most_held = most_held
         self.events = 0
         """Data lines passed on so far, `[DONE]` included."""
         self.tail = Tail()
@@ -75,7 +76,7 @@ class EventScan:
             self._held = b""
         if not data.endswith((b"\n\n", b"\r\n\r\n")):
             end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-            if end < 4 and len(data) < _MOST_HELD_BYTES:  # noqa: PLR2004 - neither was found
+            if end < 4 and len(data) < self._most_held:  # noqa: PLR2004 - neither was found
                 self._held = data
                 return b""
             if end >= 4:  # noqa: PLR2004 - as above

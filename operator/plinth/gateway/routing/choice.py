@@ -43,8 +43,7 @@ class Standing:
     kv_seconds: float = 0.0
     """What a full cache counts for; see `scores.kv_barrier`. Kept, since it is read for every request."""
     kind: str = ""
-    """Accelerator, shape and revision: replicas of one kind should be equally fast."""
-    revision: str = ""
+    """Accelerator and shape: replicas of one kind should be equally fast."""
     ejected: bool = False
     """It is out of line with its peers and gets no request while another replica is there."""
     pace: Pace = field(default_factory=Pace)

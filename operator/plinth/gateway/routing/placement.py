@@ -11,7 +11,7 @@ from plinth.gateway.routing.choice import Standing
 class Prompt:
     """One request as routing sees it; made once, used again for each attempt."""
 
-    __slots__ = ("adapter", "band", "block_tokens", "blocks", "output_tokens", "session", "ticket", "tokens")
+    __slots__ = ("adapter", "band", "block_tokens", "blocks", "output_tokens", "session", "tokens")
 
     def __init__(
         self,
@@ -20,7 +20,6 @@ class Prompt:
         *,
         block_tokens: int = BLOCK_TOKENS,
         output_tokens: int = 0,
-        ticket: float = 0.0,
         band: str = "default",
         session: str = "",
         adapter: str = "",
@@ -32,8 +31,6 @@ class Prompt:
         """What each block stands for."""
         self.output_tokens = output_tokens
         """Expected of the answer."""
-        self.ticket = ticket
-        """In [0, 1): what decides between revisions; see `weights`."""
         self.band = band
         self.session = session
         """The client's own name for a conversation; empty without one."""

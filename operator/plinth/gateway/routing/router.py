@@ -26,14 +26,13 @@ from plinth.gateway.routing.pace import FIRST_RATE, Pace, settle
 from plinth.gateway.routing.placement import Placement, Prompt
 from plinth.gateway.routing.scores import kv_barrier
 from plinth.gateway.routing.strategies import make_picker
-from plinth.gateway.routing.weights import RevisionShares
 
 SUPPOSED_KV_TOKENS = 500_000
 """Where nobody knows what a replica's KV cache holds: about that of a 7B model on an 80 GB accelerator."""
 
 
 class Router:
-    """One model's beliefs, strategy and shares."""
+    """One model's beliefs and strategy."""
 
     def __init__(
         self, strategy: Strategy = Strategy.EXPECTED_TTFT, *, block_tokens: int = BLOCK_TOKENS
@@ -42,14 +41,15 @@ class Router:
         self.affinity = Affinity()
         self._strategy = strategy
         self._block_tokens = block_tokens
-        self._shares: RevisionShares | None = None
         self._joined: dict[str, Standing] = {}
         self._picker = make_picker(strategy, (), self.affinity)
         self._ejector = Ejector()
 
-    def configure(self, strategy: Strategy, shares: RevisionShares | None) -> None:
+    def configure(self, strategy: Strategy) -> None:
         """Takes over what a newer table says; what was learnt stays."""
-        self._strategy, self._shares = strategy, shares
+        if strategy is self._strategy:
+            return
+        self._strategy = strategy
         self._picker = make_picker(strategy, self._joined, self.affinity)
 
     def join(self, standing: Standing) -> None:
@@ -84,14 +84,7 @@ class Router:
     ) -> Placement | None:
         """Where a prompt should go; None when all are busy or away. Replicas in `avoid` are the last resort."""
         roomy = with_room(standings, headroom)
-        if roomy and self._shares is not None:
-            roomy = self._shares.narrow(standings, roomy, prompt.ticket)
         return self._pick(roomy, prompt, avoid) if roomy else None
-
-    def place_copy(self, standings: Sequence[Standing], prompt: Prompt, revision: str) -> Placement | None:
-        """Where a mirrored copy should go; None, and it is dropped, unless the revision has room to spare."""
-        roomy = [item for item in with_room(standings) if item.revision == revision]
-        return self._pick(roomy, prompt, ()) if roomy else None
 
     def take(self, placement: Placement, now: float) -> None:
         """The request goes to its replica: counts it there and remembers what the replica will hold."""

@@ -1,13 +1,13 @@
 """Which model a name asks for, and which come next when it cannot answer. Pure; built once for each route table.
 
-A name is a model's own (`qwen32b`, `team/qwen32b`), an alias, or a version: an alias `qwen32b@awq` is the version
-`awq` of `qwen32b`. The bare name belongs to whoever has it; where nobody does, to the first of its versions in the
+A name is a model's own (`qwen32b`, `team/qwen32b`), one of its adapters' (`qwen32b:sql`), an alias, or a version: an
+alias `qwen32b@awq` is the version `awq` of `qwen32b`. The bare name belongs to whoever has it; where nobody does, to the first of its versions in the
 order of `namespace/name`. A tenant's own models come before others of the same name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from plinth.domain.traffic import Availability, ModelRoute
@@ -18,16 +18,6 @@ VERSION = "@"
 _MOST_FALLBACKS = 8
 """Each one tried costs the client time; a longer list helps nobody."""
 _NOWHERE = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Naming:
-    """What a model goes by beside its route's own names."""
-
-    aliases: tuple[str, ...] = ()
-    """Further names, versions among them; several models may share one."""
-    fallbacks: tuple[str, ...] = ()
-    """Names of models to ask instead, the best first; theirs follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +44,10 @@ class NameIndex:
 
     __slots__ = ("_found",)
 
-    def __init__(self, routes: Iterable[ModelRoute], namings: Mapping[str, Naming]) -> None:
-        """`namings` by `namespace/name`."""
+    def __init__(self, routes: Iterable[ModelRoute] = ()) -> None:
         in_order = sorted(routes, key=lambda route: route.model)
-        holders = _holders(in_order, namings)
-        self._found = {at: Target(route, _chain(route, namings, holders)) for at, route in holders.items()}
+        holders = _holders(in_order)
+        self._found = {at: Target(route, _chain(route, holders)) for at, route in holders.items()}
 
     def find(self, asked: str, tenant: str = _NOWHERE) -> Target | None:
         """What the name means to a caller of this tenant."""
@@ -75,16 +64,15 @@ _Holders = dict[tuple[str, str], ModelRoute]
 """Who has a name, by (tenant, name); the tenant is empty for everyone."""
 
 
-def _holders(in_order: list[ModelRoute], namings: Mapping[str, Naming]) -> _Holders:
+def _holders(in_order: list[ModelRoute]) -> _Holders:
     holders: _Holders = {}
     bare: _Holders = {}
     # Own names before aliases: no alias takes a name from the model that is called so.
     for route in in_order:
-        _give(holders, route, route.names)
+        _give(holders, route, (*route.names, *route.adapters))
     for route in in_order:
-        aliases = namings[route.model].aliases if route.model in namings else ()
-        _give(holders, route, aliases)
-        _give(bare, route, [name.partition(VERSION)[0] for name in aliases if VERSION in name])
+        _give(holders, route, route.aliases)
+        _give(bare, route, [name.partition(VERSION)[0] for name in route.aliases if VERSION in name])
     return bare | holders
 
 
@@ -95,12 +83,12 @@ def _give(holders: _Holders, route: ModelRoute, names: Iterable[str]) -> None:
         holders.setdefault((tenant, name), route)
 
 
-def _chain(route: ModelRoute, namings: Mapping[str, Naming], holders: _Holders) -> tuple[ModelRoute, ...]:
+def _chain(route: ModelRoute, holders: _Holders) -> tuple[ModelRoute, ...]:
     """The route and its fallbacks, theirs after them, each once."""
     chain = [route]
     for link in chain:  # grows while it is read
         tenant = link.model.partition("/")[0]
-        for name in namings[link.model].fallbacks if link.model in namings else ():
+        for name in link.fallbacks:
             following = holders.get((tenant, name)) or holders.get((_NOWHERE, name))
             if following is not None and following.task == route.task and following not in chain:
                 chain.append(following)

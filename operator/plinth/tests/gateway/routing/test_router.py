@@ -11,7 +11,6 @@ from plinth.gateway.routing.choice import Standing, choose, with_room
 from plinth.gateway.routing.pace import FIRST_RATE
 from plinth.gateway.routing.placement import Placement
 from plinth.gateway.routing.router import Router
-from plinth.gateway.routing.weights import RevisionShares
 from plinth.tests.gateway.routing.builders import make_prompt, make_router, make_standing
 
 
@@ -186,21 +185,6 @@ def test_counts_go_through_the_shared_load_where_there_is_one() -> None:
         router.ended(placement)
     assert board.added == [(1, 700), (0, -700), (-1, 0), (1, 700), (-1, -700)]
     assert standing.in_flight == 0
-
-
-def test_a_mirrored_copy_goes_to_its_revision_or_is_dropped() -> None:
-    standings = [make_standing("a", revision="1"), make_standing("b", revision="2", concurrency=1)]
-    router = make_router(standings)
-    router.configure(Strategy.EXPECTED_TTFT, RevisionShares({"1": 1, "2": 0}))
-    for _ in range(3):
-        placement = router.place(standings, make_prompt())
-        assert placement is not None
-        assert placement.standing.slot == "a"
-    copy = router.place_copy(standings, make_prompt(), "2")
-    assert copy is not None
-    router.take(copy, 0.0)
-    assert copy.standing.slot == "b"
-    assert router.place_copy(standings, make_prompt(), "2") is None
 
 
 def test_a_review_settles_rates_by_kind_and_takes_out_who_is_out_of_line() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from plinth.domain.traffic import Availability, ModelRoute
-from plinth.gateway.surface.names import NameIndex, Naming
+from plinth.gateway.surface.names import NameIndex
 
 
-def route(model: str, *names: str, task: str = "Generate", refused: bool = False) -> ModelRoute:
+def route(
+    model: str, *names: str, task: str = "Generate", refused: bool = False, **fields: tuple[str, ...]
+) -> ModelRoute:
     return ModelRoute(
         model=model,
         names=(*names, model),
@@ -15,6 +17,7 @@ def route(model: str, *names: str, task: str = "Generate", refused: bool = False
         availability=Availability.REFUSED if refused else Availability.AVAILABLE,
         message="",
         replicas=(),
+        **fields,
     )
 
 
@@ -29,18 +32,28 @@ def found(index: NameIndex, name: str, tenant: str = "") -> str | None:
 
 def test_own_names_aliases_and_versions_lead_to_their_models() -> None:
     index = NameIndex(
-        [route("a/full", "qwen32b-full"), route("a/awq", "qwen32b-awq")],
-        {
-            "a/full": Naming(aliases=("qwen32b", "qwen32b@bf16")),
-            "a/awq": Naming(aliases=("qwen32b@awq",)),
-        },
+        [
+            route(
+                "a/full", "qwen32b-full", aliases=("qwen32b", "qwen32b@bf16"), adapters=("qwen32b-full:sql",)
+            ),
+            route("a/awq", "qwen32b-awq", aliases=("qwen32b@awq",)),
+        ]
     )
-    asked = ("qwen32b", "qwen32b@bf16", "qwen32b@awq", "qwen32b-awq", "a/awq", "qwen32b@fp8")
-    assert [found(index, name) for name in asked] == ["a/full", "a/full", "a/awq", "a/awq", "a/awq", None]
+    asked = (
+        "qwen32b",
+        "qwen32b@bf16",
+        "qwen32b-full:sql",
+        "qwen32b@awq",
+        "qwen32b-awq",
+        "a/awq",
+        "qwen32b@fp8",
+    )
+    leads_to = ["a/full", "a/full", "a/full", "a/awq", "a/awq", "a/awq", None]
+    assert [found(index, name) for name in asked] == leads_to
 
 
 def test_an_unknown_version_is_refused_with_those_there_are() -> None:
-    index = NameIndex([route("a/m", "m")], {"a/m": Naming(aliases=("q@1", "q@2"))})
+    index = NameIndex([route("a/m", "m", aliases=("q@1", "q@2"))])
     refusal = index.missing("q@3", ["m"])
     assert refusal.status == 404
     assert "q, q@1, q@2" in refusal.message
@@ -48,31 +61,29 @@ def test_an_unknown_version_is_refused_with_those_there_are() -> None:
 
 
 def test_a_bare_name_that_nobody_has_goes_to_the_first_of_its_versions() -> None:
-    routes = [route("a/two"), route("a/one")]
-    index = NameIndex(routes, {"a/two": Naming(aliases=("q@2",)), "a/one": Naming(aliases=("q@1",))})
+    index = NameIndex([route("a/two", aliases=("q@2",)), route("a/one", aliases=("q@1",))])
     assert found(index, "q") == "a/one"
 
 
 def test_an_alias_takes_no_name_from_the_model_that_is_called_so() -> None:
-    index = NameIndex([route("a/x", "x"), route("b/q", "q")], {"a/x": Naming(aliases=("q",))})
+    index = NameIndex([route("a/x", "x", aliases=("q",)), route("b/q", "q")])
     assert found(index, "q") == "b/q"
     assert found(index, "q", tenant="a") == "a/x"
 
 
 def test_a_tenants_own_model_comes_first() -> None:
-    index = NameIndex([route("a/q", "q"), route("b/q", "q")], {})
+    index = NameIndex([route("a/q", "q"), route("b/q", "q")])
     assert [found(index, "q", tenant) for tenant in ("", "a", "b", "c")] == ["a/q", "a/q", "b/q", "a/q"]
 
 
 def test_fallbacks_follow_each_other_once_and_keep_the_task() -> None:
-    routes = [route("a/1", "1"), route("a/2", "2"), route("a/3", "3"), route("a/e", "e", task="Embed")]
     index = NameIndex(
-        routes,
-        {
-            "a/1": Naming(fallbacks=("2", "e", "gone")),
-            "a/2": Naming(fallbacks=("3", "1")),
-            "a/3": Naming(fallbacks=("1",)),
-        },
+        [
+            route("a/1", "1", fallbacks=("2", "e", "gone")),
+            route("a/2", "2", fallbacks=("3", "1")),
+            route("a/3", "3", fallbacks=("1",)),
+            route("a/e", "e", task="Embed"),
+        ]
     )
     target = index.find("1")
     assert target is not None
@@ -80,8 +91,8 @@ def test_fallbacks_follow_each_other_once_and_keep_the_task() -> None:
 
 
 def test_the_next_route_is_one_that_may_answer() -> None:
-    routes = [route("a/1", "1", refused=True), route("a/2", "2"), route("a/3", "3")]
-    target = NameIndex(routes, {"a/1": Naming(fallbacks=("2", "3"))}).find("1")
+    routes = [route("a/1", "1", refused=True, fallbacks=("2", "3")), route("a/2", "2"), route("a/3", "3")]
+    target = NameIndex(routes).find("1")
     assert target is not None
     assert target.next(anyone) is routes[1]
     assert target.next(anyone, tried={"a/2"}) is routes[2]
