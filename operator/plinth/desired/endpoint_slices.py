@@ -49,6 +49,8 @@ class ReplicaNote(msgspec.Struct):
     slot: str
     path: str
     concurrency: int
+    kind: str = ""
+    kv_tokens: int = 0
 
 
 def owner_reference(name: str, uid: str) -> Owner:
@@ -111,7 +113,13 @@ def _header(route: ModelRoute, owner: Owner) -> dict[str, Any]:
 
 
 def _replica_slice(model: str, replica: ReplicaRoute, owner: Owner) -> dict[str, Any]:
-    note = ReplicaNote(slot=replica.slot, path=replica.path, concurrency=replica.concurrency)
+    note = ReplicaNote(
+        slot=replica.slot,
+        path=replica.path,
+        concurrency=replica.concurrency,
+        kind=replica.kind,
+        kv_tokens=replica.kv_tokens,
+    )
     annotations = {REPLICA: msgspec.json.encode(note).decode()}
     return {
         "metadata": _metadata(model, replica_name(model, replica.slot), owner, annotations),

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from plinth.api.v1alpha1 import ConditionType, QuotaPolicy, QuotaPolicyStatus, Reason
 from plinth.desired.statuses import date_conditions
 from plinth.domain.fleet import Verdict
-from plinth.domain.keys import StoredKey, is_live
 from plinth.domain.policies import limit_in_words, policy_record
 from plinth.domain.quantities import plural
 
 
-def policy_status(
-    policy: QuotaPolicy, keys: Iterable[StoredKey], now: float, *, invalid_edit: str = ""
-) -> QuotaPolicyStatus:
-    """The whole status; `policy` carries the one before it, `invalid_edit` what is wrong with a newer version."""
-    name, namespace = policy.metadata.name, policy.metadata.namespace
-    named = sum(key.tenant == namespace and name in key.policies and is_live(key, now) for key in keys)
+def policy_status(policy: QuotaPolicy, keys: int, now: float, *, invalid_edit: str = "") -> QuotaPolicyStatus:
+    """The whole status; `policy` carries the one before it.
+
+    Args:
+        policy: in its last good version.
+        keys: how many that open anything name it.
+        now: Unix seconds.
+        invalid_edit: what is wrong with a newer version.
+    """
     record = policy_record(policy.model_dump(mode="json", by_alias=True, exclude={"status"}))
     reason = Reason.INVALID_SPEC if invalid_edit else Reason.VALID
     verdicts = (
@@ -26,13 +26,13 @@ def policy_status(
             type=ConditionType.READY,
             status=True,
             reason=Reason.VALID,
-            message=f"{plural(named, 'key')} may use {', '.join(policy.spec.models) or 'every model'}",
+            message=f"{plural(keys, 'key')} may use {', '.join(policy.spec.models) or 'every model'}",
         ),
     )
     generation = policy.metadata.generation
     return QuotaPolicyStatus(
         observed_generation=generation,
-        keys=named,
+        keys=keys,
         limits=[limit_in_words(limit) for limit in record.limits],
         reason=reason,
         conditions=date_conditions(verdicts, policy.status.conditions, generation, now),

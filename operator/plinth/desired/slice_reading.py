@@ -30,6 +30,7 @@ _ROUTE_DECODER = msgspec.json.Decoder(ModelRoute)
 _NOTE_DECODER = msgspec.json.Decoder(ReplicaNote)
 _PATH = re.compile(r"(/[-._~A-Za-z0-9]+)*")
 _HIGHEST_PORT = 65_535
+HUNDRED_PERCENT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,15 @@ def _own_names(header: ModelRoute, headers: Mapping[str, ModelRoute]) -> tuple[t
     taken = [name for name in header.names if name != header.model and name in headers]
     names = tuple(name for name in header.names if name not in taken)
     return names, [f"{header.model}: the name {name} is another model's" for name in taken]
+
+
+def _may_share(route: ModelRoute) -> bool:
+    """Whether the shares stay in the namespace, where alone the callers' right to the model holds, and add up."""
+    namespace = route.model.partition("/")[0]
+    counts = [(share.percent, share.mirror_percent) for share in route.shares]
+    return all(
+        share.model.partition("/")[0] == namespace and share.model != route.model for share in route.shares
+    ) and all(min(parts) >= 0 and sum(parts) <= HUNDRED_PERCENT for parts in zip(*counts, strict=True))
 
 
 def _name_of(found: Slice) -> str:
@@ -146,6 +156,10 @@ class _Slice(msgspec.Struct):
         self._must_be_named(header_name(self.model))
         if route.model != self.model or route.replicas:
             raise _UnusableError(f"{ROUTE} must be of the model {self.model}, without replicas")
+        if not _may_share(route):
+            raise _UnusableError(
+                f"{ROUTE} must give shares of up to 100 percent to models of its own namespace"
+            )
         return route
 
     def replica(self) -> ReplicaRoute:
@@ -155,6 +169,8 @@ class _Slice(msgspec.Struct):
         self._must_be_named(replica_name(self.model, note.slot))
         if note.concurrency < 1 or not _PATH.fullmatch(note.path):
             raise _UnusableError(f"{REPLICA} must hold a concurrency of at least 1 and a plain path")
+        if note.kv_tokens < 0:
+            raise _UnusableError(f"{REPLICA} must not hold fewer than 0 kv_tokens")
         host, port, conditions = self._place()
         return ReplicaRoute(
             slot=note.slot,
@@ -163,6 +179,8 @@ class _Slice(msgspec.Struct):
             path=note.path,
             state=_state(conditions),
             concurrency=note.concurrency,
+            kind=note.kind,
+            kv_tokens=note.kv_tokens,
         )
 
     def _must_be_named(self, name: str) -> None:

@@ -26,6 +26,7 @@ from plinth.domain.fleet import (
 )
 from plinth.domain.intents import Intent, Surroundings
 from plinth.domain.naming import NameMemory, ServedNames
+from plinth.domain.relations import ALONE, RelationMemory, Relations
 from plinth.domain.scaling import ScalingRequest, desired_replicas, least_suffices_to
 from plinth.domain.traffic import LoadReport, ModelRoute, ReplicaState
 
@@ -45,6 +46,7 @@ class Decided:
 
     intent: Intent
     names: ServedNames
+    relations: Relations
     scaling: ScalingRequest
     outcome: Outcome
     goals_met: tuple[int, int, int, int]
@@ -54,7 +56,9 @@ class Decided:
     least_suffices_to: int
     """The load up to which it needs no more than it always has; -1 where it has more."""
 
-    def still_holds(self, model: Model, names: ServedNames, slots: tuple[Slot, ...]) -> bool:
+    def still_holds(
+        self, model: Model, names: ServedNames, relations: Relations, slots: tuple[Slot, ...]
+    ) -> bool:
         """Whether the model is as it was, its load aside."""
         before, window = self.intent.model, model.window
         return (
@@ -62,6 +66,7 @@ class Decided:
             and model.artifact is before.artifact
             and slots == self.intent.slots
             and (names is self.names or names == self.names)
+            and (relations is self.relations or relations == self.relations)
             and model.failure is None
             and model.first_seen == before.first_seen
             and model.answered_revision == before.answered_revision
@@ -81,10 +86,11 @@ class Decided:
 
 
 class Rest:
-    """The models at rest, kept from pass to pass, and everybody's names."""
+    """The models at rest, kept from pass to pass, and everybody's names and relations."""
 
     def __init__(self) -> None:
         self.names = NameMemory()
+        self.relations = RelationMemory()
         self._decided: dict[ModelKey, Decided] = {}
         self._before: _Around | None = None
         self._disturbed: frozenset[ModelKey] = frozenset()
@@ -97,14 +103,16 @@ class Rest:
         self._before = around
         self._disturbed = frozenset(_disturbed(snapshot.report))
 
-    def intent(self, model: Model, names: ServedNames, shared: Surroundings) -> Intent | None:
+    def intent(
+        self, model: Model, names: ServedNames, relations: Relations, shared: Surroundings
+    ) -> Intent | None:
         """What is wanted of the model, if it is at rest."""
         found, key = self._decided.get(model.key), model.key
         if found is None:
             return None
         stands = (
             key not in self._disturbed
-            and found.still_holds(model, names, shared.slots.get(key, ()))
+            and found.still_holds(model, names, relations, shared.slots.get(key, ()))
             and found.wants_as_many(model.window, shared.snapshot.report, shared.now)
         )
         if not stands:
@@ -122,18 +130,23 @@ class Rest:
         for key in models:
             self._decided.pop(key, None)
 
-    def keep(self, names: Mapping[ModelKey, ServedNames], pairs: Iterable[tuple[Intent, Outcome]]) -> None:
+    def keep(
+        self,
+        names: Mapping[ModelKey, ServedNames],
+        relations: Mapping[ModelKey, Relations],
+        pairs: Iterable[tuple[Intent, Outcome]],
+    ) -> None:
         """All that was decided in a pass; of models that are not at rest, nothing is kept."""
         known = self._decided
         self._decided = {}
         for intent, outcome in pairs:
             key = intent.model.key
-            decided = known.get(key) or _decided(intent, names[key], outcome)
+            decided = known.get(key) or _decided(intent, names[key], relations.get(key, ALONE), outcome)
             if decided is not None:
                 self._decided[key] = decided
 
 
-def _decided(intent: Intent, names: ServedNames, outcome: Outcome) -> Decided | None:
+def _decided(intent: Intent, names: ServedNames, relations: Relations, outcome: Outcome) -> Decided | None:
     """The model at rest; None where it is not."""
     claim, scaling, replicas = intent.claim, intent.scaling, intent.wanted.replicas
     if claim is None or scaling is None or intent.refusal is not None or intent.model.failure is not None:
@@ -152,6 +165,7 @@ def _decided(intent: Intent, names: ServedNames, outcome: Outcome) -> Decided | 
     return Decided(
         intent=intent,
         names=names,
+        relations=relations,
         scaling=scaling,
         outcome=outcome,
         goals_met=(window.ttft_met, window.ttft_missed, window.tpot_met, window.tpot_missed),

@@ -17,6 +17,7 @@ from plinth.domain.fleet import Model, Slot, SlotName, SlotPhase, Verdict
 from plinth.domain.health import first_line
 from plinth.domain.pools import Pool
 from plinth.domain.quantities import format_bytes, format_duration, plural
+from plinth.domain.relations import Relations
 from plinth.domain.sightings import find_stray
 from plinth.domain.targets import Refusal
 
@@ -44,6 +45,7 @@ class Situation:
     """All that was decided about a model, and what there is of it."""
 
     model: Model
+    relations: Relations
     revision: str
     """Of the wanted replicas; empty where nothing is wanted and nothing runs."""
     prediction: Prediction | None
@@ -97,6 +99,7 @@ def model_verdicts(situation: Situation) -> tuple[Verdict, ...]:
         objectives_met(situation),
         as_predicted(situation),
         metrics_fresh(situation),
+        routed(situation),
         stalled(before),
     )
     return (*before, *aside, ready(situation, before))
@@ -255,6 +258,14 @@ def metrics_fresh(situation: Situation) -> Verdict:
         message = "the gateway has not reported lately: replicas are left as they are"
         return _false(ConditionType.METRICS_FRESH, Reason.REPORT_MISSING, message)
     return _true(ConditionType.METRICS_FRESH, Reason.REPORT_FRESH, "the gateway reports its load")
+
+
+def routed(situation: Situation) -> Verdict:
+    """Whether requests reach the model as its spec says. The first fault gives the reason, all are told."""
+    kind, faults = ConditionType.ROUTED, situation.relations.faults
+    if faults:
+        return _false(kind, faults[0].reason, "; ".join(fault.message for fault in faults))
+    return _true(kind, Reason.AS_ASKED, "requests reach it as the spec says")
 
 
 def stalled(before: tuple[Verdict, ...]) -> Verdict:

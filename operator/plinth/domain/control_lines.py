@@ -71,7 +71,7 @@ def decode_line(line: bytes) -> ControlMessage:
         if decoder is None:
             raise ControlLineError(f"unknown type {tag!r}; known are {', '.join(_DECODERS)}")
         message: ControlMessage = decoder.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ControlLineError(f"not a control line: {error}") from error
     return message
 

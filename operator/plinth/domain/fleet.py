@@ -82,6 +82,13 @@ class EngineSpec:
     pipeline_parallel: int = 1
     expert_parallel: int = 1
     data_parallel: int = 1
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Sources of its LoRA adapters, by name."""
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """What clients ask for, and the engine is told, to be answered with an adapter: `chat:law`."""
+        return tuple(f"{self.served_names[0]}:{name}" for name in self.adapters)
 
     @property
     def shape(self) -> Shape:

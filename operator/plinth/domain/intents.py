@@ -49,6 +49,8 @@ class Surroundings:
     slots: dict[ModelKey, tuple[Slot, ...]]
     node_ids: frozenset[str]
     homes: Mapping[str, Home]
+    accelerators: Mapping[str, str]
+    """Kind of the accelerators of each node."""
     evacuated: frozenset[str]
     """Nodes that may be emptied before there is room elsewhere."""
     targets: TargetMemory
@@ -77,6 +79,7 @@ def look_around(snapshot: FleetSnapshot, now: float, targets: TargetMemory) -> S
         slots=_by_model(snapshot.slots),
         node_ids=frozenset(node.node_id for node in snapshot.nodes),
         homes=homes_of(pools),
+        accelerators={node.node_id: node.accelerator for node in snapshot.nodes},
         evacuated=frozenset().union(*(evacuated_node(pool, snapshot.slots) for pool in pools)),
         targets=targets,
         vacancies=Vacancies(snapshot.slots),

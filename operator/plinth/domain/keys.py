@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -92,6 +93,13 @@ def may_replace(key: StoredKey) -> bool:
 def is_live(key: StoredKey, now: float) -> bool:
     """Whether it opens anything."""
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+
+
+def count_by_policy(keys: Iterable[StoredKey], now: float) -> Counter[str]:
+    """How many keys that open anything name each policy, as `namespace/name`."""
+    return Counter(
+        f"{key.tenant}/{policy}" for key in keys if is_live(key, now) for policy in set(key.policies)
+    )
 
 
 def key_records(keys: Iterable[StoredKey]) -> tuple[KeyRecord, ...]:

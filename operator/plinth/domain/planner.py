@@ -35,6 +35,7 @@ from plinth.domain.health import retry_due_at
 from plinth.domain.intents import Intent, Surroundings, intend, look_around
 from plinth.domain.naming import ServedNames
 from plinth.domain.pool_plans import occupied_nodes, plan_pool
+from plinth.domain.relations import ALONE, Relations
 from plinth.domain.rollout import RolloutDecision, plan_rollout
 from plinth.domain.routes import RouteRequest, model_route
 from plinth.domain.scaling import ScalingDecision
@@ -55,10 +56,12 @@ def compute_plan(
     targets.forget_all_but(model.key for model in snapshot.models)
     shared = look_around(snapshot, now, targets)
     names = rest.names.resolve(snapshot.models)
+    relations = rest.relations.resolve(snapshot.models, names)
     by_right = sorted(snapshot.models, key=lambda model: _turn(model, shared))
     rest.look_around(snapshot)
     intents = [
-        rest.intent(model, names[model.key], shared) or intend(model, names[model.key], shared)
+        rest.intent(model, names[model.key], relations.get(model.key, ALONE), shared)
+        or intend(model, names[model.key], shared)
         for model in by_right
     ]
     intents.sort(key=lambda each: each.model.key)
@@ -71,9 +74,13 @@ def compute_plan(
     )
     rest.disturb(allotment.disturbed)
     outcomes = [
-        rest.outcome(each) or _plan_model(each, names[each.model.key], allotment, shared) for each in intents
+        rest.outcome(each)
+        or _plan_model(
+            each, names[each.model.key], relations.get(each.model.key, ALONE), allotment, shared=shared
+        )
+        for each in intents
     ]
-    rest.keep(names, zip(intents, outcomes, strict=True))
+    rest.keep(names, relations, zip(intents, outcomes, strict=True))
     deserted = plan_deserted(_deserted(shared), snapshot, now)
     routes = [*(outcome.route for outcome in outcomes), *deserted.routes]
     occupied = occupied_nodes(allotment.room, snapshot.slots)
@@ -102,7 +109,14 @@ def _deserted(shared: Surroundings) -> list[Slot]:
     return [slot for key, slots in shared.slots.items() if key not in known for slot in slots]
 
 
-def _plan_model(intent: Intent, names: ServedNames, allotment: Allotment, shared: Surroundings) -> Outcome:
+def _plan_model(
+    intent: Intent,
+    names: ServedNames,
+    relations: Relations,
+    allotment: Allotment,
+    *,
+    shared: Surroundings,
+) -> Outcome:
     """One model from its places to its route."""
     if intent.claim is not None:
         rolled = plan_rollout(intent.claim.request, allotment)
@@ -111,8 +125,8 @@ def _plan_model(intent: Intent, names: ServedNames, allotment: Allotment, shared
         rolled = _keep_all(intent.slots, intent.departure, broken=intent.broken, closing=closing)
     else:
         rolled = _keep_all(intent.slots, intent.departure, broken={})
-    situation = _situation(intent, rolled=rolled, shared=shared)
-    return _outcome(situation, names=names, target=intent.target, wanted=intent.wanted, rolled=rolled)
+    situation = _situation(intent, relations=relations, rolled=rolled, shared=shared)
+    return _outcome(situation, names=names, intent=intent, rolled=rolled, shared=shared)
 
 
 def _leaving_unclaimed(intents: Iterable[Intent], shared: Surroundings) -> Iterator[SlotName]:
@@ -158,7 +172,9 @@ def _keep_all(
     return RolloutDecision(slots=tuple(plans), wakes=wakes)
 
 
-def _situation(intent: Intent, *, rolled: RolloutDecision, shared: Surroundings) -> Situation:
+def _situation(
+    intent: Intent, *, relations: Relations, rolled: RolloutDecision, shared: Surroundings
+) -> Situation:
     model, target, slots = intent.model, intent.target, intent.slots
     deadline = model.resource.spec.rollout.progress_deadline_seconds
     starting = [
@@ -166,6 +182,7 @@ def _situation(intent: Intent, *, rolled: RolloutDecision, shared: Surroundings)
     ]
     return Situation(
         model=model,
+        relations=relations,
         revision=target.revision if target else "",
         prediction=_expectation(model, target),
         refusal=intent.refusal,
@@ -201,11 +218,12 @@ def _outcome(
     situation: Situation,
     *,
     names: ServedNames,
-    target: Target | None,
-    wanted: ScalingDecision,
+    intent: Intent,
     rolled: RolloutDecision,
+    shared: Surroundings,
 ) -> Outcome:
     model, refusal = situation.model, situation.refusal
+    target, wanted = intent.target, intent.wanted
     verdicts = model_verdicts(situation)
     deadline = model.resource.spec.rollout.progress_deadline_seconds
     deadlines = [slot.since + deadline for slot in _starting(situation.slots, target)]
@@ -227,11 +245,14 @@ def _outcome(
         RouteRequest(
             model=model,
             names=names,
+            relations=situation.relations,
             refusal=refusal,
             revision=situation.revision,
+            wanted=target.spec if target else None,
             desired=wanted.replicas,
             slots={slot.name: slot for slot in situation.slots},
             plans=rolled.slots,
+            accelerators=shared.accelerators,
             waiting_for=next(v.message for v in verdicts if v.type == "Serving"),
         )
     )

@@ -44,6 +44,7 @@ def make_engine_spec(
         pipeline_parallel=fit.shape.pipeline,
         expert_parallel=fit.shape.expert,
         data_parallel=fit.shape.data,
+        adapters={each.name: each.source for each in resource.spec.adapters},
     )
 
 

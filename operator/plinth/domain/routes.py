@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from plinth.api.v1alpha1 import Objectives, Reason
 from plinth.domain.draining import is_routable
 from plinth.domain.fleet import EngineSpec, Model, ModelKey, Slot, SlotAction, SlotName, SlotPlan
 from plinth.domain.naming import ServedNames
+from plinth.domain.relations import Relations
 from plinth.domain.targets import Refusal
-from plinth.domain.traffic import Availability, ModelRoute, ObjectiveRoute, ReplicaRoute, ReplicaState
+from plinth.domain.traffic import (
+    Availability,
+    ModelRoute,
+    ObjectiveRoute,
+    ReplicaRoute,
+    ReplicaState,
+    Strategy,
+)
 
 REFUSED_FROM_FAILURES = 3
 """After so many failed starts in a row, waiting is no longer expected to help."""
@@ -23,22 +32,27 @@ class RouteRequest:
 
     model: Model
     names: ServedNames
+    relations: Relations
     refusal: Refusal | None
     revision: str
+    wanted: EngineSpec | None
+    """What a new replica is told; None where nothing can be planned."""
     desired: int
     slots: Mapping[SlotName, Slot]
     plans: tuple[SlotPlan, ...]
+    accelerators: Mapping[str, str]
+    """Kind of the accelerators of each node."""
     waiting_for: str
     """Why no replica answers yet, for a request that waits in vain."""
 
 
 def model_route(request: RouteRequest) -> ModelRoute:
     """One model's route. Its replicas: ready ones that stay, and draining ones until they are gone."""
-    replicas = replica_routes(request.plans, request.slots)
+    replicas = replica_routes(request.plans, request.slots, request.accelerators)
     availability, message = _availability(
         request, serves=any(r.state is ReplicaState.READY for r in replicas)
     )
-    spec = request.model.resource.spec
+    spec, serving = request.model.resource.spec, _serving(request, replicas)
     return ModelRoute(
         model=str(request.model.key),
         names=request.names.names,
@@ -48,6 +62,14 @@ def model_route(request: RouteRequest) -> ModelRoute:
         message=message,
         replicas=replicas,
         objectives=_objectives(spec.objectives),
+        engine=serving.engine,
+        revision=serving.revision,
+        aliases=tuple(spec.aliases),
+        fallbacks=tuple(spec.fallbacks),
+        adapters=serving.adapters,
+        strategy=Strategy(spec.routing.strategy.value),
+        session_header=(spec.routing.session_header or "").lower(),
+        shares=request.relations.shares,
     )
 
 
@@ -66,7 +88,11 @@ def leaving_route(key: ModelKey, slots: Iterable[Slot], plans: Iterable[SlotPlan
     )
 
 
-def replica_routes(plans: Iterable[SlotPlan], slots: Mapping[SlotName, Slot]) -> tuple[ReplicaRoute, ...]:
+def replica_routes(
+    plans: Iterable[SlotPlan],
+    slots: Mapping[SlotName, Slot],
+    accelerators: Mapping[str, str] | None = None,
+) -> tuple[ReplicaRoute, ...]:
     """Where the replicas listen that may get requests or still have some."""
     routes = []
     for plan in sorted(plans, key=lambda each: each.name):
@@ -81,9 +107,44 @@ def replica_routes(plans: Iterable[SlotPlan], slots: Mapping[SlotName, Slot]) ->
                 path=f"/{slot.name}",
                 state=state,
                 concurrency=_concurrency(slot.spec),
+                kind=_kind(slot, accelerators or {}),
+                kv_tokens=slot.figures.memory.kv_tokens if slot.figures else 0,
             )
         )
     return tuple(routes)
+
+
+class _Serving(NamedTuple):
+    """What the replicas have in common that requests go to; of a model without any, what the next will have."""
+
+    engine: str
+    revision: str
+    adapters: tuple[str, ...]
+
+
+def _serving(request: RouteRequest, replicas: Iterable[ReplicaRoute]) -> _Serving:
+    ready = {replica.slot for replica in replicas if replica.state is ReplicaState.READY}
+    slots = [slot for name, slot in request.slots.items() if str(name) in ready]
+    told = [slot.spec for slot in slots] or [request.wanted]
+    specs = [spec for spec in told if spec is not None]
+    engines, adapters = {spec.engine.value for spec in specs}, [spec.adapter_names for spec in specs]
+    return _Serving(
+        engine=engines.pop() if len(engines) == 1 else "",
+        revision="+".join(sorted({slot.name.revision for slot in slots})) or request.revision,
+        # A replica of an older revision would not know the name.
+        adapters=tuple(
+            name for name in next(iter(adapters), ()) if all(name in others for others in adapters)
+        ),
+    )
+
+
+def _kind(slot: Slot, accelerators: Mapping[str, str]) -> str:
+    """As in `H200 TP2 VLLM`, or `CPU TP1 LlamaCpp of 8 threads`."""
+    spec = slot.spec
+    if spec is None:
+        return ""
+    threads = f" of {spec.threads} threads" if spec.threads else ""
+    return f"{accelerators.get(slot.nodes[0], '')} {spec.shape} {spec.engine}{threads}".strip()
 
 
 def _concurrency(spec: EngineSpec | None) -> int:

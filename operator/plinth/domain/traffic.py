@@ -41,11 +41,9 @@ class ReplicaRoute:
     concurrency: int
     """Requests that it was sized for; how many it really holds at once the gateway learns from it."""
     kind: str = ""
-    """Accelerator and shape: replicas of one kind should be equally fast."""
+    """Accelerator, shape and engine: replicas of one kind should be equally fast."""
     kv_tokens: int = 0
     """What its KV cache holds; 0 where nobody knows."""
-    unwell: str = ""
-    """Why its accelerators are not to be trusted; it gets no request while another replica is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,7 @@ class ModelRoute:
     replicas: tuple[ReplicaRoute, ...]
     objectives: ObjectiveRoute | None = None
     engine: str = ""
-    """`VLLM` or `LlamaCpp`."""
+    """`VLLM` or `LlamaCpp`; empty while replicas of both serve, and of a model that nothing is known of."""
     revision: str = ""
     """Changes with whatever may change its answers: weights, engine, arguments. All revisions that serve now."""
     aliases: tuple[str, ...] = ()
@@ -106,7 +104,7 @@ class ModelRoute:
     fallbacks: tuple[str, ...] = ()
     """Names of models to ask instead, the best first."""
     adapters: tuple[str, ...] = ()
-    """LoRA adapters that its replicas can load: each is asked for by a name of its own."""
+    """Names of its LoRA adapters, `NAME:ADAPTER` with the first of its names: what clients ask for, and its engine too."""
     strategy: Strategy = Strategy.EXPECTED_TTFT
     session_header: str = ""
     """Requests with the same value of this header, in lower case, prefer the same replica; empty for none."""

@@ -3,6 +3,7 @@
 from plinth.api.v1alpha1.errors import FieldError, InvalidResourceError
 from plinth.api.v1alpha1.gpupool import GPUPool, GPUPoolSpec, GPUPoolStatus
 from plinth.api.v1alpha1.meta import API_VERSION, GROUP, VERSION, Condition, ObjectMeta, ResourceKey
+from plinth.api.v1alpha1.model_traffic import Adapter, Routing, RoutingStrategy, Traffic
 from plinth.api.v1alpha1.modeldeployment import (
     EngineChoice,
     ModelDeployment,
@@ -26,6 +27,7 @@ __all__ = [
     "KINDS",
     "SENTENCES",
     "VERSION",
+    "Adapter",
     "AnyResource",
     "Condition",
     "ConditionType",
@@ -48,7 +50,10 @@ __all__ = [
     "Reason",
     "ResourceKey",
     "Rollout",
+    "Routing",
+    "RoutingStrategy",
     "Scaling",
     "Task",
+    "Traffic",
     "parse_resource",
 ]

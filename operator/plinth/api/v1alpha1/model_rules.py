@@ -63,7 +63,7 @@ def _only_for_hf(field: str, meaning: str, *, shown: Shown = Shown.NOTHING) -> R
     )
 
 
-MODEL_SOURCE = (
+SOURCE = (
     Rule(
         field="source",
         must="must start with hf://, file://, package:// or pvc://",
@@ -106,6 +106,11 @@ MODEL_SOURCE = (
         remedy="write the path out",
         shown=Shown.TEXT,
     ),
+)
+"""Of whatever names where files come from."""
+
+MODEL_SOURCE = (
+    *SOURCE,
     Rule(
         field="revision",
         must="must not hold '..'",

@@ -21,6 +21,7 @@ from plinth.api.v1alpha1.meta import (
     ResourceKey,
     without_nulls,
 )
+from plinth.api.v1alpha1.model_traffic import Adapters, Aliases, Fallbacks, Routing, ServedName, Traffic
 from plinth.api.v1alpha1.replica_places import ReplicaPlace
 
 
@@ -45,9 +46,6 @@ SecretKey = Annotated[
 ]
 Revision = Annotated[
     str, StringConstraints(pattern=r"^[a-zA-Z0-9][-._/a-zA-Z0-9]*$", min_length=1, max_length=128)
-]
-ServedName = Annotated[
-    str, StringConstraints(pattern=r"^[a-zA-Z0-9][-._:/a-zA-Z0-9]*$", min_length=1, max_length=128)
 ]
 
 
@@ -189,6 +187,17 @@ class ModelDeploymentSpec(Resource):
     """Where the model comes from; all that must be written."""
     served_name: ServedName | None = None
     """The name clients ask for; the resource's own name unless given. `namespace/name` always works too."""
+    aliases: Aliases = Field(default_factory=list)
+    """Further names, which other models may have too; `name@version` is a version of `name`, and answers for the bare
+    `name` where no model has it."""
+    fallbacks: Fallbacks = Field(default_factory=list)
+    """Names of models that answer when this one cannot, the best first."""
+    routing: Routing = Field(default_factory=Routing)
+    """How the replica that answers a request is chosen."""
+    traffic: Traffic | None = None
+    """The part of another model's requests that this one takes, as its canary or its mirror."""
+    adapters: Adapters = Field(default_factory=list)
+    """LoRA adapters that its replicas load beside it; with vLLM only."""
     pool: DnsLabel | None = None
     """The GPUPool to run on; absent, the planner chooses."""
     priority: Int = Field(default=0, ge=-1_000_000_000, le=1_000_000_000)

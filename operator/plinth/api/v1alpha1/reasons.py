@@ -16,6 +16,7 @@ class ConditionType(StrEnum):
     OBJECTIVES_MET = "ObjectivesMet"
     AS_PREDICTED = "AsPredicted"
     METRICS_FRESH = "MetricsFresh"
+    ROUTED = "Routed"
     STALLED = "Stalled"
     READY = "Ready"
 
@@ -29,6 +30,7 @@ CONDITION_SENTENCES: dict[ConditionType, str] = {
     ConditionType.OBJECTIVES_MET: "TTFT and TPOT stay within the objectives.",
     ConditionType.AS_PREDICTED: "What the replicas measure is within 10% of what the plan predicted.",
     ConditionType.METRICS_FRESH: "The gateway's load report is recent enough to scale by.",
+    ConditionType.ROUTED: "Every name, fallback and share of traffic that the spec asks for is in effect.",
     ConditionType.STALLED: "It will not get further until somebody acts; tools that wait for Ready stop waiting.",
     ConditionType.READY: "All is as the spec asks; `kubectl wait --for=condition=Ready` works at zero replicas too.",
 }
@@ -72,6 +74,10 @@ class Reason(StrEnum):
     NOT_MEASURED = "NotMeasured"
     REPORT_FRESH = "ReportFresh"
     REPORT_MISSING = "ReportMissing"
+    AS_ASKED = "AsAsked"
+    NAME_TAKEN = "NameTaken"
+    UNKNOWN_MODEL = "UnknownModel"
+    TRAFFIC_UNSHARED = "TrafficUnshared"
     CAPACITY_READY = "CapacityReady"
     CAPACITY_AWAY = "CapacityAway"
     REPLACING_WORKERS = "ReplacingWorkers"
@@ -117,6 +123,10 @@ SENTENCES: dict[Reason, str] = {
     Reason.NOT_MEASURED: "No replica has told its figures yet; they come with its first answer.",
     Reason.REPORT_FRESH: "The gateway reports its load.",
     Reason.REPORT_MISSING: "The gateway has not reported lately; load is unknown, so replicas are left as they are.",
+    Reason.AS_ASKED: "Requests reach the model as its spec says.",
+    Reason.NAME_TAKEN: "A name that the spec asks for leads to another model; the message says which.",
+    Reason.UNKNOWN_MODEL: "The spec names a model that is not there, or that cannot do what this one does.",
+    Reason.TRAFFIC_UNSHARED: "The model cannot take the part of another's requests that the spec asks for.",
     Reason.CAPACITY_READY: "The pool's nodes are there.",
     Reason.CAPACITY_AWAY: "Ray does not answer; what is known of the pool is old.",
     Reason.REPLACING_WORKERS: "The pool's workers are being replaced; models move as room allows.",

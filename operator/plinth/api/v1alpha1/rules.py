@@ -9,17 +9,27 @@ A rule belongs to the model class whose name it is filed under and blames one fi
 
 from __future__ import annotations
 
-from plinth.api.v1alpha1.model_rules import ENGINE, MODEL_DEPLOYMENT, MODEL_SOURCE, OBJECTIVES, SCALING
+from plinth.api.v1alpha1.model_rules import (
+    ENGINE,
+    MODEL_DEPLOYMENT,
+    MODEL_SOURCE,
+    OBJECTIVES,
+    SCALING,
+    SOURCE,
+)
 from plinth.api.v1alpha1.pool_rules import GPU_POOL, NODE_TYPE, POOL_TRANSITIONS, TOLERATION, WORKERS
 from plinth.api.v1alpha1.quota_rules import ALLOWANCE, QUOTA_POLICY
 from plinth.api.v1alpha1.rule import Rule, Transition
+from plinth.api.v1alpha1.traffic_rules import MODEL_TRAFFIC, NOT_OF_ITSELF
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "ModelSource": MODEL_SOURCE,
+    "Adapter": SOURCE,
     "EngineSpec": ENGINE,
     "Objectives": OBJECTIVES,
     "Scaling": SCALING,
-    "ModelDeploymentSpec": MODEL_DEPLOYMENT,
+    "ModelDeploymentSpec": (*MODEL_DEPLOYMENT, *MODEL_TRAFFIC),
+    "ModelDeployment": NOT_OF_ITSELF,
     "GPUPoolSpec": GPU_POOL,
     "Workers": WORKERS,
     "NodeType": NODE_TYPE,

@@ -73,6 +73,15 @@ VALID = {
     "an embedding model with a TTFT": model_document(
         model={"source": "hf://a/b", "task": "Embed"}, objectives={"ttftMilliseconds": 100}
     ),
+    "names, shares and adapters": model_document(
+        aliases=["gpt-x", "chat@v2", "team/chat:latest@awq"],
+        fallbacks=["small", "chat@v1"],
+        routing={"strategy": "PrefixHash", "sessionHeader": "X-Session-Id"},
+        traffic={"of": "other", "percent": 100, "mirrorPercent": 100},
+        adapters=[{"name": "law", "source": "hf://org/law"}, {"name": "Med.1", "source": "pvc://l/med"}],
+    ),
+    "routing with nothing said": model_document(routing={}, traffic=None, adapters=[]),
+    "no adapters with llama.cpp": model_document(engine={"type": "LlamaCpp"}, adapters=[]),
     "a pool with nothing said": pool_document(),
     "a pool with labels": pool_document(nodeSelector={"ray.io/accelerator-type": "H200", "zone": ""}),
     "a price": pool_document(costPerAcceleratorHour="123456789.123456"),
@@ -110,6 +119,27 @@ VALID = {
 }
 
 BREAKS_A_RULE: dict[str, tuple[Document, str]] = {
+    "an alias twice": (model_document(aliases=["a", "b", "a"]), "spec.aliases"),
+    "a fallback twice": (model_document(fallbacks=["a", "a"]), "spec.fallbacks"),
+    "two adapters of one name": (
+        model_document(adapters=[{"name": "a", "source": "hf://o/a"}, {"name": "a", "source": "hf://o/b"}]),
+        "spec.adapters",
+    ),
+    "adapters with llama.cpp": (
+        model_document(engine={"type": "LlamaCpp"}, adapters=[{"name": "a", "source": "hf://o/a"}]),
+        "spec.adapters",
+    ),
+    "adapters of an embedding": (
+        model_document(
+            model={"source": "hf://a/b", "task": "Embed"}, adapters=[{"name": "a", "source": "hf://o/a"}]
+        ),
+        "spec.adapters",
+    ),
+    "an adapter from nowhere": (
+        model_document(adapters=[{"name": "a", "source": "law"}]),
+        "spec.adapters[0].source",
+    ),
+    "a model that is its own canary": (model_document("chat", traffic={"of": "chat"}), "spec.traffic.of"),
     "no scheme": (source("Qwen/Qwen2.5-32B-Instruct"), "spec.model.source"),
     "a scheme nobody reads": (source("s3://bucket/key"), "spec.model.source"),
     "half a repository": (source("hf://Qwen"), "spec.model.source"),
@@ -239,6 +269,16 @@ BREAKS_THE_SCHEMA = {
     "a secret's key that climbs": source("hf://a/b", credentials={"name": "a", "key": ".."}),
     "half a secret": source("hf://a/b", credentials={"name": "a"}),
     "a served name that begins with a slash": model_document(servedName="/x"),
+    "an alias that begins with an at sign": model_document(aliases=["@awq"]),
+    "a version of a version": model_document(aliases=["chat@a@b"]),
+    "too many fallbacks": model_document(fallbacks=[f"m{i}" for i in range(9)]),
+    "a strategy in small letters": model_document(routing={"strategy": "leastLoad"}),
+    "a header with a colon": model_document(routing={"sessionHeader": "x: y"}),
+    "more than all requests": model_document(traffic={"of": "other", "percent": 101}),
+    "a share of a model of another namespace": model_document(traffic={"of": "team-b/other"}),
+    "a share of nobody": model_document(traffic={"percent": 5}),
+    "an adapter with a colon in its name": model_document(adapters=[{"name": "a:b", "source": "hf://o/a"}]),
+    "an adapter without a source": model_document(adapters=[{"name": "a"}]),
     "a price as a number": pool_document(costPerAcceleratorHour=2.5),
     "a price with seven decimals": pool_document(costPerAcceleratorHour="1.1234567"),
     "a limit of nothing": limits(requestsPerMinute=0),
@@ -398,6 +438,18 @@ specs = st.fixed_dictionaries(
                 "contextTokens": tokens,
                 "tpotMilliseconds": st.none() | st.just(50),
             },
+        ),
+        "aliases": st.lists(st.sampled_from(["a", "a@b", "@b", "b"]), max_size=3),
+        "traffic": st.none()
+        | st.fixed_dictionaries(
+            {"of": st.sampled_from(["chat", "other", "Other"])},
+            optional={"percent": st.integers(-1, 101), "mirrorPercent": st.integers(0, 100)},
+        ),
+        "adapters": st.lists(
+            st.fixed_dictionaries(
+                {"name": st.sampled_from(["a", "b", "-"]), "source": st.sampled_from(["hf://a/b", "x"])}
+            ),
+            max_size=2,
         ),
         "scaling": st.none()
         | st.fixed_dictionaries(
