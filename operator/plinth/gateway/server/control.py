@@ -91,7 +91,7 @@ class ControlServer:
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Opens the socket for this user only; raises FileExistsError when another gateway holds it."""
-        _remove_stale(path)
+        remove_stale(path)
         loop = asyncio.get_running_loop()
         before = os.umask(0o177)
         try:
@@ -167,7 +167,8 @@ class ControlServer:
         self._timer = loop.call_later(seconds, self._send)
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
+    """Removes a socket that nobody listens on; raises FileExistsError when somebody does."""
     if not path.exists():
         return
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from plinth.gateway.protocol.resp import MalformedReplyError, RedisError, Reply, ReplyReader, command
 
@@ -16,11 +17,13 @@ OnReply = Callable[[Reply], None]
 class RedisAddress:
     """Where Redis listens, and how to be let in."""
 
-    host: str
+    host: str = ""
     port: int = 6379
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    path: Path | None = None
+    """Of a Unix socket, in place of host and port."""
 
 
 class RedisConnection(asyncio.Protocol):
@@ -93,9 +96,15 @@ async def connect_to_redis(
         RedisError: it answers, but lets nobody in.
     """
     async with asyncio.timeout(seconds):
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: RedisConnection(on_lost), address.host, address.port
-        )
+        loop = asyncio.get_running_loop()
+        if address.path is not None:
+            _, connection = await loop.create_unix_connection(
+                lambda: RedisConnection(on_lost), str(address.path)
+            )
+        else:
+            _, connection = await loop.create_connection(
+                lambda: RedisConnection(on_lost), address.host, address.port
+            )
         try:
             if address.password is not None:
                 user = (address.username.encode(),) if address.username is not None else ()
