@@ -8,7 +8,7 @@ from typing import Any
 import kopf
 
 from plinth.api.v1alpha1 import GROUP, VERSION
-from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT
+from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT, QUOTA_POLICY
 from plinth.controllers.admission import AdmissionDecision, check_form, default, validate
 from plinth.domain.fleet import FleetSnapshot
 
@@ -29,7 +29,7 @@ def register_admission(registry: kopf.OperatorRegistry, fleet: Callable[[], Flee
             _pass_on(check_form(dict(new), old and dict(old)), warnings)
             patch.update(default(dict(new)))
 
-    for kind in (GPU_POOL, MODEL_DEPLOYMENT):
+    for kind in (GPU_POOL, MODEL_DEPLOYMENT, QUOTA_POLICY):
         kopf.on.validate(GROUP, VERSION, kind.plural, id="validate", registry=registry)(validating)
         kopf.on.mutate(GROUP, VERSION, kind.plural, id="mutate", registry=registry)(mutating)
 

@@ -10,7 +10,7 @@ from plinth.cluster.status_db import AnyStatus
 from plinth.controllers.gather import key_of
 from plinth.controllers.ports import DesiredModel, Resources, Statuses
 from plinth.desired.policy_status import policy_status
-from plinth.domain.keys import StoredKey
+from plinth.domain.keys import StoredKey, count_by_policy
 
 
 class FolderResources:
@@ -57,9 +57,13 @@ class FolderResources:
         for model in self._state.models:
             if key_of(model.resource) in statuses.models:
                 by_key[model.resource.key] = statuses.models[key_of(model.resource)]
-        keys = self._keys()
+        keys = count_by_policy(self._keys(), self._now)
         for policy in self._state.policies:
-            by_key[policy.resource.key] = policy_status(
-                policy.resource, keys, self._now, invalid_edit=policy.invalid_edit
+            key = policy.resource.key
+            by_key[key] = policy_status(
+                policy.resource,
+                keys[f"{key.namespace}/{key.name}"],
+                self._now,
+                invalid_edit=policy.invalid_edit,
             )
         return self._store.write(by_key)

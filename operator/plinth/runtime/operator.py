@@ -14,6 +14,7 @@ import click
 
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.login import LoginError
+from plinth.desired.key_secrets import KEYS_NAMESPACE
 from plinth.desired.ray_pods import RaySettings
 from plinth.runtime.json_logs import FORMATS, LEVELS, set_up_logs
 from plinth.runtime.operator_adapters import ClusterAdapters
@@ -51,6 +52,12 @@ log = logging.getLogger("plinth.operator")
 @click.option(
     "--redis-password-secret", default="", help="Secret with its password under the key `password`."
 )
+@click.option(
+    "--keys-namespace",
+    default=KEYS_NAMESPACE,
+    show_default=True,
+    help="Where the Secrets of API keys are; policies' statuses count them.",
+)
 @click.option("--metrics-port", default=8080, show_default=True, help="For /metrics, /healthz and /readyz.")
 @click.option("--webhook-port", default=9443, show_default=True, help="For admission.")
 @click.option(
@@ -80,6 +87,7 @@ def operator(  # noqa: PLR0917 - click gives them by name
     pull_secrets: tuple[str, ...],
     redis_address: str,
     redis_password_secret: str,
+    keys_namespace: str,
     metrics_port: int,
     webhook_port: int,
     plan_port: int,
@@ -101,6 +109,7 @@ def operator(  # noqa: PLR0917 - click gives them by name
             redis_address=redis_address,
             redis_password_secret=redis_password_secret,
         ),
+        keys_namespace=keys_namespace,
         metrics_port=metrics_port,
         webhook_port=webhook_port,
         plan_port=plan_port,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from plinth.desired.key_secrets import KEYS_NAMESPACE
 from plinth.desired.ray_pods import RaySettings
 
 LEASE_NAME = "plinth-operator"
@@ -17,6 +18,8 @@ class OperatorOptions:
     namespace: str
     """Where Plinth is installed: its Lease, its Secrets, the RayClusters of shared pools."""
     ray: RaySettings
+    keys_namespace: str = KEYS_NAMESPACE
+    """Where the Secrets of API keys are."""
     host: str | None = None
     """Where to listen; None for all addresses."""
     metrics_port: int = 8080

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import kopf
 
 from plinth.cluster.kube.census import Census
-from plinth.cluster.kube.client import GPU_POOL, MODEL_DEPLOYMENT, Kind, KubeClient
+from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeAway, KubeRefused
+from plinth.cluster.kube.key_reflector import KeyReflector
+from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT, QUOTA_POLICY, Kind
 from plinth.cluster.kube.lease import Election, find_identity
 from plinth.cluster.kube.store import KubernetesStore, key_of
 from plinth.controllers.cycle import Pass
@@ -28,7 +30,7 @@ from plinth.runtime.operator_options import LEASE_NAME, OperatorOptions
 from plinth.runtime.operator_term import Term
 from plinth.runtime.probe_server import ProbeServer
 
-KINDS = (GPU_POOL, MODEL_DEPLOYMENT)
+KINDS = (GPU_POOL, MODEL_DEPLOYMENT, QUOTA_POLICY)
 RETRY_SECONDS = 1.0
 
 log = logging.getLogger("plinth.operator")
@@ -89,6 +91,7 @@ class OperatorProcess:
         self._term: Term | None = None
         self._identity = find_identity()
         self.store = KubernetesStore()
+        self._keys = KeyReflector(client, options.keys_namespace, on_change=self._wake)
         self.election = Election(
             lease_client, namespace=options.namespace, name=LEASE_NAME, identity=self._identity
         )
@@ -120,6 +123,7 @@ class OperatorProcess:
         """Run until stopped. Raises OSError when a port is taken, and what ends one of the parts."""
         await self.probes.start(self._options.host, self._options.metrics_port)
         await self._adapters.start()
+        self._keys.start()
         leading = asyncio.create_task(self._lead())
         others = {asyncio.create_task(part) for part in (self._follow(), self._census.run(), _wait(stop))}
         try:
@@ -130,6 +134,7 @@ class OperatorProcess:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+            await self._keys.close()
             await self._adapters.close()
             await self.probes.close()
         for task in done:
@@ -156,7 +161,9 @@ class OperatorProcess:
 
     async def _run_term(self) -> None:
         fenced = self._client.fenced(self.election)
-        self._term = Term(fenced, self.store, self._metrics, identity=self._identity)
+        self._term = Term(
+            fenced, self.store, self._metrics, identity=self._identity, keys=lambda: self._keys.keys
+        )
         try:
             await self._term.run(self._adapters.open_ports)
         finally:

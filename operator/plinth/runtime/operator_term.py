@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from plinth.api.v1alpha1 import ResourceKey
@@ -17,6 +17,7 @@ from plinth.cluster.kube.store import KubernetesStore
 from plinth.controllers.cycle import FleetCycle, Pass
 from plinth.controllers.ports import Ports, ResourceStore
 from plinth.desired.story import notes_between
+from plinth.domain.keys import StoredKey
 from plinth.runtime.kube_resources import KubeResources
 from plinth.runtime.operator_metrics import OperatorMetrics
 
@@ -27,10 +28,17 @@ class Term:
     """Made when this replica comes to lead; forgotten, with all that the cycle remembers, when it leads no longer."""
 
     def __init__(
-        self, client: KubeClient, store: KubernetesStore, metrics: OperatorMetrics, *, identity: str
+        self,
+        client: KubeClient,
+        store: KubernetesStore,
+        metrics: OperatorMetrics,
+        *,
+        identity: str,
+        keys: Callable[[], Sequence[StoredKey]],
     ) -> None:
-        """`client` is fenced."""
+        """`client` is fenced; `keys` gives all API keys as they are now."""
         self._store = store
+        self._keys = keys
         self._metrics = metrics
         self._writer = StatusWriter(client, store)
         self._events = EventWriter(client, identity=identity, uid_of=self._uid_of, clock=time.time)
@@ -62,7 +70,7 @@ class Term:
         """Lead until cancelled. Raises NotLeaderError."""
         self._store.on_status = self._writer.look
         try:
-            async with open_ports(KubeResources(self._store, self._writer)) as ports:
+            async with open_ports(KubeResources(self._store, self._writer, self._keys)) as ports:
                 self._cycle = FleetCycle(
                     ports=ports,
                     clock=time.time,

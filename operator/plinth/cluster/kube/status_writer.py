@@ -16,14 +16,14 @@ from typing import Any
 from plinth.api.v1alpha1 import ResourceKey
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.errors import KubeAway, KubeRefused
-from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT
+from plinth.cluster.kube.kinds import GPU_POOL, MODEL_DEPLOYMENT, QUOTA_POLICY
 from plinth.cluster.kube.store import AnyStatus, KubernetesStore, ObservedStatus
 
 WRITES_AT_ONCE = 16
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
 NOT_FOUND, CONFLICT = 404, 409
-KINDS = {each.kind: each for each in (GPU_POOL, MODEL_DEPLOYMENT)}
+KINDS = {each.kind: each for each in (GPU_POOL, MODEL_DEPLOYMENT, QUOTA_POLICY)}
 
 log = logging.getLogger("plinth.status")
 

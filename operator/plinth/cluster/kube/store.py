@@ -24,16 +24,19 @@ from plinth.api.v1alpha1 import (
     ModelDeployment,
     ModelDeploymentStatus,
     ObjectMeta,
+    QuotaPolicy,
+    QuotaPolicyStatus,
     ResourceKey,
     parse_resource,
 )
 
-AnyStatus = GPUPoolStatus | ModelDeploymentStatus
+AnyStatus = GPUPoolStatus | ModelDeploymentStatus | QuotaPolicyStatus
 R = TypeVar("R", bound=AnyResource)
 
 STATUS_TYPES: dict[str, type[AnyStatus]] = {
     "GPUPool": GPUPoolStatus,
     "ModelDeployment": ModelDeploymentStatus,
+    "QuotaPolicy": QuotaPolicyStatus,
 }
 UNREAD_METADATA = frozenset({"managedFields", "selfLink"})
 """Most of an object's size, and of no use here."""
@@ -70,6 +73,8 @@ class StoreState:
     pools: tuple[Stored[GPUPool], ...] = ()
     """Those that are being deleted too."""
     models: tuple[Stored[ModelDeployment], ...] = ()
+    policies: tuple[Stored[QuotaPolicy], ...] = ()
+    """Those that are being deleted too: their limits hold until they are gone."""
     refused: tuple[Refused, ...] = ()
 
 
@@ -162,6 +167,7 @@ class KubernetesStore:
                 pools=_stored(entries, GPUPool),
                 # Nothing is to be served any more by a model that somebody else's finalizer still holds.
                 models=_stored([each for each in entries if not each.is_leaving], ModelDeployment),
+                policies=_stored(entries, QuotaPolicy),
                 refused=tuple(_refused(each) for each in entries if each.resource is None),
             )
         return self._state

@@ -9,6 +9,7 @@ from plinth.domain.keys import (
     KeyUnknown,
     StoredKey,
     StoredSecret,
+    count_by_policy,
     digest_of,
     is_live,
     key_records,
@@ -100,3 +101,15 @@ def test_a_dns_label_is_a_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "CI", "-a", "a-", "a.b", "a/b", "a b", "a" * 64, "a\n", "ä"])
 def test_anything_else_is_none(name: str) -> None:
     assert not NAME.fullmatch(name)
+
+
+def test_only_live_keys_count_for_the_policies_they_name_in_their_own_namespace() -> None:
+    keys = [
+        make_key("one", policies=("standard", "bulk", "bulk")),
+        make_key("two", policies=("standard",)),
+        make_key("expired", policies=("standard",), expires_at=5.0),
+        revoke(make_key("gone", policies=("standard",)), now=1.0),
+        make_key("elsewhere", "team-b", policies=("standard",)),
+        make_key("free"),
+    ]
+    assert count_by_policy(keys, now=10.0) == {"team-a/standard": 2, "team-a/bulk": 1, "team-b/standard": 1}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from plinth.api.v1alpha1 import ModelDeploymentStatus, ResourceKey
+from plinth.api.v1alpha1 import ModelDeploymentStatus, QuotaPolicyStatus, ResourceKey
 from plinth.cluster.kube.status_writer import StatusWriter
 from plinth.cluster.kube.store import KubernetesStore
 from plinth.controllers.ports import Statuses
 from plinth.domain.fleet import ModelKey
+from plinth.domain.keys import StoredKey, revoke
 from plinth.runtime.kube_resources import KubeResources
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
-from plinth.tests.cluster.kube.stored_objects import POOLS, make_pool, make_status, put_model
+from plinth.tests.cluster.kube.stored_objects import POOLS, make_pool, make_status, put_model, put_policy
+from plinth.tests.domain.test_keys import make_key
 
 
 class Desk:
@@ -19,7 +21,13 @@ class Desk:
         self.server = FakeApiServer()
         self.store = KubernetesStore()
         self.writer = StatusWriter(self.server.client(), self.store)
-        self.resources = KubeResources(self.store, self.writer)
+        self.keys: list[StoredKey] = []
+        self.resources = KubeResources(self.store, self.writer, lambda: self.keys)
+
+    def policy_status(self, name: str = "standard") -> QuotaPolicyStatus:
+        found = self.writer.wanted(ResourceKey("QuotaPolicy", "team-a", name))
+        assert isinstance(found, QuotaPolicyStatus)
+        return found
 
 
 @pytest.fixture
@@ -73,3 +81,37 @@ def test_an_object_that_was_never_valid_gets_a_status_that_says_why_once(desk: D
     assert (accepted.type, accepted.status) == ("Accepted", "False")
     assert "unknown field spec.replicas" in accepted.message
     assert (ready.type, ready.status) == ("Ready", "False")
+
+
+def test_a_policy_s_status_counts_its_keys_and_is_made_again_only_when_that_changes(desk: Desk) -> None:
+    desk.store.put(put_policy(desk.server, limits={"perKey": {"concurrency": 2}}))
+    desk.resources.read(100.0)
+    assert write(desk) == 1
+    first = desk.policy_status()
+    assert (first.keys, first.limits) == (0, ["each key: 2 requests at once"])
+    desk.resources.read(200.0)
+    assert write(desk) == 0
+    assert desk.policy_status() is first
+    desk.keys = [make_key("ci", policies=("standard",)), make_key("other", "team-b", policies=("standard",))]
+    assert write(desk) == 1
+    assert desk.policy_status().keys == 1
+    desk.keys = [revoke(desk.keys[0], now=1.0)]
+    assert write(desk) == 1
+    assert desk.policy_status().keys == 0
+    ready = desk.policy_status().conditions[1]
+    assert ready.last_transition_time == first.conditions[1].last_transition_time
+
+
+def test_a_policy_that_is_gone_has_no_status_and_one_that_was_never_valid_has_one_that_says_why(
+    desk: Desk,
+) -> None:
+    item = put_policy(desk.server)
+    desk.store.put(item)
+    desk.store.put(put_policy(desk.server, "wrong", models="all"))
+    desk.resources.read(100.0)
+    write(desk)
+    assert desk.policy_status().reason == "Valid"
+    assert desk.policy_status("wrong").reason == "InvalidSpec"
+    desk.store.remove(ResourceKey("QuotaPolicy", "team-a", "standard"), item["metadata"]["uid"])
+    write(desk)
+    assert desk.writer.wanted(ResourceKey("QuotaPolicy", "team-a", "standard")) is None

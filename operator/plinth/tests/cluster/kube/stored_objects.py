@@ -9,6 +9,7 @@ from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 
 MODELS = "/apis/plinth.dev/v1alpha1/modeldeployments"
 POOLS = "/apis/plinth.dev/v1alpha1/gpupools"
+POLICIES = "/apis/plinth.dev/v1alpha1/quotapolicies"
 CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -32,6 +33,12 @@ def make_pool(name: str = "h200", **spec: Any) -> dict[str, Any]:
 
 def put_model(server: FakeApiServer, name: str = "smol", **spec: Any) -> dict[str, Any]:
     return server.put(MODELS, make_model(name, **spec))
+
+
+def put_policy(server: FakeApiServer, name: str = "standard", **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "team-a", "creationTimestamp": CREATED}
+    manifest = {"apiVersion": API_VERSION, "kind": "QuotaPolicy", "metadata": metadata, "spec": spec}
+    return server.put(POLICIES, manifest)
 
 
 def make_status(*, replicas: int = 1, shape: str = "1xTP1") -> ModelDeploymentStatus:
