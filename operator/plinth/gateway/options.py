@@ -6,7 +6,12 @@ import argparse
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from plinth.gateway.server.cores import usable_cores
+from plinth.gateway.server.worker_lines import Place
+
 _MEBIBYTE = 1024 * 1024
+MOST_WORKERS = 256
+"""Each reads the load of all the others, for each request."""
 
 
 def _flag(default: float, text: str) -> float:
@@ -54,6 +59,10 @@ class Options:
     port: int
     control: Path
     secret_file: Path
+    workers: int = 1
+    """Processes that serve; one needs no parent."""
+    worker: Place | None = None
+    """Given by the parent to one of several."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -67,6 +76,14 @@ def parse_options(arguments: list[str] | None = None) -> Options:
     parser.add_argument(
         "--secret-file", required=True, type=Path, metavar="PATH", help="what replicas ask for"
     )
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N|auto",
+        help="processes that serve, beside one that starts them; `auto` for one on each core (default 1)",
+    )
+    parser.add_argument("--worker", type=Place.from_argument, help=argparse.SUPPRESS)
     for item in fields(Limits):
         parser.add_argument(
             "--" + item.name.replace("_", "-"),
@@ -87,5 +104,16 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         port=int(port),
         control=found.control,
         secret_file=found.secret_file,
+        workers=found.workers,
+        worker=found.worker,
         limits=limits,
     )
+
+
+def _workers(text: str) -> int:
+    """How many; argparse shows what the error says."""
+    if text == "auto":
+        return usable_cores()
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be `auto` or 1 to {MOST_WORKERS}, not {text!r}")
+    return int(text)

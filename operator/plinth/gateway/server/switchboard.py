@@ -21,6 +21,7 @@ from plinth.gateway.server.seating import Seating
 from plinth.gateway.server.shared_load import LoadBoard
 from plinth.gateway.server.worker_lines import Exposition, Listen, Listening, Scrape
 from plinth.gateway.server.worker_process import WorkerProcess
+from plinth.gateway.telemetry.families import ENDING
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Switchboard:
         self, board: LoadBoard, wakes: tuple[int, ...], on_shutdown: Callable[[float], None]
     ) -> None:
         self.reports = ReportMerge(f"{os.getpid():x}-{os.urandom(6).hex()}")
-        self.metrics = MetricsMerge(GAUGES)
+        self.metrics = MetricsMerge(GAUGES, ENDING)
         self.control = ParentControl(self, on_shutdown)
         self.workers: dict[int, WorkerProcess] = {}
         """By pid: those alive."""

@@ -23,8 +23,13 @@ class Place(msgspec.Struct, frozen=True):
     listener: int
     """Listens already; the parent holds it too, so that no connection is lost between a worker and the next."""
     memory: int
+    """Loads and totals."""
+    news: int
+    """More memory: what was sent where."""
     wakes: tuple[int, ...]
     """By lane."""
+    counters: str
+    """Path of the socket where limits are counted for all workers; empty where Redis does that."""
 
     def to_argument(self) -> str:
         """For the command line."""

@@ -66,7 +66,7 @@ class WorkerProcess:
                 WORKER_FLAG,
                 given.to_argument(),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(given.control, given.listener, given.memory, *given.wakes),
+                pass_fds=(given.control, given.listener, given.memory, given.news, *given.wakes),
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plinth.gateway.server.control import ControlServer
+from plinth.gateway.server.counter_server import serve_counters
+from plinth.gateway.server.peers import news_bytes
 from plinth.gateway.server.shared_load import LoadBoard
 from plinth.gateway.server.switchboard import Switchboard
 from plinth.gateway.server.worker_lines import Place
@@ -47,6 +49,8 @@ class PoolOptions:
     port: int
     """0 picks one."""
     control: Path
+    counts: bool = True
+    """Limits are counted here for all workers: there is no Redis for that."""
     drain_seconds: float = 30.0
     """For workers that are replaced by a reload."""
     start_seconds: float = 20.0
@@ -64,10 +68,14 @@ class WorkerPool:
         """Where clients reach it, once started."""
         self._options = options
         self._board, self._memory = LoadBoard.create(lanes)
+        self._news = os.memfd_create("plinth-news", os.MFD_CLOEXEC)
+        os.ftruncate(self._news, news_bytes(lanes))
+        self._counters = options.control.with_name(options.control.name + ".counters")
         self._wakes = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(lanes))
         self._free_lanes = list(reversed(range(lanes)))
         self._switchboard = Switchboard(self._board, self._wakes, self.drain)
-        self._control_server: asyncio.Server | None = None
+        self._servers: dict[Path, asyncio.Server] = {}
+        """By socket: the workers' counters, and the controller's."""
         self._listeners: dict[int, socket.socket] = {}
         """By place."""
         self._at: dict[int, WorkerProcess] = {}
@@ -79,6 +87,7 @@ class WorkerPool:
         self._watches: list[asyncio.Task[None]] = []
         self._followers: set[asyncio.Task[None]] = set()
         """One for each worker, until it has ended and been replaced."""
+        self._reloads: set[asyncio.Task[bool]] = set()
 
     @property
     def control(self) -> ControlServer:
@@ -101,12 +110,14 @@ class WorkerPool:
         # Alone at first: the kernel would let another gateway of this user share the address unseen.
         _bind(*self.address, shared=False).close()
         self._watches.append(asyncio.create_task(self._watch()))
+        if self._options.counts:
+            self._servers[self._counters] = await serve_counters(self._counters)
         for place in range(self._options.workers):
             self._at[place] = await self._start_worker(place)
         for worker in list(self._at.values()):
             if not await worker.settled:
                 raise ChildProcessError("a worker ended before it accepted clients; its log says why")
-        self._control_server = await self.control.listen(self._options.control)
+        self._servers[self._options.control] = await self.control.listen(self._options.control)
 
     async def wait(self) -> None:
         """Returns when the last worker has drained."""
@@ -123,6 +134,12 @@ class WorkerPool:
             self._watches.append(asyncio.create_task(self._end_after(deadline_seconds + DRAIN_GRACE_SECONDS)))
         if not self._switchboard.workers:
             self._over.set()
+
+    def reload_soon(self) -> None:
+        """As `reload`, for a signal: how it ends is in the log."""
+        task = asyncio.create_task(self.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def reload(self) -> bool:
         """Replaces each worker by a new one, which reads code and files anew; False when that could not be done.
@@ -153,13 +170,13 @@ class WorkerPool:
                 worker.kill()
             await asyncio.wait(self._followers, timeout=WATCH_SECONDS)  # one may be about to start another
         self.control.close()
-        if self._control_server is not None:
-            self._control_server.close()
-            self._options.control.unlink(missing_ok=True)
+        for path, server in self._servers.items():
+            server.close()
+            path.unlink(missing_ok=True)
         await asyncio.sleep(0)
         for listener in self._listeners.values():
             listener.close()
-        for descriptor in (self._memory, *self._wakes):
+        for descriptor in (self._memory, self._news, *self._wakes):
             os.close(descriptor)
         self._board.close()
 
@@ -176,7 +193,9 @@ class WorkerPool:
             control=theirs.fileno(),
             listener=self._listeners[place].fileno(),
             memory=self._memory,
+            news=self._news,
             wakes=self._wakes,
+            counters=str(self._counters.absolute()) if self._options.counts else "",
         )
         try:
             worker = await WorkerProcess.start(

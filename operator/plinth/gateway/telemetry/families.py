@@ -12,6 +12,9 @@ from plinth.gateway.telemetry.series import Counter, Histogram, TopLabels
 PREFIX = "plinth_gateway_"
 _MOST_POLICIES = 50
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_BY_POLICY = ("policy_requests", "policy_tokens", "refusals")
+ENDING = frozenset(f"{PREFIX}{name}_total" for name in _BY_POLICY)
+"""Metrics whose series end when their policy falls out of the top, as a scrape names them."""
 _REPEATED = ("hit", "fwd=miss; collapsed")
 
 
@@ -20,11 +23,10 @@ class RequestFamilies:
 
     def __init__(self) -> None:
         self._policies = TopLabels(_MOST_POLICIES)
-        self._requests = Counter(
-            PREFIX + "policy_requests", "Requests answered.", ("policy", "model", "code")
-        )
-        self._tokens = Counter(PREFIX + "policy_tokens", "Tokens computed.", ("policy", "model", "direction"))
-        self._refusals = Counter(PREFIX + "refusals", "Requests refused.", ("policy", "reason"))
+        requests, tokens, refusals = (PREFIX + name for name in _BY_POLICY)
+        self._requests = Counter(requests, "Requests answered.", ("policy", "model", "code"))
+        self._tokens = Counter(tokens, "Tokens computed.", ("policy", "model", "direction"))
+        self._refusals = Counter(refusals, "Requests refused.", ("policy", "reason"))
         self._queued = Histogram(
             PREFIX + "band_queued_seconds",
             "Waiting for room at a replica.",

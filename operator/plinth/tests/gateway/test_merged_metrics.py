@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
 
 from plinth.gateway.server.merged_metrics import MetricsMerge
 from plinth.gateway.server.metrics import Metrics
+from plinth.gateway.telemetry.families import ENDING, RequestFamilies
+from plinth.gateway.telemetry.record import RequestRecord
 
 
 def make_text(
@@ -85,3 +89,108 @@ def test_one_workers_metrics_come_out_as_they_went_in() -> None:
     merge = MetricsMerge({})
     merge.take(1, text)
     assert merge.text() == text
+
+
+# --- series that end -----------------------------------------------------------------------------------------
+
+
+class Shown:
+    """One worker's metrics by policy, as it shows them."""
+
+    def __init__(self) -> None:
+        self._families = RequestFamilies()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self.collect = self._families.families
+
+    def count(self, policy: str, requests: int) -> None:
+        for _ in range(requests):
+            self._families.count(
+                RequestRecord(
+                    request_id="r",
+                    began_at=0.0,
+                    duration=1.0,
+                    method="POST",
+                    path="/v1/x",
+                    status=200,
+                    model="a/m",
+                    policy=policy,
+                )
+            )
+
+    def text(self) -> str:
+        return generate_latest(self._registry).decode()
+
+    def lose(self, policy: str) -> None:
+        """Fifty others are asked for, much more often."""
+        while f'policy="{policy}"' in self.text():
+            for number in range(50):
+                self.count(f"a/busy{number}", 8)
+
+
+def by_policy(text: str, policy: str) -> float | None:
+    """Requests of a policy; None where no series says so."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "plinth_gateway_policy_requests_total" and sample.labels["policy"] == policy:
+                return sample.value
+    return None
+
+
+def test_a_series_that_ends_in_one_worker_does_not_fall_while_another_has_it() -> None:
+    one, two, merge = Shown(), Shown(), MetricsMerge({}, ENDING)
+    one.count("a/rare", 5)
+    two.count("a/rare", 3)
+    merge.take(1, one.text())
+    merge.take(2, two.text())
+    assert by_policy(merge.text(), "a/rare") == 8
+    one.lose("a/rare")
+    merge.take(1, one.text())
+    assert by_policy(merge.text(), "a/rare") == 8
+    two.count("a/rare", 2)
+    merge.take(2, two.text())
+    assert by_policy(merge.text(), "a/rare") == 10
+
+
+def test_a_series_that_no_worker_has_any_more_ends_and_begins_from_nothing() -> None:
+    one, merge = Shown(), MetricsMerge({}, ENDING)
+    one.count("a/rare", 5)
+    merge.take(1, one.text())
+    one.lose("a/rare")
+    merge.take(1, one.text())
+    assert by_policy(merge.text(), "a/rare") is None
+    again = Shown()
+    again.count("a/rare", 1)
+    merge.take(2, again.text())
+    assert by_policy(merge.text(), "a/rare") == 1
+
+
+def test_a_series_that_ended_and_began_anew_between_two_scrapes_goes_on_in_the_sum() -> None:
+    before, after, merge = Shown(), Shown(), MetricsMerge({}, ENDING)
+    before.count("a/p", 7)
+    after.count("a/p", 2)
+    merge.take(1, before.text())
+    merge.take(1, after.text())
+    assert by_policy(merge.text(), "a/p") == 9
+
+
+def test_what_a_dead_worker_counted_by_policy_stays_as_long_as_another_worker_has_the_series() -> None:
+    one, two, merge = Shown(), Shown(), MetricsMerge({}, ENDING)
+    one.count("a/p", 7)
+    two.count("a/p", 2)
+    merge.take(1, one.text())
+    merge.take(2, two.text())
+    merge.bury(1)
+    assert by_policy(merge.text(), "a/p") == 9
+
+
+def test_the_metrics_that_end_are_those_that_are_counted_by_policy() -> None:
+    shown = Shown()
+    shown.count("a/p", 1)
+    names = {
+        sample.name
+        for family in text_string_to_metric_families(shown.text())
+        for sample in family.samples
+        if "policy" in sample.labels
+    }
+    assert names < ENDING

@@ -1,0 +1,98 @@
+"""What every process that serves clients has: the core, the listener before it, and a peaceful end.
+
+Who tells it what to serve is its subclass's: a controller at a socket, or the parent of several workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from functools import partial
+
+from plinth.domain.access import AccessTable
+from plinth.domain.traffic import LoadReport, RouteTable
+from plinth.gateway.options import Limits
+from plinth.gateway.server.client import ClientConnection
+from plinth.gateway.server.core import Core
+from plinth.gateway.server.fleet import News
+
+log = logging.getLogger(__name__)
+
+_DRAIN_LOOK_SECONDS = 0.05
+"""Between looks at whether the last request has ended; only while draining."""
+BACKLOG = 2048
+
+
+class Serving:
+    """From `listen` until `wait` returns."""
+
+    def __init__(self, limits: Limits, secret: str, *, news: News) -> None:
+        self.core = Core(secret=secret, limits=limits, news=news)
+        self.address = ("", 0)
+        """Where clients reach it, once it listens."""
+        self._listener: asyncio.Server | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+
+    async def listen(self, at: socket.socket | tuple[str, int]) -> None:
+        """Accepts clients, at an address or from a socket that is bound to one; raises OSError."""
+        create = partial(
+            asyncio.get_running_loop().create_server, partial(ClientConnection, self.core), backlog=BACKLOG
+        )
+        self._listener = await (create(sock=at) if isinstance(at, socket.socket) else create(*at))
+        self.address = self._listener.sockets[0].getsockname()[:2]
+
+    async def wait(self) -> None:
+        """Returns when the process is to end."""
+        await self._over.wait()
+
+    def drain(self, deadline_seconds: float) -> None:
+        """Accepts no more; leaves when the last request has ended, or at the deadline. A second call hurries."""
+        if self._draining is not None:
+            deadline_seconds = min(deadline_seconds, 0.0)
+            self._draining.cancel()
+        log.info("draining for at most %g s", deadline_seconds)
+        self.core.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        self._draining = asyncio.get_running_loop().create_task(self._drain(deadline_seconds))
+
+    async def close(self) -> None:
+        """Closes what is open."""
+        if self._draining is not None:
+            self._draining.cancel()
+        self.core.fleet.close()
+        for connection in list(self.core.connections):
+            connection.kill()
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.sleep(0)
+
+    def route_by(self, table: RouteTable) -> None:
+        """The newest route table."""
+        log.info("route table %d: %d models", table.version, len(table.models))
+        self.core.fleet.apply(table)
+
+    def admit_by(self, table: AccessTable) -> None:
+        """The newest access table."""
+        log.info("access table %d: %d keys, %d policies", table.version, len(table.keys), len(table.policies))
+        self.core.admit_by(table)
+
+    def make_report(self) -> LoadReport:
+        """For whoever tells it what to serve."""
+        return self.core.fleet.report(self.core.identity)
+
+    def is_busy(self) -> bool:
+        """Whether there is something to report."""
+        return self.core.fleet.is_busy()
+
+    async def _drain(self, deadline_seconds: float) -> None:
+        deadline = time.monotonic() + deadline_seconds
+        while self.core.active() and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        for connection in list(self.core.connections):
+            connection.close_when_idle()
+        await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        self._over.set()
