@@ -1,4 +1,4 @@
-"""`plinth gateway-agent`: stands beside each gateway in a cluster, tells it the routes and passes on its load reports.
+"""`plinth gateway-agent`: beside each gateway in a cluster, tells it routes and access, and passes on its load reports.
 
 The gateway itself knows no Kubernetes and has no token for it: it reads what strangers send. Of this process, as of the
 gateway, there is one in every pod, so it loads neither pydantic nor Ray.
@@ -16,8 +16,10 @@ from pathlib import Path
 import click
 
 from plinth.cluster.control_link import ControlLink
+from plinth.cluster.kube.access_follower import AccessFollower
 from plinth.cluster.kube.client import KubeClient
 from plinth.cluster.kube.route_follower import RouteFollower
+from plinth.desired.key_secrets import KEYS_NAMESPACE
 from plinth.domain.traffic import LoadReport
 from plinth.runtime.listen import Listen
 from plinth.runtime.report_server import ReportServer
@@ -37,11 +39,15 @@ class AgentOptions:
     port: int
     token_file: Path
     table_file: Path
+    access_file: Path
     namespace: str
+    """That Plinth is installed in."""
+    keys_namespace: str = KEYS_NAMESPACE
+    requires_key: bool = True
 
 
 class GatewayAgent:
-    """The link to the gateway, the follower of routes and the server of reports, put together."""
+    """The link to the gateway, the followers of routes and of keys, and the server of reports, put together."""
 
     def __init__(self, client: KubeClient, options: AgentOptions) -> None:
         self._options = options
@@ -55,15 +61,24 @@ class GatewayAgent:
             table_file=options.table_file,
             hand_over=self.link.hand_over,
         )
+        self._access = AccessFollower(
+            client,
+            keys_namespace=options.keys_namespace,
+            requires_key=options.requires_key,
+            table_file=options.access_file,
+            hand_over=self.link.admit_by,
+        )
 
     async def start(self) -> None:
         """Begin; raises OSError when the address is taken."""
         await self._server.start(self._options.host, self._options.port)
         self.link.start()
         self._follower.start()
+        self._access.start()
 
     async def close(self) -> None:
-        """End; the gateway goes on by its last table."""
+        """End; the gateway goes on by its last tables."""
+        await self._access.close()
         await self._follower.close()
         await self.link.close()
         await self._server.close()
@@ -110,10 +125,30 @@ async def run_agent(options: AgentOptions) -> None:
     "--namespace",
     help="The namespace that Plinth is installed in; by default that of the pod's service account.",
 )
+@click.option(
+    "--access-file", type=FILE, required=True, help="Where the access table is kept across restarts."
+)
+@click.option(
+    "--keys-namespace", default=KEYS_NAMESPACE, show_default=True, help="Where the Secrets of API keys are."
+)
+@click.option(
+    "--requires-key/--requires-no-key",
+    default=True,
+    show_default=True,
+    help="Whether callers without a key are refused, or may ask for every model without limits.",
+)
 def gateway_agent(
-    *, control: Path, listen: tuple[str, int], token_file: Path, table_file: Path, namespace: str | None
+    *,
+    control: Path,
+    listen: tuple[str, int],
+    token_file: Path,
+    table_file: Path,
+    access_file: Path,
+    namespace: str | None,
+    keys_namespace: str,
+    requires_key: bool,
 ) -> None:
-    """Tell a gateway the routes that the operator writes, and the operator the gateway's load."""
+    """Tell a gateway the routes that the operator writes and who may ask, and the operator the gateway's load."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -128,7 +163,10 @@ def gateway_agent(
         port=listen[1],
         token_file=token_file,
         table_file=table_file,
+        access_file=access_file,
         namespace=namespace,
+        keys_namespace=keys_namespace,
+        requires_key=requires_key,
     )
     asyncio.run(run_agent(options))
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,18 +18,30 @@ import aiohttp
 import pytest
 import yaml
 
+from plinth.cluster.kube.access_follower import load_access, save_access
+from plinth.cluster.kube.key_store import KeySecrets
 from plinth.cluster.kube.route_follower import load_table, save_table
+from plinth.desired.key_secrets import make_secret
+from plinth.domain.access import AccessTable
 from plinth.domain.control_lines import decode_line
+from plinth.domain.keys import revoke
 from plinth.domain.traffic import LoadReport
+from plinth.gateway.protocol.errors import Refusal
+from plinth.runtime.gateway_agent import AgentOptions, GatewayAgent
+from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
+from plinth.tests.domain.test_keys import make_key
 from plinth.tests.gateway.harness import (
     STREAMING,
     Child,
     Connection,
+    eventually,
     make_model,
     make_replica,
     make_table,
     replicas,
     request_bytes,
+    running_gateway,
+    scenario,
     start_gateway_process,
     stream,
 )
@@ -37,6 +50,7 @@ pytestmark = pytest.mark.process
 
 PACKAGES = Path(__file__).parents[3]
 TOKEN = "a-token"
+SECRETS = "/api/v1/secrets"
 
 
 @dataclass
@@ -57,7 +71,7 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent_process(folder: Path) -> AsyncIterator[Agent]:
+async def agent_process(folder: Path, *flags: str) -> AsyncIterator[Agent]:
     """An agent whose API server is away."""
     config = {
         "apiVersion": "v1",
@@ -74,6 +88,7 @@ async def agent_process(folder: Path) -> AsyncIterator[Agent]:
         *(sys.executable, "-m", "plinth.runtime.gateway_agent", "--namespace", "plinth-system"),
         *("--control", str(folder / "g.sock"), "--listen", f"127.0.0.1:{port}"),
         *("--token-file", str(folder / "token"), "--table-file", str(folder / "table.json")),
+        *("--access-file", str(folder / "access.json"), *flags),
         env={**os.environ, "KUBECONFIG": str(folder / "kubeconfig")},
         stderr=asyncio.subprocess.PIPE,
         cwd=PACKAGES,
@@ -128,6 +143,57 @@ async def test_a_saved_table_is_routed_by_at_once_with_nobody_else_there(tmp_pat
         async with asyncio.timeout(5):
             while await agent.get("/readyz") == 200:
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("flag", ["--requires-key", "--requires-no-key"])
+@scenario
+async def test_a_saved_access_table_is_admitted_by_at_once_unless_it_lets_in_whom_the_agent_must_not(
+    tmp_path: Path, flag: str
+) -> None:
+    save_access(tmp_path / "access.json", AccessTable(version=3, requires_key=False))
+    async with running_gateway(tmp_path) as rig, agent_process(tmp_path, flag):
+        if flag == "--requires-key":
+            await asyncio.sleep(0.5)
+            assert rig.gateway.core.gate is None
+        else:
+            await eventually(lambda: rig.gateway.core.gate is not None)
+
+
+@scenario
+async def test_a_gateway_admits_by_the_cluster_s_keys_and_is_told_again_when_it_starts_anew(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    server = FakeApiServer()
+    server.put(SECRETS, make_secret(make_key(), namespace="keys"))
+    client = server.client()
+    options = AgentOptions(
+        control=tmp_path / "g.sock",
+        host="127.0.0.1",
+        port=free_port(),
+        token_file=tmp_path / "token",
+        table_file=tmp_path / "table.json",
+        access_file=tmp_path / "access.json",
+        namespace="plinth-system",
+        keys_namespace="keys",
+    )
+    agent = GatewayAgent(client, options)
+    await agent.start()
+    try:
+        for _ in range(2):
+            async with running_gateway(tmp_path) as rig:
+                await eventually(lambda: rig.gateway.core.gate is not None)
+                gate = rig.gateway.core.gate
+                assert gate is not None
+                assert isinstance(gate.admit(b"", b"", time.time()), Refusal)
+                assert gate.version == 1
+        await KeySecrets(client, "keys").change("team-a", "ci", lambda key: revoke(key, now=1.0))
+        await eventually(
+            lambda: (load_access(tmp_path / "access.json") or AccessTable(version=0)).version == 2
+        )
+    finally:
+        await agent.close()
+        await client.close()
 
 
 async def test_reports_are_shown_only_to_who_has_the_token(tmp_path: Path) -> None:

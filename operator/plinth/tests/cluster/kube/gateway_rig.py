@@ -64,7 +64,10 @@ class GatewayPod:
             port=self.port,
             token_file=token_file or self.folder / "token",
             table_file=self.folder / "table.json",
+            access_file=self.folder / "access.json",
             namespace=self.namespace,
+            keys_namespace=self.namespace,
+            requires_key=False,
         )
         self.client = await self.make_client()
         self.agent = GatewayAgent(self.client, options)
