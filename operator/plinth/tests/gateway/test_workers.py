@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from plinth.domain.control_lines import encode_shutdown
+from plinth.domain.access import AccessTable
+from plinth.domain.control_lines import encode_access, encode_shutdown
 from plinth.domain.traffic import ModelLoad
 from plinth.gateway.server import workers as workers_module
 from plinth.gateway.server.workers import PoolOptions, WorkerPool
 from plinth.tests.gateway.harness import (
     MODEL,
+    SECRET,
     STREAM_HEAD,
     STREAMING,
     Answer,
@@ -84,19 +86,19 @@ class Pool:
 
     async def metrics(self) -> dict[str, float]:
         """As one of the workers shows them."""
-        shown = self.folder / "metrics"
-        shown.unlink(missing_ok=True)
-        os.kill(min(self.pids), signal.SIGUSR1)
-        await until(shown.exists)
-        lines = [line for line in shown.read_text().splitlines() if not line.startswith("#")]
+        connection = await self.connect()
+        shown = (await connection.ask("/metrics", method="GET")).body.decode()
+        lines = [line for line in shown.splitlines() if not line.startswith("#")]
         return {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
 
 
 @asynccontextmanager
 async def running_pool(folder: Path, **overrides: Any) -> AsyncIterator[Pool]:
-    command = (sys.executable, "-m", "plinth.tests.gateway.worker_child", str(folder))
+    secret = folder / "secret"
+    secret.write_text(SECRET)
+    flags = ("--listen", "127.0.0.1:0", "--control", str(folder / "g.sock"), "--secret-file", str(secret))
     values: dict[str, Any] = {
-        "command": command,
+        "command": (sys.executable, "-m", "plinth.gateway", *flags, "--drain-seconds", "1"),
         "workers": 2,
         "host": "127.0.0.1",
         "port": 0,
@@ -109,6 +111,7 @@ async def running_pool(folder: Path, **overrides: Any) -> AsyncIterator[Pool]:
         async with replicas(None) as (upstream,):
             running = Pool(pool, controller, upstream, folder)
             try:
+                controller.send(encode_access(AccessTable(version=1, requires_key=False)))
                 await controller.apply(make_table(make_model(make_replica(upstream.port))))
                 yield running
             finally:
@@ -117,6 +120,16 @@ async def running_pool(folder: Path, **overrides: Any) -> AsyncIterator[Pool]:
                 await controller.close()
     finally:
         await pool.close()
+
+
+def break_new_workers(folder: Path) -> None:
+    """Those that start from now on end at once: they find no secret."""
+    (folder / "secret").rename(folder / "hidden")
+
+
+def mend_new_workers(folder: Path) -> None:
+    """They find it again."""
+    (folder / "hidden").rename(folder / "secret")
 
 
 @pytest.fixture(autouse=True)
@@ -197,12 +210,12 @@ async def test_a_worker_that_never_comes_up_costs_no_client_of_the_others(
 ) -> None:
     async with running_pool(tmp_path) as running:
         monkeypatch.setattr(workers_module, "STEADY_SECONDS", 60.0)
-        (tmp_path / "broken").touch()
+        break_new_workers(tmp_path)
         victim = min(running.pids)
         os.kill(victim, signal.SIGKILL)
         await until(lambda: len(running.pids) == 1)
         await running.ask_often(20)
-        (tmp_path / "broken").unlink()
+        mend_new_workers(tmp_path)
         await until(lambda: len(running.pids) == 2)
 
 
@@ -242,7 +255,7 @@ async def test_a_reload_ends_no_stream_and_refuses_no_client(tmp_path: Path) -> 
 async def test_a_reload_that_fails_leaves_the_old_workers_serving(tmp_path: Path) -> None:
     async with running_pool(tmp_path) as running:
         before = running.pids
-        (tmp_path / "broken").touch()
+        break_new_workers(tmp_path)
         assert not await running.pool.reload()
         assert running.pids == before
         await running.ask_often(10)
@@ -285,9 +298,8 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(
 
 @scenario
 async def test_a_gateway_whose_workers_do_not_come_up_does_not_start(tmp_path: Path) -> None:
-    (tmp_path / "broken").touch()
     with pytest.raises(ChildProcessError):
-        async with running_pool(tmp_path):
+        async with running_pool(tmp_path, command=(sys.executable, "-c", "")):
             pass
     assert not (tmp_path / "g.sock").exists()
 
