@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from plinth.gateway.protocol.unreadable import UNREADABLE
+
 Headers = tuple[tuple[bytes, bytes], ...]
 HIT, MISS, COLLAPSED, BYPASS = "hit", "fwd=miss", "fwd=miss; collapsed", "fwd=bypass"
 """What the cache did for a request, in the words of RFC 9211: the answer was kept; was computed; is another
@@ -72,7 +74,7 @@ def unpack(data: bytes) -> Answer | None:
     """What `pack` made; None for anything else, which is as good as no answer."""
     try:
         return _DECODER.decode(data)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

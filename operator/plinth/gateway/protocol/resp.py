@@ -54,7 +54,7 @@ class ReplyReader:
             except EOFError:
                 self._at = start
                 break
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, RecursionError) as error:
                 raise MalformedReplyError(str(error)) from error
         return replies
 

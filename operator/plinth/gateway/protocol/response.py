@@ -14,6 +14,8 @@ from plinth.gateway.protocol.headers import NOT_RETURNED
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 _BODILESS = frozenset({204, 304})
+_MOST_UNREAD_BYTES = 256 * 1024
+"""Of heads and trailers together, and of what frames a body; the parser holds a line until it ends."""
 _PHRASES = {
     200: b"OK",
     201: b"Created",
@@ -51,6 +53,7 @@ class ResponseReader:
 
     __slots__ = (
         "_parser",
+        "_unread",
         "chunked",
         "complete",
         "event_stream",
@@ -65,6 +68,7 @@ class ResponseReader:
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._unread = 0
         self.overrun = False
         """Bytes came after the answer: the connection says things nobody asked for."""
         self.begin()
@@ -85,10 +89,13 @@ class ResponseReader:
 
     def feed(self, data: bytes) -> None:
         """Takes bytes in; raises ResponseError."""
+        self._unread += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise ResponseError(f"not an HTTP response: {error}") from error
+        if self._unread > _MOST_UNREAD_BYTES:
+            raise ResponseError(f"more than {_MOST_UNREAD_BYTES} bytes without a body")
 
     def take(self) -> bytes:
         """The body bytes that came since the last call."""
@@ -135,6 +142,7 @@ class ResponseReader:
 
     def on_body(self, part: bytes) -> None:
         """A part of the body, unframed."""
+        self._unread = 0
         if not self.complete:
             self.parts.append(part)
 

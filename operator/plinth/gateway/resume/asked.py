@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from plinth.gateway.protocol.unreadable import UNREADABLE
+
 _NOTHING = msgspec.Raw(b"null")
 _PLAIN_FORMATS = frozenset({b"null", b'{"type":"text"}'})
 _MEDIA = re.compile(rb'"(?:image_url|image_embeds|input_audio|audio_url|video_url)"')
@@ -87,7 +89,7 @@ def read_asked(body: bytes) -> Asked | None:
     """The fields, or None for a body that the engine itself will refuse."""
     try:
         return _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, stream_broken
+from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.resume.asked import Prepared
 from plinth.gateway.resume.ledger import Ledger
 from plinth.gateway.resume.manner import Manner, choose_manner
@@ -96,6 +97,13 @@ def resume(prepared: Prepared, ledger: Ledger, path: str) -> Questions:
     """How the stream of a request to `path` goes on at a replica that is yet to be asked."""
     if ledger.finished:
         return b""
+    try:
+        return (yield from _go_on(prepared, ledger, path))
+    except UNREADABLE:  # what passed is recorded as it came, and read only now
+        return stream_broken("it cannot be resumed exactly: what the replica wrote cannot be read")
+
+
+def _go_on(prepared: Prepared, ledger: Ledger, path: str) -> Questions:
     manner = choose_manner(prepared, ledger)
     if isinstance(manner, str):
         return stream_broken(f"it cannot be resumed exactly: {manner}")
@@ -226,5 +234,5 @@ def count_tail(tokens: list[_Token], pieces: list[str]) -> int | None:
 def _read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

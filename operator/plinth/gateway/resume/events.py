@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import msgspec
 
+from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.resume.ledger import TOOL_CALLS, Ledger, Run, StreamHead, Usage, text_parts
 
 _IDS = b'"token_ids":['
 _PROMPT_IDS = b'"prompt_token_ids":['
 _END = b"\n\n"
+_NEWLINE = 10
 DONE = b"data: [DONE]\n\n"
+_NO_SHAPE = b"data: [DONE]\n"
+"""For `_before` and `_after` while nothing is learnt: no event with text begins so."""
+_OF_ARRAYS = b"0123456789,"
 
 
 class Choice(msgspec.Struct):
@@ -69,8 +74,7 @@ class EventEditor:
         """The engine's own word that it failed; the client did not get it. The stream may go on elsewhere."""
         self._hides_ids = hides_ids
         self._hides_usage = hides_usage
-        self._before = b"\n"  # no event begins so: nothing is learnt yet
-        self._after = b""
+        self._before = self._after = _NO_SHAPE
         self._tail = b""
         self._named = False
         self._run = Run("")
@@ -85,14 +89,15 @@ class EventEditor:
                 known = self._cut_named(data, start, end) if self._named else self._cut(data, start, end)
                 if known is not None:
                     return known
-        if not data:
-            return data
+        if self.failure is not None or not data:
+            return b""
         if not data.endswith(_END):
             self.ledger.spoiled = "its events do not end as expected"
             return data
-        if data.find(_END) != len(data) - 2:
-            return b"".join([self.feed(event + _END) for event in data.split(_END) if event])
-        return self._read(data)
+        if data.find(_END) == len(data) - 2 and data[0] != _NEWLINE:
+            return self._read(data)
+        events = [event.lstrip(b"\n") for event in data.split(_END)]
+        return b"".join([self.feed(event + _END) for event in events if event])
 
     def _cut_named(self, data: bytes, start: int, end: int) -> bytes | None:
         """An event of a known shape with token ids."""
@@ -118,16 +123,17 @@ class EventEditor:
 
     def _read(self, data: bytes) -> bytes:
         """Any event, decoded; learns its shape."""
-        if self.failure is not None:
-            return b""
         if data == DONE:
             self.ledger.finished = True
             return data
-        if not data.startswith(b"data:"):
+        if data.find(b"\n") != len(data) - 2:
+            self.ledger.spoiled = "an event has several lines"
+            return data
+        if data.startswith(b":"):
             return data  # a comment: it carries nothing
         try:
             return self._take(data, _EVENT.decode(data[5:]))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return self._misread(data)
 
     def _take(self, data: bytes, event: Event) -> bytes:
@@ -149,10 +155,11 @@ class EventEditor:
     def _misread(self, data: bytes) -> bytes:
         try:
             error = _ERROR.decode(data[5:])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self.ledger.spoiled = "an event is not understood"
             return data
         self.failure = bytes(error.error).decode(errors="replace")[:500]
+        self._before = _NO_SHAPE  # nothing passes any more
         return b""
 
     def _record(self, data: bytes, choice: Choice) -> bytes:
@@ -168,6 +175,8 @@ class EventEditor:
             ids = None if ids is None else b"[]"  # told once for the event
         if not parts and ids is not None and ids != b"[]":
             ledger.record("", b"", ids)
+        if parts and self._run is not ledger.runs[-1]:
+            self._before = _NO_SHAPE  # tokens are recorded in their order
         if choice.finish_reason is not None:
             ledger.finish_reason = choice.finish_reason
         elif (
@@ -180,7 +189,9 @@ class EventEditor:
 
     def _learn(self, data: bytes, kind: str, ids_at: int) -> None:
         """Where the text of such an event stands, and where its ids; `ids_at` counts in `data`, -1 for nowhere."""
-        start = data.index(b'"%b":"' % kind.encode()) + len(kind) + 4
+        start = data.find(b'"%b":"' % kind.encode()) + len(kind) + 4
+        if start < len(kind) + 4:
+            return  # written with spaces
         end = _string_end(data, start)
         self._run = self.ledger.runs[-1]
         self._before = data[:start]
@@ -206,10 +217,16 @@ def _string_end(data: bytes, start: int) -> int:
 
 
 def _take_array(data: bytes, name: bytes) -> tuple[bytes, bytes | None, int]:
-    """The event with `null` for an array of numbers, the array, and where it began."""
+    """The event with `null` for an array of numbers, the array, and where it began.
+
+    Raises:
+        msgspec.DecodeError: it holds something else.
+    """
     at = data.find(name)
     if at < 0:
         return data, None, -1
     start = at + len(name) - 1
     end = data.index(b"]", start) + 1
+    if data[start + 1 : end - 1].translate(None, _OF_ARRAYS):
+        raise msgspec.DecodeError("a token's id is no number")
     return data[:start] + b"null" + data[end:], data[start:end], start

@@ -67,6 +67,10 @@ class Run:
         """The ids, event by event."""
         return _DECODE_IDS(b"[" + self.ids[:-1] + b"]")
 
+    def names_tokens(self) -> bool:
+        """Whether every event has its ids."""
+        return len(self.token_ids()) == len(_DECODE_RAW(b"[" + self.texts[:-1] + b"]"))
+
 
 class FunctionPart(msgspec.Struct, omit_defaults=True):
     """A piece of a call's name and arguments."""
@@ -86,6 +90,7 @@ class ToolCallPart(msgspec.Struct, omit_defaults=True):
 
 
 _DECODE_TEXTS = msgspec.json.Decoder(list[str]).decode
+_DECODE_RAW = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _DECODE_IDS = msgspec.json.Decoder(list[list[int]]).decode
 DECODE_PARTS = msgspec.json.Decoder(list[ToolCallPart]).decode
 _DECODE_CALLS = msgspec.json.Decoder(list[list[ToolCallPart]]).decode
@@ -142,7 +147,7 @@ class Ledger:
 
     def names_tokens(self) -> bool:
         """Whether every token is known by its id."""
-        return bool(self.prompt_ids) and all(run.ids for run in self.runs)
+        return bool(self.prompt_ids) and all(run.names_tokens() for run in self.runs)
 
     def held_bytes(self) -> int:
         """Memory that the record takes."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.resume.asked import Prepared
 from plinth.gateway.resume.events import DONE
 from plinth.gateway.resume.ledger import (
@@ -88,7 +89,7 @@ class _Decoding:
             if event.usage is not None:
                 self.ledger.usage = self._whole_usage(event.usage)
             return self._join(event) if event.choices else b""
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self.failure = "an event is not understood"
             return b""
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal
+from plinth.gateway.protocol.unreadable import UNREADABLE
 
 
 class FunctionDelta(msgspec.Struct):
@@ -117,7 +118,7 @@ def read_answer(body: bytes) -> tuple[Said, Choice, Chat]:
     """What a whole answer says, its only choice, and all of it; raises TranslationError."""
     try:
         chat = decode_chat(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise TranslationError(f"the replica's answer is not a chat completion: {error}") from error
     if not chat.choices or chat.choices[0].message is None:
         raise TranslationError("the replica's answer has no message")
@@ -129,7 +130,7 @@ def error_text(body: bytes) -> str:
     """The words of an engine's error: in OpenAI's shape, or what else it sent (at most 500 characters)."""
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return body[:500].decode("utf-8", "replace").strip() or "the replica gave no reason"
     inner = found.get("error", found) if isinstance(found, dict) else found
     text = inner.get("message") if isinstance(inner, dict) else inner

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, stream_broken
+from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.surface.chat import Chat, ChatUsage, FunctionDelta, Said, decode_chat, error_text
 
 _MOST_HELD_BYTES = 4 * 1024 * 1024
@@ -96,7 +97,7 @@ class ChatStream:
             return self._close()
         try:
             chunk = decode_chat(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             return self.fail(stream_broken(f"the replica sent no chat chunk: {error}"))
         if chunk.error is not None:
             return self.fail(stream_broken(error_text(payload)))

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, error_body
+from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.surface.chat import TranslationError
 from plinth.gateway.surface.reading import FieldError, Fields, copy_fields, expect, maybe, need, read_object
 
@@ -34,7 +35,7 @@ class NativeExchange:
         try:
             found = msgspec.json.decode(body)
             return msgspec.json.encode(_ANSWERS[self._kind](found))
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (*UNREADABLE, KeyError, TypeError) as error:
             raise TranslationError(f"the replica's answer has an unknown shape: {error}") from error
 
     def refusal_body(self, refusal: Refusal, _request_id: str) -> bytes:

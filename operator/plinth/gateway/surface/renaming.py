@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, bad_request
+from plinth.gateway.protocol.unreadable import UNREADABLE
 
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -21,7 +22,7 @@ def with_model(body: bytes, name: str) -> bytes | Refusal:
     """
     try:
         fields = _fields(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return bad_request(f"the request's body is not JSON: {error}", code="invalid_json")
     except RecursionError:
         return bad_request("the request's JSON is nested too deeply", code="invalid_json")

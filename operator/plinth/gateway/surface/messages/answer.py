@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal
+from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.surface.chat import ChatUsage, Said, read_answer
 from plinth.gateway.surface.reading import Fields
 
@@ -110,6 +111,6 @@ def _input(arguments: str) -> Any:
     """A call's arguments, which models write as text and may write wrongly; the shape demands an object."""
     try:
         found = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         found = None
     return found if isinstance(found, dict) else {"invalid_arguments": arguments}
