@@ -1,0 +1,167 @@
+"""How much more several workers do than one: the same requests, the same replicas, the same keys and limits.
+
+    PYTHONPATH=operator:e2e/benchmarks python e2e/benchmarks/gateway_workers.py [--workers 4] [--seconds 5] [--rounds 3]
+
+Of the machine's cores the gateway gets as many as it has workers, and replicas and clients get as many each, so 4 workers
+need 12. Beside Python it needs uvloop, httptools, msgspec and prometheus_client, `taskset`, and a C compiler or the
+programs of `gateway_wire` compiled before (below XDG_CACHE_HOME).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import uvloop
+from gateway_plinth import PLAIN, access, asks_for_keys, bench_keys, plinth, routes
+from gateway_processes import Proxy, family
+from gateway_wire import backend, load, make_requests
+from records import Record, installed_versions, this_command, write_records
+
+REPLICAS = 8
+CONNECTIONS = 64
+"""For each worker: enough that each has always something to do, however unevenly the kernel deals them out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Who runs on which cores."""
+
+    gateway: Sequence[int]
+    replicas: Sequence[int]
+    clients: Sequence[int]
+    enough: bool
+    """Nobody shares a core."""
+
+    @classmethod
+    def of_this_machine(cls, workers: int) -> Layout:
+        """Cores in turn, over and over where there are too few."""
+        cores = sorted(os.sched_getaffinity(0))
+        dealt = [cores[index % len(cores)] for index in range(3 * workers)]
+        gateway, replicas, clients = (dealt[at : at + workers] for at in range(0, 3 * workers, workers))
+        return cls(gateway=gateway, replicas=replicas, clients=clients, enough=len(cores) >= 3 * workers)
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """A gateway's figures, one of each a round."""
+
+    per_second: list[float] = field(default_factory=list)
+    """Requests."""
+    busy: list[float] = field(default_factory=list)
+    """The part of its workers' cores that was used: below 0.9 something else was the limit."""
+    rss_mib: list[float] = field(default_factory=list)
+    """Of all its processes."""
+    failed: int = 0
+
+
+async def measure(proxy: Proxy, workers: int, layout: Layout, asked: Sequence[bytes], seconds: float) -> Seen:
+    """One round: a warm-up, then all clients at once."""
+
+    async def drive(for_seconds: float) -> tuple[float, int]:
+        connections = CONNECTIONS * workers // len(layout.clients)
+        found = await asyncio.gather(
+            *(
+                load(proxy.port, asked, core=core, connections=connections, seconds=for_seconds)
+                for core in layout.clients
+            )
+        )
+        return sum(each.answered / each.seconds for each in found), sum(each.failed for each in found)
+
+    await drive(seconds / 4)
+    before = proxy.cpu_seconds()
+    per_second, failed = await drive(seconds)
+    busy = (proxy.cpu_seconds() - before) / (seconds * workers)
+    return Seen(per_second=[per_second], busy=[busy], rss_mib=[proxy.rss_mib()], failed=failed)
+
+
+async def compare(workers: int, seconds: float, rounds: int) -> Record:
+    """One worker and several, in turn."""
+    layout = Layout.of_this_machine(workers)
+    keys, policy = bench_keys()
+    asked = make_requests([key.secret for key in keys], model=PLAIN, count=1000, stream=False)
+    seen = {1: Seen(), workers: Seen()}
+    async with AsyncExitStack() as stack:
+        ports: list[int] = []
+        for core in layout.replicas:
+            some = max(1, REPLICAS // len(layout.replicas))
+            ports += await stack.enter_async_context(
+                backend(core=core, replicas=some, event_milliseconds=20, events=1)
+            )
+        gateways: dict[int, Proxy] = {}
+        for count in seen:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            gateways[count] = await stack.enter_async_context(
+                plinth(
+                    core=layout.gateway[0],
+                    port=free_port(),
+                    folder=folder,
+                    table=routes(ports),
+                    admitted=access(keys, policy),
+                    flags=("--workers", str(count)),
+                )
+            )
+            for pid in family(gateways[count].pid):
+                os.sched_setaffinity(pid, layout.gateway[:count])
+        keyed = {count: await asyncio.to_thread(asks_for_keys, one.port) for count, one in gateways.items()}
+        for _ in range(rounds):
+            for count, proxy in gateways.items():
+                found = await measure(proxy, count, layout, asked, seconds)
+                for name in ("per_second", "busy", "rss_mib"):
+                    getattr(seen[count], name).extend(getattr(found, name))
+                seen[count].failed += found.failed
+    return to_record(workers, seen, layout, with_keys=all(keyed.values()))
+
+
+def to_record(workers: int, seen: dict[int, Seen], layout: Layout, *, with_keys: bool) -> Record:
+    """A speed-up only where every worker had a core for itself."""
+    peers: dict[str, object] = {
+        f"workers_{count}": {
+            "requests_per_second": [round(value) for value in found.per_second],
+            "busy": [round(value, 2) for value in found.busy],
+            "rss_mib": [round(value, 1) for value in found.rss_mib],
+            "failed": found.failed,
+        }
+        for count, found in seen.items()
+    }
+    peers |= {"cores": len(os.sched_getaffinity(0)), "keys_and_limits": with_keys, "replicas": REPLICAS}
+    if not layout.enough:
+        peers["no_value"] = f"{workers} workers, their clients and replicas need {3 * workers} cores"
+    speedup = median(seen[workers].per_second) / median(seen[1].per_second)
+    return Record(
+        metric="gateway_workers_speedup",
+        value=round(speedup, 2) if layout.enough else None,
+        unit="x",
+        goal=f">={0.875 * workers:g}",
+        peers=peers,
+        versions=installed_versions("uvloop", "httptools", "msgspec"),
+        command=this_command(),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Several workers of the gateway beside one.")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    found = parser.parse_args()
+    write_records("gateway_workers", [uvloop.run(compare(found.workers, found.seconds, found.rounds))])
+
+
+if __name__ == "__main__":
+    main()
