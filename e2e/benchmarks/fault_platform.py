@@ -276,7 +276,7 @@ def _values(redis: Redis, steps: Path) -> dict[str, Any]:
     share = {"requests": {"cpu": "100m", "memory": "64Mi"}}
     return make_chart_values(
         operator={"resources": share, "replicas": 2, **first},
-        gateway={"resources": share, "agentResources": share, "replicas": 2, **first},
+        gateway={"requiresKey": False, "resources": share, "agentResources": share, "replicas": 2, **first},
         redis={"enabled": False, "address": redis.address, "passwordSecret": REDIS_SECRET},
         executables={"plinth": str(_launcher(steps)), "python": sys.executable},
         extraEnv=[*host_environment(), {"name": "PLINTH_STEPS", "value": STEPS}],

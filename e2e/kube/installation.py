@@ -32,7 +32,7 @@ def make_chart_values(**changes: Any) -> dict[str, Any]:
     little = {"requests": {"cpu": "10m", "memory": "64Mi"}}
     return {
         "operator": {"resources": little},
-        "gateway": {"resources": little, "agentResources": little},
+        "gateway": {"resources": little, "agentResources": little, "requiresKey": False},
         "image": {"repository": repository, "tag": tag, "pullPolicy": PULL_POLICY},
         "engine": {"image": {"repository": repository, "tag": tag}},
         "redis": {"enabled": True, "image": HOST, "executable": str(find_program("redis-server"))},

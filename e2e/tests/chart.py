@@ -24,6 +24,19 @@ COMBINATIONS: dict[str, Values] = {
     },
     "redis of one's own": {"redis": {"address": "redis.example:6379", "passwordSecret": "redis"}},
     "redis of one's own without a password": {"redis": {"address": "redis.example:6379"}},
+    "gateways with a redis of their own": {
+        "redis": {"enabled": True},
+        "gateway": {
+            "redis": {"address": "counts.example:6379/2", "passwordSecret": "counts"},
+            "cache": {"shared": True},
+            "workers": "auto",
+        },
+    },
+    "gateways with a redis of their own without a password": {
+        "gateway": {"redis": {"address": "counts.example:6379"}}
+    },
+    "no key asked for": {"gateway": {"requiresKey": False}},
+    "keys in a namespace that is there": {"keys": {"namespace": "keys", "createNamespace": False}},
     "secrets of one's own": {"secrets": {"create": False}},
     "dedicated namespaces": {"namespaces": ["team-a", "team-b"], "redis": {"enabled": True}},
     "no network policies": {"networkPolicy": {"enabled": False}, "namespaces": ["team-a"]},

@@ -28,6 +28,9 @@ MAY = {
         update gpupools.plinth.dev/finalizers
         watch modeldeployments.plinth.dev
         patch modeldeployments.plinth.dev/status
+        watch quotapolicies.plinth.dev
+        patch quotapolicies.plinth.dev/status
+        watch secrets in plinth-keys
         create endpointslices.discovery.k8s.io in team-b
         delete endpointslices.discovery.k8s.io in team-b
         create events.events.k8s.io in team-b
@@ -49,6 +52,10 @@ MAY = {
     "plinth-gateway": """
         list endpointslices.discovery.k8s.io
         watch endpointslices.discovery.k8s.io in team-b
+        list quotapolicies.plinth.dev
+        watch quotapolicies.plinth.dev in team-b
+        list secrets in plinth-keys
+        watch secrets in plinth-keys
     """,
     "plinth-release": """
         list gpupools.plinth.dev
@@ -101,6 +108,12 @@ NOBODY = """
     patch validatingwebhookconfigurations.admissionregistration.k8s.io:another
     delete networkpolicies.networking.k8s.io in plinth-system
     get configmaps in kube-system
+    create secrets in plinth-keys
+    update secrets in plinth-keys
+    delete secrets in plinth-keys
+    get pods in plinth-keys
+    create quotapolicies.plinth.dev in team-a
+    patch quotapolicies.plinth.dev in team-a
     create persistentvolumes
     approve certificatesigningrequests.certificates.k8s.io
 """
@@ -118,6 +131,7 @@ MUST_NOT = {
         list modeldeployments.plinth.dev
         list nodes
         get leases.coordination.k8s.io in plinth-system
+        patch quotapolicies.plinth.dev/status in team-b
     """,
     "plinth-release": f"""{NOBODY}
         get secrets in plinth-system
@@ -133,6 +147,7 @@ PEOPLE_MAY = {
     "view": """
         get modeldeployments.plinth.dev in team-a
         list gpupools.plinth.dev in team-a
+        list quotapolicies.plinth.dev in team-a
     """,
     "edit": """
         create modeldeployments.plinth.dev in team-a
@@ -148,12 +163,16 @@ PEOPLE_MUST_NOT = {
     """,
     "edit": """
         patch modeldeployments.plinth.dev/status in team-a
+        patch quotapolicies.plinth.dev in team-a
+        get secrets in plinth-keys
         create modeldeployments.plinth.dev in team-b
         create gpupools.plinth.dev
     """,
     "admin": """
         patch gpupools.plinth.dev in team-a
         delete gpupools.plinth.dev
+        create quotapolicies.plinth.dev in team-a
+        create secrets in plinth-keys
     """,
 }
 

@@ -13,6 +13,8 @@ from kube.access import Kubernetes
 from kube.host_python import CHECKOUT
 from kube.installation import NAMESPACE
 
+from plinth.desired.key_secrets import KEYS_NAMESPACE
+
 pytestmark = pytest.mark.kube
 
 KUSTOMIZE = CHECKOUT / "deploy/kustomize"
@@ -48,10 +50,13 @@ def test_the_example_has_its_own_images_secrets_and_redis(example: str) -> None:
     assert operator["image"] == "registry.example/plinth/operator:0.1.0"
     assert "--redis-address=redis.example:6379" in operator["args"]
     for name, key in (("plinth-engine", "secret"), ("plinth-gateway", "token")):
-        assert set(find(built, "Secret", name)["data"]) == {key}
+        assert set(find(built, "Secret", name, NAMESPACE)["data"]) == {key}
+    assert find(built, "Namespace", KEYS_NAMESPACE)
+    assert find(built, "RoleBinding", "plinth-keys", KEYS_NAMESPACE)
 
 
 def test_the_api_server_takes_the_example(control_plane: Kubernetes, example: str) -> None:
-    control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    for name in (NAMESPACE, KEYS_NAMESPACE):
+        control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     flags = ("--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts")
     control_plane.kubectl("apply", *flags, "-f", "-", stdin=example)

@@ -21,6 +21,7 @@ from chart import (
 )
 from kube.installation import CHART, NAMESPACE
 
+from plinth.desired.key_secrets import KEYS_NAMESPACE
 from plinth.gateway.options import parse_options
 from plinth.runtime.gateway_agent import gateway_agent
 from plinth.runtime.operator import operator
@@ -175,6 +176,49 @@ def test_load_reports_are_only_for_the_operator_and_metrics_only_for_who_is_name
     assert len(named["ingress"][0]["from"]) == 3  # clients, monitoring, the chart's own test
 
 
+def gateway_flags(combination: str) -> set[str]:
+    spec = find(rendered(combination), "Deployment", "plinth-gateway")["spec"]["template"]["spec"]
+    return {flag for container in containers(spec) for flag in container["args"]}
+
+
+def test_gateways_ask_for_a_key_unless_it_is_said_that_they_need_not() -> None:
+    assert {"--requires-key", f"--keys-namespace={KEYS_NAMESPACE}"} <= gateway_flags("defaults")
+    assert "--requires-no-key" in gateway_flags("no key asked for")
+    assert "--keys-namespace=keys" in gateway_flags("keys in a namespace that is there")
+
+
+def test_keys_are_read_by_operator_and_agents_alone_and_stay_when_the_chart_goes() -> None:
+    manifests = rendered("defaults")
+    namespace = find(manifests, "Namespace", KEYS_NAMESPACE)
+    assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    binding = find(manifests, "RoleBinding", "plinth-keys", KEYS_NAMESPACE)
+    assert {each["name"] for each in binding["subjects"]} == {"plinth-gateway", "plinth-operator"}
+    elsewhere = rendered("keys in a namespace that is there")
+    assert "Namespace" not in {each["kind"] for each in elsewhere}
+    assert find(elsewhere, "RoleBinding", "plinth-keys", "keys")
+
+
+def test_gateways_share_counts_by_the_redis_of_their_own_else_by_the_chart_s() -> None:
+    def redis(combination: str) -> set[str]:
+        return {flag for flag in gateway_flags(combination) if "redis" in flag}
+
+    password = "--redis-password-file=/etc/plinth/redis/password"
+    assert redis("defaults") == redis("redis of one's own") == set()
+    url = f"--redis-url=redis://plinth-redis.{NAMESPACE}.svc:6379/1"
+    assert redis("redis of the chart") == {url, password, "--redis-timeout-ms=50"}
+    own = redis("gateways with a redis of their own")
+    assert {"--redis-url=redis://counts.example:6379/2", password, "--cache-place=redis"} <= own
+    assert password not in redis("gateways with a redis of their own without a password")
+
+
+def test_the_chart_s_redis_is_open_to_gateways_only_where_they_use_it() -> None:
+    def peers(combination: str) -> str:
+        return repr(find(rendered(combination), "NetworkPolicy", "plinth-redis")["spec"]["ingress"])
+
+    assert "'gateway'" in peers("redis of the chart")
+    assert "'gateway'" not in peers("gateways with a redis of their own")
+
+
 def test_without_network_policies_there_are_none() -> None:
     assert "NetworkPolicy" not in {each["kind"] for each in rendered("no network policies")}
 
@@ -194,7 +238,7 @@ def test_a_namespace_that_is_named_gives_the_operator_access_there_and_nowhere_e
 
 def test_crds_stay_when_the_chart_goes() -> None:
     crds = [each for each in rendered("defaults") if each["kind"] == "CustomResourceDefinition"]
-    assert len(crds) == 2
+    assert len(crds) == 3
     assert {each["metadata"]["annotations"]["helm.sh/resource-policy"] for each in crds} == {"keep"}
 
 
