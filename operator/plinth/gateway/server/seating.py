@@ -79,15 +79,23 @@ class Shares:
     def __init__(self, board: LoadBoard | None = None) -> None:
         """Without a board there are no other workers."""
         self._board = board
+        self.lanes = 1 if board is None else board.lanes
+        """Workers, this one included."""
         self._seats = Seats(replicas={}, models={})
 
     def apply(self, seats: Seats) -> None:
         """The newest seats; shares taken before stay good."""
         self._seats = seats
 
-    def replica(self, route: ReplicaRoute, standing: Standing) -> ReplicaShare:
-        """For a replica that has just come."""
+    def replica(self, route: ReplicaRoute, standing: Standing) -> ReplicaShare | None:
+        """For a replica that has just come; None where nobody else looks."""
+        if self._board is None:
+            return None
         return ReplicaShare(*self._at(self._seats.replicas.get(place_of(route))), standing)
+
+    def seat_of(self, route: ReplicaRoute) -> int | None:
+        """By which all workers know the replica; None where they have no common name for it."""
+        return self._seats.replicas.get(place_of(route))
 
     def model(self, name: str) -> ModelShare:
         """For a model that has just come."""

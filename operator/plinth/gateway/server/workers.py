@@ -150,7 +150,11 @@ class WorkerPool:
             log.warning("not reloaded: workers still drain")
             return False
         for place in range(self._options.workers):
-            worker = await self._start_worker(place)
+            try:
+                worker = await self._start_worker(place)
+            except OSError as error:
+                log.error("not reloaded: %s", error)  # noqa: TRY400 - the reason is the system's
+                return False
             if not await worker.settled:
                 log.error("not reloaded: a new worker ended before it accepted clients")
                 return False

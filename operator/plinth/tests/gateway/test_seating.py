@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plinth.domain.traffic import ReplicaRoute
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.server.seating import Seating, Shares, place_of
-from plinth.gateway.server.shared_load import LoadBoard
-from plinth.gateway.server.worker_lines import Seats
+from plinth.gateway.server.shared_load import LoadBoard, ReplicaShare
 from plinth.tests.gateway.harness import make_model, make_replica, make_table
 
 ONE, TWO, THREE = (make_replica(port) for port in (1001, 1002, 1003))
@@ -19,6 +18,12 @@ ONE, TWO, THREE = (make_replica(port) for port in (1001, 1002, 1003))
 
 def nothing(_: int) -> int:
     return 0
+
+
+def made(shares: Shares, route: ReplicaRoute) -> ReplicaShare:
+    share = shares.replica(route, Standing(slot=route.slot, concurrency=4))
+    assert share is not None
+    return share
 
 
 def test_replicas_and_models_keep_their_seats_from_table_to_table() -> None:
@@ -72,8 +77,8 @@ def test_workers_told_the_same_seats_see_each_others_load() -> None:
     mine, theirs = Shares(board), Shares(other_board)
     for shares in (mine, theirs):
         shares.apply(seats)
-    theirs.replica(TWO, Standing(slot="two", concurrency=4)).add(1, 70)
-    seen = [mine.replica(route, Standing(slot=route.slot, concurrency=4)) for route in (ONE, TWO)]
+    made(theirs, TWO).add(1, 70)
+    seen = [made(mine, route) for route in (ONE, TWO)]
     for share in seen:
         share.refresh()
     assert [share.standing.pending_tokens_elsewhere for share in seen] == [0, 70]
@@ -84,16 +89,20 @@ def test_workers_told_the_same_seats_see_each_others_load() -> None:
     other_board.close()
 
 
-@pytest.mark.parametrize("seats", [None, Seats(replicas={}, models={})])
-def test_what_has_no_seat_is_counted_apart(seats: Seats | None) -> None:
-    shares = Shares()
-    if seats is not None:
-        shares.apply(seats)
-    one, two = (shares.replica(route, Standing(slot=route.slot, concurrency=4)) for route in (ONE, TWO))
+def test_what_has_no_seat_is_counted_apart() -> None:
+    board = LoadBoard.alone()
+    shares = Shares(board)
+    one, two = (made(shares, route) for route in (ONE, TWO))
     one.add(1, 70)
     two.refresh()
     assert (two.standing.in_flight, two.standing.in_flight_elsewhere) == (0, 0)
     assert (one.standing.in_flight, shares.model("team/tiny").waiting()) == (1, 0)
+    board.close()
+
+
+def test_a_process_without_others_publishes_no_replicas_load() -> None:
+    assert Shares().replica(ONE, Standing(slot="one", concurrency=4)) is None
+    assert Shares().model("team/tiny").first_elsewhere() is None
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(1, 12)), st.sets(st.integers(0, 20))), max_size=30))
