@@ -23,6 +23,7 @@ from plinth.domain.permissions import refuse_on
 from plinth.domain.places import PlaceRefusal, find_place_in
 from plinth.domain.pool_choice import choose_target
 from plinth.domain.pools import Pool, resolve_pools
+from plinth.domain.relations import ALONE, refuse_traffic, resolve_relations
 from plinth.domain.sizing.refusals import refuse_asked, refuse_asked_on, refuse_degrees
 from plinth.domain.targets import Refusal, Target
 from plinth.domain.vllm_arguments import refuse_arguments
@@ -59,7 +60,7 @@ def _judge(resource: ModelDeployment, fleet: FleetSnapshot) -> Verdict:
     """The first check that refuses decides; until then all may warn."""
     model = _as_newest(resource, fleet)
     warnings: tuple[str, ...] = ()
-    for check in (_judge_name, _judge_arguments, _judge_degree, _judge_pools):
+    for check in (_judge_name, _judge_relations, _judge_arguments, _judge_degree, _judge_pools):
         verdict = check(model, fleet)
         warnings += verdict.warnings
         if verdict.refusals:
@@ -75,6 +76,17 @@ def _judge_name(model: Model, fleet: FleetSnapshot) -> Verdict:
         return Verdict(refusals=(f"spec.servedName: {names[model.key].collision}",))
     lost = (each.key for each in others if names[each.key].collision and not before[each.key].collision)
     return Verdict(warnings=tuple(f"{key} loses a name by this: {names[key].collision}" for key in lost))
+
+
+def _judge_relations(model: Model, fleet: FleetSnapshot) -> Verdict:
+    """Whether it can take part in another's traffic as it asks. What waits for other models is only warned of."""
+    others = [other for other in fleet.models if other.key != model.key]
+    refusal = refuse_traffic(model, others)
+    if refusal is not None:
+        return Verdict(refusals=(refusal,))
+    everybody = [*others, model]
+    found = resolve_relations(everybody, resolve_names(everybody)).get(model.key, ALONE)
+    return Verdict(warnings=tuple(fault.message for fault in found.faults))
 
 
 def _judge_arguments(model: Model, _: FleetSnapshot) -> Verdict:

@@ -137,6 +137,69 @@ def test_the_planner_says_of_the_same_model_what_admission_said() -> None:
     assert refused(qwen(parallelism={"tensor": 3}), fleet(known_qwen())) == [plan.models[0].reasons[0]]
 
 
+# What models have to do with each other
+
+
+def taking(name: str, of: str, percent: int = 10, **more: Any) -> Model:
+    return make_model(name, source=QWEN, traffic={"of": of, "percent": percent, **more})
+
+
+def main() -> Model:
+    return make_model("main", source=QWEN, artifact=make_qwen_artifact())
+
+
+def test_a_canary_of_a_model_that_is_not_there_yet_is_a_warning() -> None:
+    decision = validate(qwen(traffic={"of": "main", "percent": 5}), None, fleet(known_qwen()))
+    assert decision.refusals == ()
+    assert decision.warnings == ("spec.traffic.of: there is no ModelDeployment default/main yet",)
+
+
+def test_shares_of_more_than_all_requests_are_refused_with_what_is_left() -> None:
+    full = fleet(main(), taking("first", "main", 60), taking("second", "main", 30, mirrorPercent=100))
+    assert refused(qwen(traffic={"of": "main", "percent": 11}), full) == [
+        "spec.traffic.percent: 11 with the 90 that other models take of default/main is above 100; ask for 10 at most"
+    ]
+    assert refused(qwen(traffic={"of": "main", "mirrorPercent": 1}), full) == [
+        (
+            "spec.traffic.mirrorPercent: 1 with the 100 that other models take of default/main is above 100; "
+            "ask for 0 at most"
+        )
+    ]
+    assert refused(qwen(traffic={"of": "main", "percent": 10}), full) == []
+
+
+def test_an_edit_of_a_share_is_counted_once() -> None:
+    full = fleet(main(), taking("qwen", "main", 60))
+    new, old = (qwen(traffic={"of": "main", "percent": percent}) for percent in (100, 60))
+    assert refused(new, full, old) == []
+
+
+def test_a_canary_of_a_canary_is_refused_from_either_end() -> None:
+    chain = fleet(main(), taking("canary", "main"))
+    assert refused(qwen(traffic={"of": "canary"}), chain) == [
+        (
+            "spec.traffic.of: default/canary takes part in the requests of main itself; "
+            "name main, or remove spec.traffic of default/canary"
+        )
+    ]
+    assert refused(qwen("main", traffic={"of": "qwen"}), chain) == [
+        (
+            "spec.traffic: default/canary takes part in this model's requests, so it cannot take part in those of "
+            "another; remove spec.traffic here or of default/canary"
+        )
+    ]
+
+
+def test_names_that_lead_elsewhere_are_warned_of_as_the_other_model_may_go() -> None:
+    asked = qwen(aliases=["other", "best"], fallbacks=["small"])
+    decision = validate(asked, None, fleet(make_model("other", source=QWEN, artifact=make_qwen_artifact())))
+    assert decision.refusals == ()
+    assert decision.warnings == (
+        "spec.aliases: default/other answers to other; remove it here or there",
+        "spec.fallbacks: no model answers to small yet",
+    )
+
+
 # Pools
 
 

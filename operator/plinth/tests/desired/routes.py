@@ -14,12 +14,15 @@ from plinth.domain.traffic import (
     ReplicaRoute,
     ReplicaState,
     RouteTable,
+    Strategy,
+    TrafficShare,
 )
 
 RELEASE = "plinth-system"
 OWNER: Owner = owner_reference("chat", "4b1d")
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+texts = st.lists(text, max_size=3)
 label = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True)
 hosts = st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(str)
 objectives = st.builds(
@@ -42,6 +45,23 @@ def replicas(draw: st.DrawFn, model: str) -> ReplicaRoute:
         path=draw(st.sampled_from(["", f"/{slot}", "/x"])),
         state=draw(st.sampled_from(list(ReplicaState))),
         concurrency=draw(st.integers(1, 10_000)),
+        kind=draw(text),
+        kv_tokens=draw(st.integers(0, 2**40)),
+    )
+
+
+@st.composite
+def shares(draw: st.DrawFn, model: str) -> tuple[TrafficShare, ...]:
+    """Up to four, of a quarter of the requests at most each."""
+    others = draw(st.lists(label, max_size=4, unique=True).map(lambda names: [f"c-{name}" for name in names]))
+    return tuple(
+        TrafficShare(
+            model=f"{model.partition('/')[0]}/{name}",
+            percent=draw(st.integers(0, 25)),
+            mirror_percent=draw(st.integers(0, 25)),
+        )
+        for name in others
+        if name != model.partition("/")[2]
     )
 
 
@@ -58,6 +78,14 @@ def routes(draw: st.DrawFn, model: str) -> ModelRoute:
         message=draw(text),
         replicas=tuple(sorted(found, key=lambda each: each.slot)),
         objectives=draw(st.none() | objectives),
+        engine=draw(st.sampled_from(["", "VLLM", "LlamaCpp"])),
+        revision=draw(text),
+        aliases=tuple(draw(texts)),
+        fallbacks=tuple(draw(texts)),
+        adapters=tuple(draw(texts)),
+        strategy=draw(st.sampled_from(list(Strategy))),
+        session_header=draw(text),
+        shares=draw(shares(model)),
     )
 
 

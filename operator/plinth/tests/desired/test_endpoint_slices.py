@@ -6,6 +6,7 @@ import json
 import random
 import re
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,16 @@ from hypothesis import strategies as st
 
 from plinth.desired.endpoint_slices import is_as_wanted, marker, owner_reference, slices_of
 from plinth.desired.slice_reading import route_table
-from plinth.domain.traffic import Availability, ModelRoute, ReplicaRoute, ReplicaState, RouteTable
+from plinth.domain.traffic import (
+    Availability,
+    ModelRoute,
+    ObjectiveRoute,
+    ReplicaRoute,
+    ReplicaState,
+    RouteTable,
+    Strategy,
+    TrafficShare,
+)
 from plinth.tests.desired.routes import OWNER, RELEASE, slices_of_table, tables
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -137,6 +147,59 @@ def test_a_model_cannot_take_the_full_name_of_another() -> None:
     table, passed_over = read(*slices_of(thief, OWNER), *slices_of(make_route("default/chat"), OWNER))
     assert [route.names for route in table.models] == [("default/chat",), ("elsewhere/thief",)]
     assert passed_over == ("elsewhere/thief: the name default/chat is another model's",)
+
+
+def test_no_field_of_a_route_or_a_replica_is_lost() -> None:
+    """All fields are told here, so a new one that the slices leave out fails."""
+    plain = make_route()
+    replica = replace(plain.replicas[0], kind="H200 TP2 VLLM", kv_tokens=775_216)
+    route = replace(
+        plain,
+        message="a word",
+        replicas=(replica,),
+        objectives=ObjectiveRoute(
+            ttft_milliseconds=200, tpot_milliseconds=None, input_tokens=512, output_tokens=256
+        ),
+        engine="VLLM",
+        revision="0c5e9f1a+a0b1c2d3",
+        aliases=("chat@awq",),
+        fallbacks=("small",),
+        adapters=("default/chat:law",),
+        strategy=Strategy.PREFIX_HASH,
+        session_header="x-session-id",
+        shares=(TrafficShare(model="default/canary", percent=5, mirror_percent=10),),
+    )
+    assert all([*vars(route).values(), *vars(replica).values()])
+    assert read(*json.loads(json.dumps(slices_of(route, OWNER))))[0].models == (route,)
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        TrafficShare(model="elsewhere/canary", percent=5, mirror_percent=0),
+        TrafficShare(model="default/chat", percent=5, mirror_percent=0),
+        TrafficShare(model="default/canary", percent=101, mirror_percent=0),
+        TrafficShare(model="default/canary", percent=0, mirror_percent=-1),
+    ],
+    ids=["of another namespace", "its own", "more than all", "less than nothing"],
+)
+def test_a_share_that_nobody_could_have_asked_for_is_passed_over(share: TrafficShare) -> None:
+    table, passed_over = read(*slices_of(make_route(shares=(share,)), OWNER))
+    assert table.models == ()
+    assert "must give shares of up to 100 percent to models of its own namespace" in passed_over[1]
+
+
+def test_slices_that_an_older_operator_wrote_are_read() -> None:
+    header, replica = slices_of(make_route(), OWNER)
+    for each, key, newer in (
+        (header, "plinth.dev/route", ("shares", "strategy", "aliases", "engine", "revision")),
+        (replica, "plinth.dev/replica", ("kind", "kv_tokens")),
+    ):
+        note = json.loads(each["metadata"]["annotations"][key])
+        each["metadata"]["annotations"][key] = json.dumps({k: v for k, v in note.items() if k not in newer})
+    table, passed_over = read(header, replica)
+    assert passed_over == ()
+    assert table.models == (make_route(),)
 
 
 def test_only_the_releases_marker_tells_the_version() -> None:

@@ -149,6 +149,17 @@ def test_what_a_higher_priority_displaces_is_planned_anew() -> None:
     assert any("gives way" in slot.reason for model in plan.models for slot in model.slots)
 
 
+def test_a_model_whose_requests_another_takes_is_planned_anew() -> None:
+    fleet, planner = running(), Planner()
+    first = planner.plan(fleet.snapshot(), 8.0)
+    canary = make_model("second", first_seen=1.0, traffic={"of": "first", "percent": 5})
+    fleet.models[SECOND] = replace(fleet.models[SECOND], resource=canary.resource)
+    second = planner.plan(fleet.snapshot(), 9.0)
+    assert planned_anew(first, second) == {FIRST, SECOND}
+    (route,) = (each for each in second.routes.models if each.model == str(FIRST))
+    assert [share.model for share in route.shares] == [str(SECOND)]
+
+
 def test_a_load_that_the_least_replicas_carry_disturbs_nobody() -> None:
     fleet, planner = running(minReplicas=2, maxReplicas=4), Planner()
     first = planner.plan(fleet.snapshot(), 8.0)
@@ -208,6 +219,11 @@ def edited(key: ModelKey, chance: Random) -> Model:
             "maxReplicas": max(1, least + chance.choice((0, 2))),
             "quietSeconds": 5,
         },
+        aliases=chance.choice(([], [], ["best"])),
+        fallbacks=chance.choice(([], [], ["second"])),
+        traffic=chance.choice((None, None, {"of": "first", "percent": chance.choice((5, 60))}))
+        if key != FIRST
+        else None,
     )
 
 
