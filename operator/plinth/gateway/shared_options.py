@@ -6,7 +6,7 @@ Standalone none is given: then limits are counted, and answers kept, by this gat
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -26,7 +26,8 @@ class Shared:
     """Which Redis there is, and what it is used for."""
 
     redis: RedisAddress | None = None
-    """Where gateways share their counts; None where each counts by itself."""
+    """Where gateways share their counts, its password not read yet; None where each counts by itself."""
+    redis_password_file: Path | None = None
     redis_timeout_ms: int = 50
     """That Redis gets to answer; then it counts as away until it is quick again."""
     cache_bytes: int = 64 * 1024 * 1024
@@ -41,7 +42,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
         "--redis-url", default="", metavar="URL", help=f"Redis that gateways share counts by: {URL_FORM}"
     )
     parser.add_argument(
-        "--redis-password-file", type=Path, metavar="PATH", help="file with its password; read at the start"
+        "--redis-password-file", type=Path, metavar="PATH", help="file with the password for Redis"
     )
     parser.add_argument(
         "--redis-timeout-ms",
@@ -64,10 +65,10 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_shared(found: argparse.Namespace) -> Shared:
-    """What the flags say. Raises ValueError naming the flag that is wrong, and OSError for the password's file."""
+    """What the flags say; no file is read. Raises ValueError naming the flag that is wrong."""
     redis = None
     if found.redis_url:
-        redis = read_redis_url(found.redis_url, password=_read_password(found.redis_password_file))
+        redis = _read_url(found.redis_url)
     elif found.redis_password_file is not None:
         raise ValueError("--redis-password-file is of no use without --redis-url")
     elif found.cache_place == "redis":
@@ -80,13 +81,24 @@ def read_shared(found: argparse.Namespace) -> Shared:
         raise ValueError(f"--cache-bytes must not be negative, but is {found.cache_bytes}; 0 keeps none")
     return Shared(
         redis=redis,
+        redis_password_file=found.redis_password_file,
         redis_timeout_ms=found.redis_timeout_ms,
         cache_bytes=found.cache_bytes,
         cache_place=found.cache_place,
     )
 
 
-def read_redis_url(url: str, *, password: str | None) -> RedisAddress:
+def with_password(shared: Shared) -> Shared:
+    """The same with the password read from its file, at the start of a process. Raises OSError, ValueError."""
+    if shared.redis is None or shared.redis_password_file is None:
+        return shared
+    password = shared.redis_password_file.read_text(encoding="utf-8").strip()
+    if not password:
+        raise ValueError(f"{shared.redis_password_file} must hold the password for Redis, and is empty")
+    return replace(shared, redis=replace(shared.redis, password=password))
+
+
+def _read_url(url: str) -> RedisAddress:
     """The address in a URL. Raises ValueError; its text never repeats the URL, which may hold a password."""
     parts = urlsplit(url)
     if parts.scheme == "rediss":
@@ -115,14 +127,4 @@ def read_redis_url(url: str, *, password: str | None) -> RedisAddress:
         port=DEFAULT_PORT if port is None else port,
         database=int(database or 0),
         username=unquote(parts.username) if parts.username else None,
-        password=password,
     )
-
-
-def _read_password(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    password = path.read_text(encoding="utf-8").strip()
-    if not password:
-        raise ValueError(f"--redis-password-file: {path} is empty; it must hold the password")
-    return password

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plinth.gateway.server.redis import RedisAddress
-from plinth.gateway.shared_options import Shared, add_shared_flags, read_shared
+from plinth.gateway.shared_options import Shared, add_shared_flags, read_shared, with_password
 
 
 def read(*flags: str) -> Shared:
@@ -27,12 +27,25 @@ def test_an_address_is_read_with_all_that_a_url_may_say(tmp_path: Path) -> None:
     flags = ["--redis-password-file", str(tmp_path / "password"), "--cache-place=redis", "--cache-bytes=0"]
     found = read("--redis-url=redis://plinth%40a@cache.example:7000/3", "--redis-timeout-ms=20", *flags)
     assert found == Shared(
-        redis=RedisAddress("cache.example", 7000, 3, "plinth@a", "secret"),
+        redis=RedisAddress("cache.example", 7000, 3, "plinth@a"),
+        redis_password_file=tmp_path / "password",
         redis_timeout_ms=20,
         cache_bytes=0,
         cache_place="redis",
     )
-    assert "secret" not in repr(found)
+    assert with_password(found).redis == RedisAddress("cache.example", 7000, 3, "plinth@a", "secret")
+    assert "secret" not in repr(with_password(found))
+
+
+def test_a_password_is_read_only_when_a_process_starts_and_must_be_there_then(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    found = read("--redis-url=redis://cache", "--redis-password-file", str(file))
+    with pytest.raises(FileNotFoundError):
+        with_password(found)
+    file.write_text("\n")
+    with pytest.raises(ValueError, match=f"{file} must hold the password for Redis, and is empty"):
+        with_password(found)
+    assert with_password(read("--redis-url=redis://cache")).redis == RedisAddress("cache")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +92,6 @@ def test_tls_to_redis_is_refused_rather_than_left_out() -> None:
     ("flags", "says"),
     [
         (["--redis-password-file=/dev/null"], "of no use without --redis-url"),
-        (["--redis-url=redis://cache", "--redis-password-file=/dev/null"], "is empty"),
         (["--cache-place=redis"], "needs --redis-url"),
         (["--redis-timeout-ms=0"], "from 1 to 10000, not 0"),
         (["--cache-bytes=-1"], "must not be negative"),
