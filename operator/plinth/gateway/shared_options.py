@@ -31,7 +31,7 @@ class Shared:
     redis_timeout_ms: int = 50
     """That Redis gets to answer; then it counts as away until it is quick again."""
     cache_bytes: int = 64 * 1024 * 1024
-    """Answers kept in memory; 0 keeps none there."""
+    """For answers kept in memory, and those that several wait for; 0 caches nothing."""
     cache_place: CachePlace = "memory"
 
 
@@ -78,7 +78,7 @@ def read_shared(found: argparse.Namespace) -> Shared:
             f"--redis-timeout-ms must be from 1 to {MOST_TIMEOUT_MS}, not {found.redis_timeout_ms}"
         )
     if found.cache_bytes < 0:
-        raise ValueError(f"--cache-bytes must not be negative, but is {found.cache_bytes}; 0 keeps none")
+        raise ValueError(f"--cache-bytes must not be negative, but is {found.cache_bytes}; 0 caches nothing")
     return Shared(
         redis=redis,
         redis_password_file=found.redis_password_file,

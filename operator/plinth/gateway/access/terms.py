@@ -32,6 +32,8 @@ class AppliedLimit:
 class Terms:
     """How a key's requests for one model are treated."""
 
+    policy: str = ""
+    """`namespace/name` of the first policy that applies, for metrics and logs; empty where none does."""
     limits: tuple[AppliedLimit, ...] = ()
     priority: Band = "default"
     weight: int = 1
@@ -51,6 +53,7 @@ def make_terms(key: KeyRecord, policies: Sequence[PolicyRecord], model: str) -> 
         return None
     cache, seconds = _cache(applied)
     return Terms(
+        policy=applied[0].name if applied else "",
         limits=tuple(
             AppliedLimit(_scope_id(policy, limit, key.id, model), limit)
             for policy in applied

@@ -13,6 +13,7 @@ import msgspec
 INVALID = "invalid_request_error"
 OVERLOADED = "overloaded_error"
 UPSTREAM = "upstream_error"
+_UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def error_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", b"%d" % refusal.retry_after))
     if refusal.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if refusal.should_retry else b"false"))
+    if refusal.status == _UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
     if refusal.allow is not None:
         headers.append((b"allow", refusal.allow.encode()))
     return headers

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from plinth.gateway.protocol.request import Request
+from collections.abc import Sequence
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 def upstream_prefix(*, path: str, host: str, port: int, secret: str) -> tuple[bytes, bytes]:
-    """The two parts of a head that are the same for every request to a replica: up to the target, and after it."""
+    """The two parts of a head that are the same for every request to a replica: between the method and the target, and
+    after it.
+    """
     name = f"[{host}]" if ":" in host else host
-    before = f"POST {path}".encode()
+    before = f" {path}".encode()
     after = f" HTTP/1.1\r\nhost: {name}:{port}\r\nauthorization: Bearer {secret}\r\n".encode()
     return before, after
 
 
-def upstream_head(prefix: tuple[bytes, bytes], request: Request, request_id: bytes) -> bytes:
-    """The head of the request as a replica gets it; the body follows as it came."""
-    parts = [prefix[0], request.target, prefix[1]]
-    parts.extend([b"%s: %s\r\n" % item for item in request.headers])
-    parts.append(b"content-length: %d\r\nx-request-id: %s\r\n\r\n" % (len(request.body), request_id))
+def upstream_head(
+    prefix: tuple[bytes, bytes], target: bytes, headers: Headers, *, length: int, request_id: bytes
+) -> bytes:
+    """The head of the request as a replica gets it; a body of so many bytes follows."""
+    parts = [b"POST", prefix[0], target, prefix[1]]
+    parts.extend([b"%s: %s\r\n" % item for item in headers])
+    parts.append(b"content-length: %d\r\nx-request-id: %s\r\n\r\n" % (length, request_id))
     return b"".join(parts)
+
+
+def question_head(prefix: tuple[bytes, bytes], target: str, length: int) -> bytes:
+    """The head of a question of the gateway's own; without a body it is a GET."""
+    method = b"POST" if length else b"GET"
+    kind = b"content-type: application/json\r\ncontent-length: %d\r\n" % length if length else b""
+    return b"".join((method, prefix[0], target.encode(), prefix[1], kind, b"\r\n"))

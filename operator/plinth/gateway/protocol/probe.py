@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, bad_request
+from plinth.gateway.protocol.unreadable import UNREADABLE
 
 _ABSENT = msgspec.Raw()
 
@@ -47,10 +48,14 @@ def probe_body(body: bytes) -> Probe | Refusal:
     if not body:
         return bad_request("the request has no body; a JSON object is needed", code="missing_body")
     try:
+        # What is skipped is not decoded, so bytes that are no text could stand in it and go on to the engine.
+        str(body, "utf-8")
         probe = _DECODER.decode(body)
     except msgspec.ValidationError as error:
         return bad_request(f"the request's JSON: {error}", code="invalid_field", param=_field(str(error)))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        return bad_request("the request's JSON is nested too deeply", code="invalid_json")
+    except UNREADABLE as error:
         return bad_request(f"the request's body is not JSON: {error}", code="invalid_json")
     if not probe.model:
         return bad_request("`model` must name a model", code="invalid_field", param="model")

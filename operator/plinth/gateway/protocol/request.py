@@ -15,6 +15,9 @@ import httptools
 from plinth.gateway.protocol.errors import Refusal, body_too_large, malformed
 from plinth.gateway.protocol.headers import NOT_FORWARDED, is_sane_request_id, named_by_connection
 
+_MOST_HEADER_LINES = 128
+"""Each costs far more memory than its bytes."""
+
 
 @dataclass(frozen=True)
 class RequestLimits:
@@ -41,6 +44,8 @@ class Request:
     authorization: bytes = b""
     api_key: bytes = b""
     """The header `x-api-key`, by which some clients show their key instead."""
+    peer: str = ""
+    """The client's address."""
 
 
 class RequestReader:
@@ -62,25 +67,29 @@ class RequestReader:
         self._limits = limits
         self._finished = False
         self._replay = b""
-        self._head_bytes_seen = 0
+        self._unseen_bytes = 0
         self._parser = httptools.HttpRequestParser(self)
         self._begin()
 
     def feed(self, data: bytes) -> None:
         """Takes bytes in; nothing is raised, see `refusal`."""
-        if self.refusal is not None or self._finished:
-            return
-        if not self.reading_body:
-            self._head_bytes_seen += len(data)
+        while data and self.refusal is None and not self._finished:
+            data = self._feed_once(data)
+        # A line that never ends (of a head, a trailer, a chunk's extension) is held by the parser, out of sight of
+        # on_header and on_body: count what was fed instead.
+        if (self.reading_head or self.reading_body) and self._unseen_bytes > 2 * self._limits.head:
+            self._refuse_head()
+
+    def _feed_once(self, data: bytes) -> bytes:
+        """Takes bytes in; what is to be read again is given back: a request that offers to upgrade, and all after it."""
+        self._unseen_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
+            return self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse_grammar(error)
-        # A head that never ends is held by the parser, out of sight of on_header: count what was fed instead.
-        if self.reading_head and self._head_bytes_seen > 2 * self._limits.head:
-            self._refuse_head()
+        return b""
 
     def refuse(self, refusal: Refusal) -> None:
         """Reads no further, for a reason that lies outside of the bytes; the first refusal stands."""
@@ -90,6 +99,7 @@ class RequestReader:
         self._request = Request()
         self._target_parts: list[bytes] = []
         self._head_bytes = 0
+        self._header_lines = 0
         self._body_parts: list[bytes] = []
         self._hosts = 0
         self._declared_length = 0
@@ -113,7 +123,8 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line, or one of a trailer."""
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._limits.head:
+        self._header_lines += 1
+        if self._head_bytes > self._limits.head or self._header_lines > _MOST_HEADER_LINES:
             self._refuse_head()
         if self.reading_body:
             return  # a trailer: nothing here reads trailers
@@ -126,7 +137,7 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """The empty line after the head."""
         self.reading_head = False
-        self._head_bytes_seen = 0
+        self._unseen_bytes = 0
         self.reading_body = True
         request = self._request
         request.method = self._parser.get_method()
@@ -145,6 +156,7 @@ class RequestReader:
     def on_body(self, part: bytes) -> None:
         """A part of the body, unframed."""
         self.wants_continue = False
+        self._unseen_bytes = 0
         self.body_bytes += len(part)
         if self.body_bytes > self._limits.body:
             self._refuse(body_too_large(self._limits.body))
@@ -218,7 +230,9 @@ class RequestReader:
     def _refuse_head(self) -> None:
         self._refuse(
             malformed(
-                f"the request head exceeds {self._limits.head} bytes", status=431, code="headers_too_large"
+                f"the request head exceeds {self._limits.head} bytes or {_MOST_HEADER_LINES} lines",
+                status=431,
+                code="headers_too_large",
             )
         )
 
@@ -250,14 +264,12 @@ class RequestReader:
                 lines.append(name + b": " + value)
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Reads the request as if no upgrade had been offered, which RFC 9110 (7.8) allows.
+    def _ignore_upgrade(self, rest: bytes) -> bytes:
+        """Reads the request as if no upgrade had been offered, which RFC 9110 (7.8) allows; gives back its bytes.
 
         llhttp takes what follows such a head for another protocol, the request's own body included: Java's
         client makes that offer with every first request.
         """
-        if self.refusal is not None or self._finished:
-            return
         self._parser = httptools.HttpRequestParser(self)
-        self._head_bytes_seen = 0
-        self.feed(self._replay + rest)
+        self._unseen_bytes = 0
+        return self._replay + rest

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from plinth.gateway.options import Telling
 from plinth.gateway.server.log_lines import LineWriter
 from plinth.gateway.server.trace_export import TraceExporter
 from plinth.gateway.telemetry.access_log import access_line
 from plinth.gateway.telemetry.families import RequestFamilies
 from plinth.gateway.telemetry.record import RequestRecord
+
+_STANDARD_OUTPUT = 1
+
+
+def make_afterwards(telling: Telling, instance: str) -> Afterwards:
+    """As the command line asks for it; `instance` is this process's name among gateways."""
+    lines = LineWriter(_STANDARD_OUTPUT) if telling.access_log else None
+    exporter = None
+    if telling.traces_url:
+        resource = {"service.name": "plinth-gateway", "service.instance.id": instance}
+        exporter = TraceExporter(telling.traces_url, resource)
+    return Afterwards(lines=lines, exporter=exporter)
 
 
 class Afterwards:

@@ -1,252 +1,340 @@
-"""One client request on its way through: held, sent to a replica, answered. The heart of the data path.
+"""One client request on its way through: let in, held, sent to a replica, answered. The heart of the data path.
 
-Until the client has got a byte, another replica may be tried without anybody noticing. After that there is never
-a second answer: a broken stream of events ends with one error event, any other broken answer ends with its
-connection, so that no client takes it for complete.
+Until the client has got a byte, another replica may be tried without anybody noticing. After that a stream of events
+goes on at another replica from what the client has (`gateway.resume`); what cannot go on exactly ends with one error
+event, and any other broken answer with its connection, so that no client takes it for complete.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
+from plinth.gateway.limits.admission import Reservation
+from plinth.gateway.limits.answers import Denial, Header
+from plinth.gateway.limits.sharing import Waiting
 from plinth.gateway.protocol.errors import (
     Refusal,
-    error_event,
     stream_broken,
     upstream_failed,
     upstream_invalid,
     upstream_silent,
 )
 from plinth.gateway.protocol.forward import upstream_head
-from plinth.gateway.protocol.probe import estimate_prompt_tokens
-from plinth.gateway.protocol.request import Request
-from plinth.gateway.protocol.response import LAST_CHUNK, ResponseReader, chunk, response_head
-from plinth.gateway.protocol.sse import EventScan, Tail, Usage
-from plinth.gateway.routing.objectives import Outcome, time_per_output_token
+from plinth.gateway.resume.continuation import Ask, Joined
+from plinth.gateway.routing.placement import Placement
+from plinth.gateway.server import cached
+from plinth.gateway.server.answer import Client, ClientAnswer
+from plinth.gateway.server.continuing import find_continuation
+from plinth.gateway.server.ending import NOTHING, Ending, Spent, spent_on, tell
+from plinth.gateway.server.nobody import Nobody
+from plinth.gateway.server.order import Order
 from plinth.gateway.server.replica import Replica
 from plinth.gateway.server.upstream import UpstreamConnection
+from plinth.gateway.telemetry.record import Attempt
+from plinth.gateway.waiting.queue import Rejection
+from plinth.gateway.waiting.refusals import refusal as refusal_of
+from plinth.gateway.waiting.ticket import Ticket
 
 if TYPE_CHECKING:
+    from plinth.gateway.resume.splice import Splice
     from plinth.gateway.server.core import Core
-    from plinth.gateway.server.fleet import Model
 
 _OK = 200
 _UNAUTHORIZED = 401
 _NOT_READY = 503
-_EVENTS_BESIDE_TOKENS = 1  # `data: [DONE]`
-
-
-class Client(Protocol):
-    """The connection that the request came on."""
-
-    def write(self, data: bytes) -> None:
-        """Passes bytes of the answer on."""
-
-    def is_slow(self) -> bool:
-        """Whether it has more bytes to send than it should hold."""
-
-    def answer_refusal(self, refusal: Refusal) -> None:
-        """Answers with a refusal; the call is over."""
-
-    def finish(self, *, keep_alive: bool) -> None:
-        """The answer is complete; the call is over."""
-
-    def abort(self) -> None:
-        """The answer cannot be completed; the call is over."""
+_CLIENT_GONE = 499
+_SERVER_ERROR = 500
+_SILENT_SECONDS = 5.0
+"""Without a byte for so long, a replica is asked whether it hangs."""
 
 
 class Call:
-    """Created when a request is complete and its model known; ends in exactly one of `_end`'s outcomes."""
+    """Created when a request is complete and its model known; ends once, in `_end`."""
 
     __slots__ = (
-        "_arrived",
+        "_answer",
         "_attempts",
-        "_began",
+        "_began_at",
         "_body_held",
-        "_chunked",
+        "_charged",
         "_client",
+        "_continuation",
         "_core",
         "_ended",
-        "_endpoint",
-        "_first_token_at",
         "_freely_retried",
         "_heard",
         "_held_since",
-        "_keep_alive",
-        "_last_token_at",
-        "_model",
-        "_pending_tokens",
+        "_joined",
+        "_log",
+        "_overhead",
+        "_placement",
+        "_quota",
         "_replica",
-        "_request",
-        "_scan",
+        "_reservation",
+        "_resumptions",
         "_sent",
-        "_status",
-        "_tail",
         "_upstream",
         "_waited",
-        "number",
+        "order",
+        "prompt",
+        "streams",
+        "ticket",
         "tried",
     )
 
-    def __init__(
-        self, core: Core, client: Client, request: Request, *, model: Model, endpoint: str, batch_began: float
-    ) -> None:
+    def __init__(self, core: Core, client: Client, order: Order) -> None:
         self._core = core
         self._client = client
-        self._request = request
-        self._model = model
-        self._endpoint = endpoint
-        self._arrived = batch_began
-        self._pending_tokens = estimate_prompt_tokens(request.body)
-        self._body_held = len(request.body)
+        self.order = order
+        self.prompt = order.prompt
+        self.streams = bool(order.probe.stream)
+        self.tried: set[str] = set()
+        self.ticket: Ticket[Any] = Ticket(
+            self,
+            number=order.number,
+            arrived=order.arrived,
+            deadline=0.0,
+            key=order.caller.id,
+            band=order.terms.priority,
+            weight=order.terms.weight,
+            prompt_tokens=order.input_tokens,
+            body_bytes=len(order.request.body),
+        )
+        self._answer = ClientAnswer(core, client, order)
+        self._quota: Waiting | None = None
+        self._reservation: Reservation | None = None
+        self._body_held = len(order.request.body)
         self._attempts = 0
+        self._resumptions = 0
+        """Times that the stream has gone on elsewhere."""
         self._freely_retried = False
+        self._charged = False
+        """The queue counts the request as one that a replica works on."""
         self._replica: Replica | None = None
+        self._placement: Placement | None = None
         self._upstream: UpstreamConnection | None = None
+        self._continuation: Ask | None = None
+        """What this replica is asked so that the stream goes on."""
         self._sent = False
-        """The request's bytes are on their way to the replica."""
-        self._began = False
-        """The client has got bytes."""
+        """A request's bytes are on their way to the replica."""
+        self._joined = False
+        """The client gets what this replica answers."""
         self._ended = False
-        self._status = 0
         self._held_since: float | None = None
         self._waited = 0.0
         """Seconds in the queue and for connections: not the gateway's own work."""
+        self._overhead = 0.0
         self._heard = 0.0
-        self._first_token_at: float | None = None
-        self._last_token_at = 0.0
-        self._chunked = False
-        self._keep_alive = False
-        self._scan: EventScan | None = None
-        self._tail: Tail | None = None
-        self.number = core.next_number()
-        self.tried: set[str] = set()
-
-    def start(self) -> None:
-        """Looks for a replica; may be held."""
-        self._model.totals.arrivals += 1
-        self._core.hold_body(self._body_held)
-        self._held_since = time.perf_counter()
-        self._core.fleet.submit(self._model, self)
-
-    # The fleet calls these.
-
-    def assign(self, replica: Replica) -> None:
-        """It is the turn of this request at this replica."""
-        self._replica = replica
-        self._attempts += 1
-        replica.standing.pending_tokens += self._pending_tokens
-        now = time.perf_counter()
-        if self._held_since is not None:
-            held = now - self._held_since
-            self._waited += held
-            self._core.metrics.held.observe(self._model.name, held)
-        connection = replica.pool.take()
-        if connection is not None:
-            self._send(connection)
-        else:
-            self._held_since = now
-            self._core.spawn(self._connect(replica))
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Ends without an answer of a replica."""
-        if not self._ended:
-            self._end(failed=True, status=refusal.status)
-            self._client.answer_refusal(refusal)
-
-    def tokens_so_far(self) -> int:
-        """Events of the unfinished stream, for the live count."""
-        return self._scan.events if self._scan is not None else 0
+        self._began_at = 0.0
+        """When this replica was sent what it answers."""
+        self._log: list[Attempt] = []
 
     # The client's connection calls these.
 
+    def start(self) -> None:
+        """Asks whether the limits let it in; then for a kept answer, then for a replica."""
+        self._core.hold_body(self._body_held)
+        self._ask_limits()
+
+    def _ask_limits(self) -> None:
+        order, core = self.order, self._core
+        self._held_since = now = time.monotonic()
+        order.take_account(now)
+        account = order.account
+        if account is None:
+            self._let_in()
+            return
+        decided = core.limiter.admit(account, order.input_tokens, order.output_tokens, now)
+        if decided is not None:
+            self._decide(decided)
+        elif core.leases is not None:
+            self._quota = Waiting(
+                account, order.input_tokens, order.output_tokens, since=now, decide=self._decide
+            )
+            core.leases.wait(self._quota)
+
     def on_client_gone(self) -> None:
-        """The client hung up: the engine's work ends now."""
+        """The client hung up: the engine's work ends now, unless others wait for the answer too."""
         if self._ended:
             return
-        self._core.metrics.disconnects.add((self._model.name,))
-        self._core.fleet.withdraw(self._model, self)
-        self._drop_upstream()
-        self._count_part()
-        self._end(failed=True, status=499)
+        flight = self._answer.flight
+        if flight is not None and flight.outlives(self._on_deserted):
+            self._client = Nobody()
+            self._answer.change_client(self._client)
+            if self._upstream is not None:
+                self._upstream.resume()
+            return
+        self._on_deserted()
 
     def on_client_drained(self) -> None:
         """The client takes bytes again."""
-        self._heard = time.perf_counter()
+        self._heard = time.monotonic()
         if self._upstream is not None:
             self._upstream.resume()
 
     def check(self, now: float) -> None:
-        """Called twice a second: ends what has been silent too long. `now` is of perf_counter."""
-        if not self._sent or self._ended:
+        """Called twice a second: ends what has been silent too long. `now` is monotonic."""
+        replica = self._replica
+        if not self._sent or self._ended or replica is None:
             return
         limits = self._core.limits
         silence = now - self._heard
-        if not self._began and silence >= limits.first_byte_seconds:
+        if self._answer.is_slow():
+            if silence >= limits.stream_idle_seconds:
+                self._break_off(f"the client took nothing for {limits.stream_idle_seconds:g} s")
+        elif self._joined and self._answer.ledger is not None and replica.pace.is_hung(self._heard, now):
+            replica.question(now)
+            self._go_on_elsewhere(f"the replica was silent for {silence:.1f} s")
+        elif self._joined:
+            if silence >= limits.stream_idle_seconds:
+                self._go_on_elsewhere(f"nothing for {limits.stream_idle_seconds:g} s")
+        elif silence >= limits.first_byte_seconds:
             self._drop_upstream()
             self.refuse(upstream_silent(limits.first_byte_seconds))
-        elif self._began and silence >= limits.stream_idle_seconds:
-            self._drop_upstream()
-            self._break_off(f"nothing for {limits.stream_idle_seconds:g} s")
+        elif silence >= _SILENT_SECONDS:
+            replica.question(now)
+
+    # Its model calls these.
+
+    def assign(self, replica: Replica, placement: Placement) -> None:
+        """It is the turn of this request at this replica."""
+        self._replica, self._placement = replica, placement
+        self._charged = True
+        self._attempts += 1
+        now = time.monotonic()
+        if self._held_since is not None:
+            held = now - self._held_since
+            self._waited += held
+            self._core.metrics.held.observe(self.order.model.name, held)
+        self._log.append(Attempt(replica.route.slot, now - self.order.arrived))
+        self._held_since = now
+        if self._answer.began:
+            self._core.spawn(self._continue_at(replica))
+            return
+        connection = replica.pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._core.spawn(self._connect(replica))
+
+    def refuse(self, refusal: Refusal, headers: tuple[Header, ...] = ()) -> None:
+        """Ends without an answer of a replica, or without the rest of one."""
+        if self._ended:
+            return
+        if self._answer.began:
+            self._break_off(refusal.message)
+            return
+        flight = self._answer.flight
+        if flight is not None:
+            flight.give_up()
+        self._end(failed=True, status=refusal.status, error=refusal.code)
+        self._client.answer_refusal(refusal, headers, self.order.refusal_body(refusal))
+
+    def reject(self, rejection: Rejection[Any]) -> None:
+        """The queue does not take it, or keeps it no longer."""
+        model = self.order.model
+        refusal = refusal_of(rejection, model=self.order.asked, message=model.route.message)
+        if not self._turn_to_fallback():
+            self.refuse(refusal)
+
+    def tokens_so_far(self) -> int:
+        """Events of the unfinished stream, for the live count."""
+        return self._answer.events()
 
     # The replica and its connection call these.
 
     def on_replica_dead(self, detail: str, *, silent: bool) -> None:
-        """Goes elsewhere, unless the answer has begun."""
-        if self._ended:
-            return
-        if not self._began:
-            self._drop_upstream()
-            self._try_elsewhere(detail, reason="replica_dead")
-        elif silent:
-            self._drop_upstream()
-            self._break_off(detail)
+        """Goes elsewhere; an answer that still comes is left alone, unless the replica is silent."""
+        if not self._ended and (silent or not self._joined):
+            self._lose_replica(detail, reason="replica_dead")
 
     def on_lost(self, detail: str, *, stale: bool) -> None:
         """The connection broke before the answer was complete."""
         self._upstream = None
-        if self._ended:
-            return
         replica = self._replica
-        if self._began:
-            if replica is not None:
-                replica.doubt()
-            self._break_off(detail)
-        elif stale and not self._freely_retried and replica is not None:
+        if self._ended or replica is None:
+            return
+        if stale and not self._joined and not self._freely_retried:
             self._freely_retried = True
             replica.pool.close_idle()
-            self._core.metrics.retries.add((self._model.name, "stale_connection"))
+            self._core.metrics.retries.add((self.order.model.name, "stale_connection"))
             self._sent = False
-            self._held_since = time.perf_counter()
+            self._held_since = time.monotonic()
             self._core.spawn(self._connect(replica))
-        else:
-            if replica is not None:
-                replica.doubt()
-            self._try_elsewhere(detail, reason="connection_lost")
+            return
+        replica.doubt()
+        self._lose_replica(detail, reason="connection_lost")
 
     def on_answer(self, connection: UpstreamConnection) -> None:
         """Passes on what has come of the answer."""
-        reader = connection.reader
+        reader, answer = connection.reader, self._answer
         if not reader.head_complete:
             return
-        self._heard = now = time.perf_counter()
-        head = b""
-        if not self._began:
-            if reader.event_stream and not reader.parts and not reader.complete:
-                return  # until the first event another replica could still take over
-            head = self._begin_answer(reader)
-            if not head:
+        now = time.monotonic()
+        if not self._joined:
+            if reader.event_stream:
+                if not reader.parts and not reader.complete:
+                    return  # until the first event another replica could still take over
+            elif self.order.exchange is not None and not answer.began and not reader.complete:
+                self._heard = now
+                return  # what is translated is needed whole
+            if not self._join(connection, now):
                 return
-        out = head + self._next_bytes(reader, now)
-        if out:
-            self._client.write(out)
+        elif self.streams:
+            assert self._replica is not None  # noqa: S101 - it answers
+            self._replica.pace.saw(self._heard, now)
+        self._heard = now
+        if reader.parts:
+            answer.feed(reader.take(), now)
+            if answer.failure is not None:
+                self._drop_upstream()
+                self._lose_replica(answer.failure, reason="engine_failed")
+                return
         if reader.complete:
             self._complete(connection)
-        elif self._client.is_slow():
+        elif answer.is_slow():
             connection.pause()
 
-    # Steps.
+    # Letting in.
+
+    def _decide(self, decided: Reservation | Denial) -> None:
+        """What the limits say, at once or after the shared counters were asked."""
+        self._quota = None
+        if self._ended:
+            return
+        if isinstance(decided, Denial):
+            self.refuse(decided.refusal, decided.headers)
+            return
+        self._reservation = decided
+        self._let_in()
+
+    def _let_in(self) -> None:
+        order, model = self.order, self.order.model
+        model.totals.arrivals += 1
+        model.budget.pay_in()
+        if order.terms.cache == "Off" or not cached.answer_from_cache(
+            self._core, self._client, self._answer, order, self
+        ):
+            self.enter_queue()
+
+    def enter_queue(self) -> None:
+        """Looks for a replica; may be held."""
+        order, ticket = self.order, self.ticket
+        if not ticket.deadline:
+            wait = self._core.limits.queue_seconds
+            if order.terms.queue_seconds is not None:
+                wait = min(wait, order.terms.queue_seconds)
+            ticket.deadline = time.monotonic() + wait
+        order.model.submit(self)
+
+    def shared_ended(self, status: int, cache: str) -> None:
+        """Another request's answer was this one's, or none came: the request counts, its tokens do not."""
+        self._answer.cache = cache
+        self._answer.status = status
+        self._end(failed=status >= _SERVER_ERROR or status == 0, status=status)
+
+    # At a replica.
 
     async def _connect(self, replica: Replica) -> None:
         try:
@@ -254,185 +342,270 @@ class Call:
         except OSError as error:
             if self._replica is replica and not self._ended:
                 replica.doubt()
-                self._try_elsewhere(str(error) or "no reply to a connection", reason="connect_failed")
+                self._lose_replica(str(error) or "no reply to a connection", reason="connect_failed")
             return
         if self._replica is not replica or self._ended or self._sent:
             replica.pool.keep(connection)  # the request is elsewhere by now
             return
         if self._held_since is not None:
-            self._waited += time.perf_counter() - self._held_since
+            self._waited += time.monotonic() - self._held_since
         self._send(connection)
 
     def _send(self, connection: UpstreamConnection) -> None:
-        assert self._replica is not None  # noqa: S101 - a connection belongs to the replica assigned
+        replica, order, ask = self._replica, self.order, self._continuation
+        assert replica is not None  # noqa: S101 - a connection belongs to the replica assigned
+        path, body = (order.path, order.body) if ask is None else (ask.path.encode(), ask.body)
         self._upstream = connection
         self._sent = True
         self._held_since = None
-        self._heard = now = time.perf_counter()
-        head = upstream_head(self._replica.prefix, self._request, self._request.request_id)
-        self._core.metrics.overhead.observe(self._model.name, max(0.0, now - self._arrived - self._waited))
-        connection.send(self, head, self._request.body)
+        self._heard = self._began_at = now = time.monotonic()
+        head = upstream_head(
+            replica.prefix,
+            path,
+            order.request.headers,
+            length=len(body),
+            request_id=order.request.request_id,
+        )
+        if not self._overhead:
+            self._overhead = max(0.0, now - order.arrived - self._waited)
+            self._core.metrics.overhead.observe(order.model.name, self._overhead)
+        connection.send(self, head, body)
 
-    def _begin_answer(self, reader: ResponseReader) -> bytes:
-        """The head for the client; empty when the replica's answer is not the one that the client gets."""
+    def _join(self, connection: UpstreamConnection, now: float) -> bool:
+        """The replica's answer begins; False when it is not the one that the client gets."""
+        reader, replica, placement = connection.reader, self._replica, self._placement
+        assert replica is not None  # noqa: S101 - it answers
+        assert placement is not None  # noqa: S101 - the same
+        answer = self._answer
         if reader.status == _NOT_READY:
             self._drop_upstream()
-            if self._replica is not None:
-                self._replica.cool_down()
-            self._try_elsewhere("the replica says that it is not ready", reason="not_ready")
-            return b""
+            replica.cool_down()
+            self._lose_replica("the replica says that it is not ready", reason="not_ready", failed=False)
+            return False
+        if answer.began and (reader.status != _OK or not reader.event_stream):
+            self._drop_upstream()
+            self._lose_replica(f"it answers {reader.status} when asked to go on", reason="not_resumed")
+            return False
         if reader.status == _UNAUTHORIZED or not reader.has_known_end():
             self._drop_upstream()
-            detail = (
-                "it refused the gateway's secret" if reader.status == _UNAUTHORIZED else "it has no known end"
-            )
+            secret = "it refused the gateway's secret"
+            detail = secret if reader.status == _UNAUTHORIZED else "it has no known end"
             self.refuse(upstream_invalid(f"the replica's answer cannot be passed on: {detail}"))
-            return b""
-        self._began = True
-        self._status = reader.status
-        self._settle_pending()
-        length = reader.length
-        if reader.event_stream:
-            self._scan = EventScan()
-            length = None  # an event of our own may have to follow
-        else:
-            self._tail = Tail()
-        bodiless = reader.is_bodiless()
-        self._chunked = length is None and self._request.chunked_ok and not bodiless
-        # Without chunks and without a length only the connection's end ends the answer.
-        framed = length is not None or self._chunked or bodiless
-        self._keep_alive = framed and self._core.keeps_alive(self._request)
-        return response_head(
-            reader.status,
-            reader.headers,
-            request_id=self._request.request_id,
-            length=length,
-            chunked=self._chunked,
-            keep_alive=self._keep_alive,
-        )
+            return False
+        self._joined = True
+        self.order.model.router.answered(placement, now)
+        replica.answered(now, streamed=self.streams)
+        if answer.began:
+            return True
+        headers = self._limit_headers(now)
+        if self.order.exchange is not None and not reader.event_stream:
+            answer.give_whole(reader, headers)
+            self._finish(connection)
+            return False
+        answer.begin(reader, headers)
+        if answer.ledger is None:
+            self._release_body()
+        return True
 
-    def _next_bytes(self, reader: ResponseReader, now: float) -> bytes:
-        data = reader.take() if reader.parts else b""
-        if data:
-            data = self._scan_body(data, now)
-        if not reader.complete:
-            return chunk(data) if self._chunked else data
-        if self._scan is not None:
-            data += self._scan.flush()
-        return chunk(data) + LAST_CHUNK if self._chunked else data
-
-    def _scan_body(self, data: bytes, now: float) -> bytes:
-        """What may be passed on. A stream's first event counts as its first token: engines send it with that."""
-        scan = self._scan
-        if scan is None:
-            if self._tail is not None:
-                self._tail.add(data)
-            return data
-        data = scan.feed(data)
-        if data:
-            self._last_token_at = now
-            if self._first_token_at is None:
-                self._first_token_at = now
-                self._core.metrics.ttft.observe(self._model.name, now - self._arrived)
-        return data
+    def _limit_headers(self, now: float) -> list[Header]:
+        account = self.order.account
+        return self._core.limiter.headers(account, now) if account is not None else []
 
     def _complete(self, connection: UpstreamConnection) -> None:
+        ledger = self._answer.ledger
+        if ledger is not None and ledger.head is not None and not ledger.finished and not ledger.spoiled:
+            connection.abort()
+            self._upstream = None
+            self._lose_replica("it ended before it was complete", reason="cut_short")
+            return
+        self._answer.complete()
+        self._finish(connection)
+
+    def _finish(self, connection: UpstreamConnection) -> None:
         self._upstream = None
         connection.release()
-        self._count_outcome()
-        self._end(failed=self._status >= 500, status=self._status)  # noqa: PLR2004 - server errors
-        self._client.finish(keep_alive=self._keep_alive)
+        status = self._answer.status
+        self._end(failed=status >= _SERVER_ERROR, status=status)
+
+    # Elsewhere.
+
+    def _go_on_elsewhere(self, detail: str) -> None:
+        self._drop_upstream()
+        self._lose_replica(detail, reason="silent")
+
+    def _lose_replica(self, detail: str, *, reason: str, failed: bool = True) -> None:
+        """Leaves the replica: the request or what is left of its stream goes to another, if there is one to go to."""
+        self._drop_upstream()
+        began = self._answer.began
+        if self._joined:
+            self._attempts = 0
+        if self._log:
+            self._log[-1].failure = reason
+        self._leave_replica(failed=failed, tried=True)
+        ledger = self._answer.ledger
+        if began and ledger is None:
+            self._break_off(detail)
+        elif self._attempts >= self._core.limits.attempts or not self._may_repeat():
+            if began:
+                self._break_off(detail)
+            elif not self._turn_to_fallback():
+                self.refuse(upstream_failed(self.order.model.name, self._attempts, detail))
+        else:
+            self._core.metrics.retries.add((self.order.model.name, reason))
+            self._come_back()
+
+    def _may_repeat(self) -> bool:
+        """Whether the budget for repetitions allows one more; a stream's first continuation is free."""
+        if self._answer.began and not self._resumptions:
+            self._resumptions = 1
+            return True
+        return self.order.model.budget.take(time.monotonic())
+
+    def _come_back(self) -> None:
+        self._held_since = now = time.monotonic()
+        if self._answer.began:
+            self.ticket.deadline = now + self._core.limits.resume_seconds
+        self._charged = False
+        self.order.model.come_back(self)
+
+    def _turn_to_fallback(self) -> bool:
+        """Asks another model in the place of this one, where there is one; the limits of that one hold then."""
+        order = self.order
+        if self._answer.began or self._answer.flight is not None:
+            return False
+        route = order.next_route()
+        if route is None:
+            return False
+        order.model.totals.failed += 1
+        self._settle(NOTHING, reached=False)
+        refusal = order.turn_to(route)
+        if refusal is not None:
+            self.refuse(refusal)
+            return True
+        self.prompt = order.prompt
+        self.tried.clear()
+        self._attempts = 0
+        self._ask_limits()
+        return True
+
+    async def _continue_at(self, replica: Replica) -> None:
+        """Finds out how the stream goes on at this replica, and asks for it."""
+        prepared, ledger = self.order.prepared, self._answer.ledger
+        assert prepared is not None  # noqa: S101 - only what was prepared has a ledger
+        assert ledger is not None  # noqa: S101 - callers look
+        limits = self._core.limits
+        found: Joined | bytes | Refusal
+        try:
+            found = await find_continuation(
+                replica, prepared, ledger, self.order.path.decode(), limits.connect_seconds
+            )
+        except OSError as error:
+            if self._replica is replica and not self._ended:
+                replica.doubt()
+                self._lose_replica(str(error) or "no reply", reason="not_resumed")
+            return
+        if self._replica is not replica or self._ended:
+            return
+        if isinstance(found, Refusal):
+            self._leave_replica(failed=False, tried=False)
+            self._break_off(found.message)
+        elif isinstance(found, bytes):
+            self._leave_replica(failed=False, tried=False)
+            self._close_stream(found)
+        else:
+            self._continuation = found.ask
+            self._join_splice(found.splice)
+            await self._connect(replica)
+
+    def _join_splice(self, splice: Splice) -> None:
+        self._core.metrics.resumed.add((self.order.model.name,))
+        self._answer.join(splice)
+
+    def _close_stream(self, missing: bytes) -> None:
+        """The text was complete: only its last events were missing."""
+        self._answer.feed(missing, time.monotonic())
+        self._answer.complete()
+        self._end(failed=False, status=self._answer.status)
+
+    # Ends.
+
+    def _on_deserted(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self._ended:
+            return
+        self._core.metrics.disconnects.add((self.order.model.name,))
+        if self._quota is not None:
+            self._quota.withdrawn = True
+        self._drop_upstream()
+        self._end(failed=True, status=_CLIENT_GONE)
 
     def _break_off(self, detail: str) -> None:
         """The answer has begun and will not be completed."""
-        self._core.metrics.broken.add((self._model.name,))
-        self._count_part()
-        self._end(failed=True, status=self._status)
-        if self._scan is not None:
-            event = error_event(stream_broken(detail))
-            self._client.write(chunk(event) + LAST_CHUNK if self._chunked else event)
-            self._client.finish(keep_alive=False)
-        else:
-            self._client.abort()
-
-    def _try_elsewhere(self, detail: str, *, reason: str) -> None:
-        self._leave_replica(tried=True)
-        if self._attempts >= self._core.limits.attempts:
-            self.refuse(upstream_failed(self._model.name, self._attempts, detail))
-            return
-        self._core.metrics.retries.add((self._model.name, reason))
-        self._sent = False
-        self._held_since = time.perf_counter()
-        self._core.fleet.submit(self._model, self)
+        self._drop_upstream()
+        self._core.metrics.broken.add((self.order.model.name,))
+        refusal = stream_broken(detail)
+        self._end(failed=True, status=self._answer.status, error=refusal.code)
+        self._answer.break_off(refusal)
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.abort()
 
-    def _leave_replica(self, *, tried: bool) -> None:
-        replica, self._replica = self._replica, None
-        if replica is None:
+    def _leave_replica(self, *, failed: bool, tried: bool, tpot: float | None = None) -> None:
+        replica, placement = self._replica, self._placement
+        self._replica = self._placement = self._continuation = None
+        self._sent = self._joined = False
+        if replica is None or placement is None:
             return
-        if not self._began:
-            replica.standing.pending_tokens -= self._pending_tokens
         if tried:
             self.tried.add(replica.route.slot)
-        self._core.fleet.release(self._model, replica, self)
-
-    def _settle_pending(self) -> None:
-        """The first byte is out: the prompt has been read, the body is needed no more."""
-        if self._replica is not None:
-            self._replica.standing.pending_tokens -= self._pending_tokens
-        self._release_body()
+        self.order.model.release(self, replica, placement, failed=failed, tpot=tpot)
 
     def _release_body(self) -> None:
+        """No replica will need it any more."""
         self._core.hold_body(-self._body_held)
         self._body_held = 0
-        self._request.body = b""
+        self.order.request.body = self.order.body = b""
 
-    def _end(self, *, failed: bool, status: int) -> None:
-        self._ended = True
-        self._leave_replica(tried=False)
-        self._release_body()
-        totals = self._model.totals
-        if failed:
-            totals.failed += 1
-        else:
-            totals.completed += 1
-        metrics = self._core.metrics
-        metrics.requests.add((self._model.name, self._endpoint, str(status)))
-        metrics.duration.observe(self._model.name, time.perf_counter() - self._arrived)
-        self._core.fleet.mark_changed()
-
-    def _count_part(self) -> None:
-        """A stream that ends early: its events were tokens all the same."""
-        tokens = self.tokens_so_far()
-        self._model.totals.output_tokens += tokens
-        if tokens:
-            self._core.metrics.output_tokens.add((self._model.name,), tokens)
-
-    def _count_outcome(self) -> None:
-        """Tokens, time for each, objectives: from `usage`, else a stream's events and the body's size."""
-        if self._status != _OK:
-            return
-        tail = self._scan.tail if self._scan is not None else self._tail
-        usage = (tail.usage() if tail is not None else None) or Usage(None, None)
-        guess = max(0, self._scan.events - _EVENTS_BESIDE_TOKENS) if self._scan is not None else 0
-        output = guess if usage.completion_tokens is None else usage.completion_tokens
-        prompt = self._pending_tokens if usage.prompt_tokens is None else usage.prompt_tokens
-        model, metrics = self._model, self._core.metrics
-        model.totals.output_tokens += output
-        metrics.output_tokens.add((model.name,), output)
-        metrics.prompt_tokens.add((model.name,), prompt)
-        if self._first_token_at is None:
-            return
-        tpot = time_per_output_token(self._first_token_at, self._last_token_at, output)
-        if tpot is not None:
-            metrics.tpot.observe(model.name, tpot)
-        if model.route.objectives is not None:
-            ttft = self._first_token_at - self._arrived
-            outcome = Outcome(
-                prompt_tokens=prompt, output_tokens=output, ttft_seconds=ttft, tpot_seconds=tpot
+    def _settle(self, spent: Spent, *, reached: bool) -> None:
+        """The charges of the limits and of the queue become what the request has cost."""
+        order, now = self.order, time.monotonic()
+        reservation, self._reservation = self._reservation, None
+        if reservation is not None and reached:
+            self._core.limiter.settle(reservation, spent.prompt, spent.output, now)
+        elif reservation is not None:
+            self._core.limiter.cancel(reservation, now)
+        if self._charged:
+            self._charged = False
+            order.model.queue.settle(
+                self.ticket,
+                prompt_tokens=spent.prompt,
+                output_tokens=spent.output,
+                seconds=now - self._began_at,
             )
-            model.totals.objectives.count(model.route.objectives, outcome)
+
+    def _end(self, *, failed: bool, status: int, error: str = "") -> None:
+        self._ended = True
+        answer, order = self._answer, self.order
+        if self.ticket.waits:
+            order.model.withdraw(self)
+        spent = spent_on(answer, order, sent=self._began_at > 0)
+        self._settle(spent, reached=answer.status > 0 or self._began_at > 0)
+        self._leave_replica(failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
+        self._release_body()
+        tell(
+            self._core,
+            order,
+            spent,
+            Ending(
+                status=status,
+                failed=failed,
+                error=error,
+                cache=answer.cache,
+                queued=self._waited,
+                overhead=self._overhead,
+                first_token_at=answer.first_token_at,
+                attempts=self._log,
+            ),
+        )

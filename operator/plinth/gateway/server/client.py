@@ -6,20 +6,22 @@ import asyncio
 import time
 from enum import Enum
 
-from plinth.gateway.protocol.endpoints import Answer, match, paths_for
-from plinth.gateway.protocol.errors import Refusal, bad_request, bodies_exhausted, no_table_yet, too_slow
-from plinth.gateway.protocol.probe import probe_body
+from plinth.gateway.limits.answers import Header
+from plinth.gateway.protocol.errors import Refusal, bodies_exhausted, error_body, error_headers, too_slow
 from plinth.gateway.protocol.request import Request, RequestLimits, RequestReader
-from plinth.gateway.protocol.response import CONTINUE, refusal_response, whole_response
-from plinth.gateway.routing.names import model_not_found
+from plinth.gateway.protocol.response import CONTINUE, whole_response
+from plinth.gateway.server.answer import Attended
 from plinth.gateway.server.call import Call
 from plinth.gateway.server.core import Core
-from plinth.gateway.server.local import answer_locally
+from plinth.gateway.server.local import Local
+from plinth.gateway.server.mirror import mirror
+from plinth.gateway.server.order import Order
+from plinth.gateway.server.reception import receive, refusal_body
 
 LINGER_SECONDS = 2.0
 """After a refusal that leaves the client's bytes unread: closing at once would make the kernel reset the
 connection, and the client might never see the refusal."""
-MOST_PIPELINED = 64
+MOST_PIPELINED = 8
 
 
 class Stage(Enum):
@@ -39,6 +41,7 @@ class ClientConnection(asyncio.Protocol):
         "_body_held",
         "_call",
         "_core",
+        "_peer",
         "_reader",
         "_request",
         "_serving",
@@ -52,13 +55,14 @@ class ClientConnection(asyncio.Protocol):
         self._core = core
         self._reader = RequestReader(RequestLimits(head=core.limits.head_bytes, body=core.limits.body_bytes))
         self._transport: asyncio.Transport | None = None
-        self._call: Call | None = None
+        self._peer = ""
+        self._call: Attended | None = None
         self._request: Request | None = None
         self._slow = False
         self._serving = False
         self._body_held = 0
         self._stage = Stage.HEAD
-        self._since = time.perf_counter()
+        self._since = time.monotonic()
 
     def is_busy(self) -> bool:
         """Whether a request is in hand, or part of one."""
@@ -74,13 +78,15 @@ class ClientConnection(asyncio.Protocol):
             transport.abort()  # type: ignore[attr-defined] # as above
             return
         self._transport.set_write_buffer_limits(high=core.limits.client_buffer_bytes)  # type: ignore[union-attr]
+        peer = transport.get_extra_info("peername")
+        self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
         core.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         if self._stage is Stage.LINGER:
             return
-        self._core.clock.batch_began()
+        self._core.clock.ready_at()
         self._reader.feed(data)
         self._count_body()
         self._go_on()
@@ -109,8 +115,15 @@ class ClientConnection(asyncio.Protocol):
         self._slow = False
         if self._call is not None:
             self._call.on_client_drained()
+        elif self._transport is not None and self._stage is not Stage.LINGER:
+            self._transport.resume_reading()
+            self._go_on()
 
     # The call in hand calls these.
+
+    def attend(self, call: Attended) -> None:
+        """This one answers from now on."""
+        self._call = call
 
     def write(self, data: bytes) -> None:
         """Passes bytes of the answer on."""
@@ -121,10 +134,10 @@ class ClientConnection(asyncio.Protocol):
         """Whether more is waiting for the client than should be held."""
         return self._slow
 
-    def answer_refusal(self, refusal: Refusal) -> None:
-        """Answers with a refusal; the call is over."""
+    def answer_refusal(self, refusal: Refusal, headers: tuple[Header, ...] = (), body: bytes = b"") -> None:
+        """Answers with a refusal; the call is over. `body` says it in another shape than OpenAI's."""
         self._call = None
-        self._send_refusal(refusal)
+        self._send_refusal(refusal, headers, body)
         self._after_answer(keep_alive=self._keeps_alive() and not refusal.closes)
 
     def finish(self, *, keep_alive: bool) -> None:
@@ -184,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _serve_complete(self) -> bool:
         reader = self._reader
-        while self._call is None and reader.requests and self._transport is not None:
+        while self._call is None and reader.requests and self._transport is not None and not self._slow:
             request = reader.requests.popleft()
             self._count_body()
             self._serve(request)
@@ -201,6 +214,9 @@ class ClientConnection(asyncio.Protocol):
             if len(reader.requests) >= MOST_PIPELINED:
                 transport.pause_reading()  # until the answer is out, hanging up goes unseen: memory comes first
             return
+        if self._slow:
+            transport.pause_reading()  # who takes no answers gets no more of them
+            return
         if reader.refusal is not None:
             self._refuse_connection(reader.refusal)
         elif reader.reading_body:
@@ -215,64 +231,41 @@ class ClientConnection(asyncio.Protocol):
         self._request = request
         if not request.request_id:
             request.request_id = self._core.make_request_id()
-        outcome = self._route(request)
-        if isinstance(outcome, Call):
-            self._call = outcome
-            outcome.start()
+        request.peer = self._peer
+        outcome = receive(self._core, request)
+        if isinstance(outcome, Order):
+            self._call = call = Call(self._core, self, outcome)
+            call.start()
+            mirror(self._core, outcome)
         elif isinstance(outcome, Refusal):
-            self._send_refusal(outcome)
+            self._send_refusal(outcome, body=refusal_body(request, outcome))
             self._after_local(keep_alive=self._keeps_alive() and not outcome.closes)
         else:
-            status, headers, body = outcome
-            self.write(
-                whole_response(
-                    status,
-                    headers,
-                    body,
-                    request_id=request.request_id,
-                    keep_alive=self._keeps_alive(),
-                    head_only=request.method == b"HEAD",
-                )
-            )
-            self._after_local(keep_alive=self._keeps_alive())
+            self._answer_locally(request, outcome)
 
-    def _route(self, request: Request) -> Call | Refusal | tuple[int, list[tuple[bytes, bytes]], bytes]:
-        endpoint = match(request.method, request.target)
-        if isinstance(endpoint, Refusal):
-            return endpoint
-        core = self._core
-        if endpoint.answer is not Answer.REPLICA:
-            return answer_locally(core, endpoint.answer, request.target)
-        probe = probe_body(request.body)
-        if isinstance(probe, Refusal):
-            return probe
-        fleet = core.fleet
-        model = fleet.by_name.get(probe.model)
-        if model is None:
-            return (
-                no_table_yet() if fleet.version == 0 else model_not_found(probe.model, fleet.listed_names())
+    def _answer_locally(self, request: Request, local: Local) -> None:
+        status, headers, body = local
+        self.write(
+            whole_response(
+                status,
+                headers,
+                body,
+                request_id=request.request_id,
+                keep_alive=self._keeps_alive(),
+                head_only=request.method == b"HEAD",
             )
-        if model.route.task != endpoint.task:
-            text = (
-                f"the model {probe.model!r} answers on {paths_for(model.route.task)}, not on {endpoint.path}"
-            )
-            return bad_request(text, code="wrong_endpoint_for_model", param="model")
-        return Call(
-            core,
-            self,
-            request,
-            model=model,
-            endpoint=endpoint.path,
-            batch_began=core.clock.batch_began(),
         )
+        self._after_local(keep_alive=self._keeps_alive())
 
-    def _send_refusal(self, refusal: Refusal) -> None:
+    def _send_refusal(self, refusal: Refusal, headers: tuple[Header, ...] = (), body: bytes = b"") -> None:
         request = self._request
         self.write(
-            refusal_response(
-                refusal,
+            whole_response(
+                refusal.status,
+                [*error_headers(refusal), *headers],
+                body or error_body(refusal),
                 request_id=request.request_id if request is not None else self._core.make_request_id(),
-                keep_alive=self._keeps_alive(),
+                keep_alive=self._keeps_alive() and not refusal.closes,
                 head_only=request is not None and request.method == b"HEAD",
             )
         )
@@ -292,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._transport.resume_reading()
         self._stage = Stage.IDLE
-        self._since = time.perf_counter()
+        self._since = time.monotonic()
         self._go_on()
 
     def _refuse_connection(self, refusal: Refusal) -> None:
@@ -332,7 +325,7 @@ class ClientConnection(asyncio.Protocol):
     def _enter(self, stage: Stage) -> None:
         if stage is not self._stage:
             self._stage = stage
-            self._since = time.perf_counter()
+            self._since = time.monotonic()
 
     def _close(self) -> None:
         if self._transport is not None:

@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 
+from plinth.gateway.telemetry.ready_wait import ReadyWait
+
 
 class BatchClock:
-    """Tells when the current batch of ready sockets began to be handled.
+    """Tells when the current batch of ready sockets may have become ready.
 
     All sockets of one poll are ready together and are handled one after another; those at the end of the batch
-    have waited for the others. Measuring from the beginning of the batch counts that wait, which a clock started
-    in the handler would not see. The wait before the poll returned stays unseen.
+    have waited for the others, and all of them for whatever ran before the poll.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._began: float | None = None
+        self._wait = ReadyWait()
+        self._ready_at: float | None = None
+        self._wait.end(time.monotonic(), time.thread_time())
 
-    def batch_began(self) -> float:
+    def ready_at(self) -> float:
         """Monotonic seconds."""
-        if self._began is None:
-            self._began = time.perf_counter()
+        if self._ready_at is None:
+            now = time.monotonic()
+            self._wait.begin(now, time.thread_time())
+            self._ready_at = now - self._wait.longest
             self._loop.call_soon(self._end)
-        return self._began
+        return self._ready_at
 
     def _end(self) -> None:
-        self._began = None
+        self._ready_at = None
+        self._wait.end(time.monotonic(), time.thread_time())

@@ -1,53 +1,27 @@
-"""The route table brought to life: models with their queues, replicas with their connections, dispatch.
-
-A request is bound to a replica as late as possible: replicas get as many as they hold at once, the others wait
-here in order, so that the replica that frees first takes the one that has waited longest.
-"""
+"""The route table brought to life: models with their queues, replicas with their connections."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from plinth.domain.traffic import (
-    Availability,
-    LoadReport,
-    ModelLoad,
-    ModelRoute,
-    ReplicaRoute,
-    ReplicaState,
-    RouteTable,
-)
-from plinth.gateway.options import Limits
-from plinth.gateway.protocol.errors import Refusal, queue_full, unavailable, waited_in_vain
-from plinth.gateway.routing.choice import Standing, choose
-from plinth.gateway.routing.held import HeldLimits, HeldQueue
-from plinth.gateway.routing.names import model_not_found, routes_by_name
-from plinth.gateway.routing.objectives import ObjectiveCounts
+from plinth.domain.traffic import LoadReport, ModelRoute, ReplicaRoute, ReplicaState, RouteTable
+from plinth.gateway.protocol.errors import unavailable
+from plinth.gateway.routing.names import model_not_found
 from plinth.gateway.server.metrics import Metrics
-from plinth.gateway.server.replica import AtReplica, Replica
+from plinth.gateway.server.model import Model, Totals
+from plinth.gateway.server.peers import Peers
+from plinth.gateway.server.replica import Replica, ReplicaSetup
+from plinth.gateway.surface.names import NameIndex
 
 log = logging.getLogger(__name__)
 
 _MOST_MODELS_REMEMBERED = 1024
-
-
-class Dispatchable(AtReplica, Protocol):
-    """A request on its way to a replica."""
-
-    number: int
-    tried: set[str]
-
-    def assign(self, replica: Replica) -> None:
-        """It is this replica's turn."""
-
-    def refuse(self, refusal: Refusal) -> None:
-        """No replica will take it."""
-
-    def tokens_so_far(self) -> int:
-        """Tokens of its unfinished stream."""
+HEAR_SECONDS = 0.01
+"""Between two looks at what the other workers sent where: a prompt takes longer to be read."""
 
 
 class News(Protocol):
@@ -60,82 +34,29 @@ class News(Protocol):
         """Something happened, the first since the last report."""
 
 
-class Totals:
-    """What only grows while the process lives; kept when a model leaves the table and comes back."""
-
-    def __init__(self) -> None:
-        self.arrivals = 0
-        self.completed = 0
-        self.failed = 0
-        self.output_tokens = 0
-        self.output_tokens_reported = 0
-        self.objectives = ObjectiveCounts()
-
-
-class Model:
-    """One model of the table."""
-
-    def __init__(self, route: ModelRoute, totals: Totals, limits: Limits) -> None:
-        self.name = route.model
-        self.route = route
-        self.totals = totals
-        self.replicas: list[Replica] = []
-        self.standings: list[Standing] = []
-        """Of the same replicas."""
-        self.calls: set[Dispatchable] = set()
-        """At replicas now."""
-        self.queue: HeldQueue[Dispatchable] = HeldQueue(
-            HeldLimits(limits.queue_requests, limits.queue_seconds)
-        )
-        self.peak = 0
-
-    def has_life(self) -> bool:
-        """Whether any replica takes requests, now or when it has room."""
-        return any(replica.standing.available for replica in self.replicas)
-
-    def touch_peak(self) -> None:
-        """Remembers the most requests at once, for the next report."""
-        now = len(self.calls) + len(self.queue)
-        self.peak = max(self.peak, now)
-
-    def load(self) -> ModelLoad:
-        """For the report; starts a new peak."""
-        totals = self.totals
-        estimate = totals.output_tokens + sum(call.tokens_so_far() for call in self.calls)
-        # An estimate may exceed the usage that settles it; the total must never fall.
-        totals.output_tokens_reported = max(totals.output_tokens_reported, estimate)
-        peak, self.peak = self.peak, len(self.calls) + len(self.queue)
-        return ModelLoad(
-            in_flight=len(self.calls),
-            queued=len(self.queue),
-            peak=max(peak, self.peak),
-            arrivals_total=totals.arrivals,
-            completed_total=totals.completed,
-            failed_total=totals.failed,
-            output_tokens_total=totals.output_tokens_reported,
-            ttft_met_total=totals.objectives.ttft_met,
-            ttft_missed_total=totals.objectives.ttft_missed,
-            tpot_met_total=totals.objectives.tpot_met,
-            tpot_missed_total=totals.objectives.tpot_missed,
-        )
-
-
 class Fleet:
-    """All models and replicas; the one place where requests are given out."""
+    """All models and replicas."""
 
-    def __init__(self, *, secret: str, limits: Limits, metrics: Metrics, news: News) -> None:
+    def __init__(
+        self, *, setup: ReplicaSetup, metrics: Metrics, news: News, peers: Peers | None = None
+    ) -> None:
         self.version = 0
         self.models: dict[str, Model] = {}
-        self.by_name: dict[str, Model] = {}
+        self.names = NameIndex()
         self._changed = True
         """Something happened since the last report."""
-        self._secret = secret
-        self._limits = limits
+        self._setup = setup
         self._metrics = metrics
         self._news = news
+        self._peers = peers
         self._replicas: dict[str, Replica] = {}
         self._retired: set[Replica] = set()
         self._totals: dict[str, Totals] = {}
+        self._by_seat: dict[int, tuple[Model, Replica]] = {}
+        """Where the other workers' news lead to."""
+        self._hear_at = 0.0
+        if peers is not None:
+            asyncio.get_running_loop().add_reader(peers.wakes.mine, self._on_woken)
 
     def apply(self, table: RouteTable) -> None:
         """Replaces the table; requests at replicas that left it end in peace."""
@@ -143,30 +64,41 @@ class Fleet:
         self.models = {}
         slots: dict[str, Replica] = {}
         for route in table.models:
-            model = before.get(route.model)
-            if model is None:
-                model = Model(route, self._totals_of(route.model), self._limits)
-            model.route = route
-            model.replicas = [self._replica_for(item) for item in route.replicas]
-            model.standings = [replica.standing for replica in model.replicas]
+            model = before.get(route.model) or self._make_model(route)
+            model.apply(route, [self._replica_for(item) for item in route.replicas])
             slots.update({item.route.slot: item for item in model.replicas})
             self.models[route.model] = model
         for slot, replica in self._replicas.items():
             if slots.get(slot) is not replica:
                 self._retire(replica)
         self._replicas = slots
-        self.by_name = {name: self.models[item.model] for name, item in routes_by_name(table).items()}
+        self._by_seat = {
+            seat: (model, replica)
+            for model in self.models.values()
+            for replica in model.replicas
+            if (seat := self._setup.shares.seat_of(replica.route)) is not None
+        }
+        self.names = NameIndex(table.models)
         self.version = table.version
         self._turn_away(before)
         for model in self.models.values():
-            self.dispatch(model)
+            model.dispatch()
         self._news.report_now()
+
+    def find(self, name: str, tenant: str) -> Model | None:
+        """The model that a caller of this tenant means."""
+        target = self.names.find(name, tenant)
+        return self.models[target.route.model] if target is not None else None
 
     def mark_changed(self) -> None:
         """Something happened that the next report will tell; cheap when told already."""
         if not self._changed:
             self._changed = True
             self._news.report_soon()
+
+    def report_now(self) -> None:
+        """The controller should know at once."""
+        self._news.report_now()
 
     def is_busy(self) -> bool:
         """Whether tokens may be coming, which nothing else tells."""
@@ -176,52 +108,21 @@ class Fleet:
         """The first name of every model, in order."""
         return sorted(model.route.names[0] for model in self.models.values() if model.route.names)
 
-    def submit(self, model: Model, call: Dispatchable) -> None:
-        """A new request, or one that comes back without a byte from a replica."""
-        first = model.queue.first() if model.queue else None
-        if first is None or call.number < first.number:
-            standing = choose(model.standings, headroom=self._limits.headroom, avoid=call.tried)
-            if standing is not None:
-                self._give(model, call, self._replicas[standing.slot])
-                return
-        self._hold(model, call)
-
-    def withdraw(self, model: Model, call: Dispatchable) -> None:
-        """A held request whose client has gone."""
-        if model.queue.discard(call):
-            self.mark_changed()
-
-    def release(self, model: Model, replica: Replica, call: Dispatchable) -> None:
-        """A request has left its replica, whatever the end."""
-        replica.standing.in_flight -= 1
-        replica.calls.discard(call)
-        model.calls.discard(call)
-        self.mark_changed()
-        if not replica.calls:
-            if replica.state() is ReplicaState.DRAINING:
-                self._news.report_now()
-            self._retired.discard(replica)
-        if model.queue:
-            self.dispatch(model)
-
-    def dispatch(self, model: Model) -> None:
-        """Gives held requests out while a replica has room."""
-        while (call := model.queue.first()) is not None:
-            standing = choose(model.standings, headroom=self._limits.headroom, avoid=call.tried)
-            if standing is None:
-                return
-            model.queue.discard(call)
-            self._give(model, call, self._replicas[standing.slot])
-
     def expire(self, now: float) -> None:
         """Turns away what has waited too long."""
         for model in self.models.values():
-            if not model.queue:
-                continue
-            for call in model.queue.expired(now):
-                model.queue.discard(call)
-                self.mark_changed()
-                call.refuse(waited_in_vain(model.name, self._limits.queue_seconds, model.route.message))
+            model.expire(now)
+
+    def review(self, now: float) -> None:
+        """Takes out replicas that are out of line with their peers, and lets them back."""
+        for model in self.models.values():
+            for ejection in model.router.review(model.standings, now):
+                what = "gets no requests" if ejection.is_out else "gets requests again"
+                log.warning("replica %s %s: %s", ejection.slot, what, ejection.reason)
+                if ejection.is_out:
+                    self._metrics.ejections.add((model.name,))
+                else:
+                    model.dispatch()
 
     def close_idle_connections(self, before: float) -> None:
         """Hygiene: servers close idle connections too, and a request must not meet that."""
@@ -268,47 +169,59 @@ class Fleet:
                 self._metrics.deaths.add((model.name,))
             self._news.report_now()
         if model is not None:
-            self.dispatch(model)
+            if important and replica.state() is not ReplicaState.DEAD:
+                model.forget(replica)
+            model.dispatch()
 
-    def _give(self, model: Model, call: Dispatchable, replica: Replica) -> None:
-        replica.standing.in_flight += 1
-        replica.calls.add(call)
-        model.calls.add(call)
-        model.touch_peak()
-        self.mark_changed()
-        call.assign(replica)
+    def on_replica_empty(self, replica: Replica) -> None:
+        """The last request at a replica has ended."""
+        if replica.state() is ReplicaState.DRAINING:
+            self._news.report_now()
+        self._retired.discard(replica)
 
-    def _hold(self, model: Model, call: Dispatchable) -> None:
-        route = model.route
-        if route.availability is Availability.REFUSED and not model.has_life():
-            call.refuse(unavailable(model.name, route.message))
-        elif model.queue.is_full() and not call.tried:
-            call.refuse(queue_full(model.name, self._limits.queue_requests))
-        else:
-            first = not model.queue
-            model.queue.push(call, time.monotonic())
-            model.touch_peak()
-            self.mark_changed()
-            if first:
-                self._news.report_now()
+    def tell_of_cache(self, replica: Replica, blocks: Sequence[int]) -> None:
+        """A prompt of these blocks was sent there: the other workers should believe so too."""
+        if self._peers is not None and (seat := self._setup.shares.seat_of(replica.route)) is not None:
+            self._peers.news.tell(seat, blocks)
+
+    def hear_of_caches(self, now: float) -> None:
+        """What the other workers have sent where; read some times a second."""
+        if self._peers is None or now < self._hear_at:
+            return
+        self._hear_at = now + HEAR_SECONDS
+        for seat, blocks in self._peers.news.hear():
+            if (found := self._by_seat.get(seat)) is not None:
+                found[0].router.heard(found[1].standing, blocks)
+
+    def _on_woken(self) -> None:
+        assert self._peers is not None  # noqa: S101 - only others wake this worker
+        self._peers.wakes.take()
+        for model in self.models.values():
+            model.look_again()
 
     def _turn_away(self, before: dict[str, Model]) -> None:
         for name, model in before.items():
             if self.models.get(name) is not model:
-                for call in model.queue.everything():
-                    model.queue.discard(call)
-                    call.refuse(model_not_found(name, self.listed_names()))
-            elif model.route.availability is Availability.REFUSED and not model.has_life():
-                for call in model.queue.everything():
-                    model.queue.discard(call)
-                    call.refuse(unavailable(name, model.route.message))
+                model.turn_away(model_not_found(name, self.listed_names()))
+            elif model.is_refused():
+                model.turn_away(unavailable(name, model.route.message))
+
+    def _make_model(self, route: ModelRoute) -> Model:
+        return Model(
+            route,
+            self._totals_of(route.model),
+            self._setup.limits,
+            bell=self,
+            share=self._setup.shares.model(route.model),
+            wake=self._peers.wakes.wake if self._peers is not None else None,
+        )
 
     def _replica_for(self, route: ReplicaRoute) -> Replica:
         replica = self._replicas.get(route.slot)
         if replica is not None and replica.is_same_place(route):
             replica.update(route)
             return replica
-        replica = Replica(route, secret=self._secret, limits=self._limits, watcher=self)
+        replica = Replica(route, self._setup, self)
         replica.start()
         return replica
 

@@ -1,4 +1,4 @@
-"""Answers that need no replica: models, health, metrics."""
+"""Answers that need no replica: models, health, metrics, the API's description of itself."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from urllib.parse import unquote
 
 import msgspec
 
-from plinth.gateway.protocol.endpoints import MODEL_PREFIX, Answer
+from plinth.gateway.access.callers import Caller
+from plinth.gateway.protocol.endpoints import MODEL_PREFIX, Answer, Endpoint
 from plinth.gateway.protocol.errors import Refusal, no_table_yet
 from plinth.gateway.routing.names import model_not_found
 from plinth.gateway.server.core import Core
-from plinth.gateway.server.fleet import Model
+from plinth.gateway.server.model import Model
+from plinth.gateway.server.surface_pages import surface_answers
 
 _JSON = [(b"content-type", b"application/json")]
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -21,17 +23,29 @@ Local = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
 
 
-def answer_locally(core: Core, answer: Answer, target: bytes) -> Local | Refusal:
-    """The gateway's own answer."""
-    if answer is Answer.HEALTH:
-        return _health(core)
-    if answer is Answer.READY:
-        return _readiness(core)
-    if answer is Answer.LIVE:
-        return 200, _TEXT, b"ok\n"
-    if answer is Answer.METRICS:
-        return 200, _METRICS, core.metrics.text()
-    return _models(core, target)
+def answer_locally(core: Core, endpoint: Endpoint, target: bytes, caller: Caller | None) -> Local | Refusal:
+    """The gateway's own answer; to what anybody may ask, there is no caller."""
+    match endpoint.answer:
+        case Answer.HEALTH:
+            return _health(core)
+        case Answer.READY:
+            return _readiness(core)
+        case Answer.LIVE:
+            return 200, _TEXT, b"ok\n"
+        case Answer.METRICS:
+            return 200, _METRICS, core.metrics.text()
+    found = surface_answers(endpoint.path, _tasks(core, caller or core.anyone()))
+    if found is not None or caller is None:
+        return found or no_table_yet()
+    return _models(core, target, caller)
+
+
+def _tasks(core: Core, caller: Caller | None) -> dict[str, str]:
+    """What each model that the caller may see is for, by the name it is listed under."""
+    if caller is None:
+        return {}
+    listed = (core.fleet.find(name, caller.key.tenant) for name in core.names_for(caller))
+    return {model.route.names[0]: model.route.task for model in listed if model is not None}
 
 
 def _health(core: Core) -> Local:
@@ -54,16 +68,17 @@ def _readiness(core: Core) -> Local:
     return 200, _TEXT, b"ok\n"
 
 
-def _models(core: Core, target: bytes) -> Local | Refusal:
-    fleet = core.fleet
+def _models(core: Core, target: bytes, caller: Caller) -> Local | Refusal:
+    fleet, names = core.fleet, core.names_for(caller)
     path = target.partition(b"?")[0]
     if not path.startswith(MODEL_PREFIX) or len(path) == len(MODEL_PREFIX):
-        listed = [_describe(fleet.by_name[name], name) for name in fleet.listed_names()]
+        found = ((name, fleet.find(name, caller.key.tenant)) for name in names)
+        listed = [_describe(model, name) for name, model in found if model is not None]
         return 200, _JSON, msgspec.json.encode({"object": "list", "data": listed})
     name = unquote(path[len(MODEL_PREFIX) :].decode("latin-1"))
-    model = fleet.by_name.get(name)
-    if model is None:
-        return no_table_yet() if fleet.version == 0 else model_not_found(name, fleet.listed_names())
+    model = fleet.find(name, caller.key.tenant)
+    if model is None or caller.terms(model.name) is None:
+        return no_table_yet() if fleet.version == 0 else model_not_found(name, names)
     return 200, _JSON, msgspec.json.encode(_describe(model, name))
 
 

@@ -11,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from plinth.gateway.telemetry.families import RequestFamilies
+
 PREFIX = "plinth_gateway_"
 _DURATION = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _TPOT = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
@@ -81,6 +83,10 @@ class Metrics(Collector):
         self.retries = Counter("retries", "Attempts beyond a request's first.", ("model", "reason"))
         self.disconnects = Counter("client_disconnects", "Clients that hung up before the end.", ("model",))
         self.broken = Counter("broken_streams", "Answers that broke after their first byte.", ("model",))
+        self.resumed = Counter(
+            "resumed_streams", "Broken streams that went on at another replica.", ("model",)
+        )
+        self.ejections = Counter("replica_ejections", "Replicas left out, being out of line.", ("model",))
         self.deaths = Counter("replica_deaths", "Replicas seen dead.", ("model",))
         self.output_tokens = Counter(
             "output_tokens", "Tokens generated, from usage or estimated.", ("model",)
@@ -98,6 +104,7 @@ class Metrics(Collector):
             _OVERHEAD,
         )
         self._gauges: Gauges = tuple
+        self._families: RequestFamilies | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -106,11 +113,17 @@ class Metrics(Collector):
         """Names the source of what is read at the scrape: (name, text, labels, samples)."""
         self._gauges = gauges
 
+    def read_families_from(self, families: RequestFamilies) -> None:
+        """Names the source of what is counted of finished requests."""
+        self._families = families
+
     def collect(self) -> Iterator[Metric]:
         """Everything, for the registry."""
         for item in vars(self).values():
             if isinstance(item, (Counter, Histogram)):
                 yield item.family()
+        if self._families is not None:
+            yield from self._families.families()
         for name, text, labels, samples in self._gauges():
             family = GaugeMetricFamily(PREFIX + name, text, labels=labels)
             for values, value in samples:

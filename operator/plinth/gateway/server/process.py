@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from plinth.gateway.server.serving import Serving
 from plinth.gateway.server.worker_gateway import WorkerGateway
 from plinth.gateway.server.worker_lines import Place
 from plinth.gateway.server.workers import PoolOptions, WorkerPool
+from plinth.gateway.shared_options import with_password
 
 _GC_THRESHOLD = 50_000
 
@@ -36,7 +38,7 @@ class GatewayProcess(Serving):
             is_busy=self.is_busy,
         )
         self._controllers: asyncio.Server | None = None
-        super().__init__(options.limits, secret, news=self.control)
+        super().__init__(options, secret, news=self.control)
 
     @property
     def identity(self) -> str:
@@ -66,20 +68,23 @@ def make_pool(options: Options, arguments: Sequence[str]) -> WorkerPool:
             host=options.host,
             port=options.port,
             control=options.control,
+            counts=options.shared.redis is None,
             drain_seconds=options.limits.drain_seconds,
         )
     )
 
 
 async def _run_gateway(options: Options, secret: str, arguments: Sequence[str]) -> int:
-    gateway = make_pool(options, arguments) if options.workers > 1 else GatewayProcess(options, secret)
+    try:
+        gateway = make_pool(options, arguments) if options.workers > 1 else GatewayProcess(options, secret)
+    except (OSError, ValueError) as error:
+        return _complain(f"cannot use its certificates: {error}")
     _drain_on_signals(gateway.drain, options)
     try:
         try:
             await gateway.start()
         except OSError as error:
-            sys.stderr.write(f"plinth.gateway: cannot listen: {error}\n")
-            return 1
+            return _complain(f"cannot listen: {error}")
         if isinstance(gateway, WorkerPool):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload_soon)
         host, port = gateway.address
@@ -98,7 +103,10 @@ async def _run_gateway(options: Options, secret: str, arguments: Sequence[str]) 
 
 
 async def _run_worker(options: Options, secret: str, place: Place) -> int:
-    worker = WorkerGateway(options, secret, place)
+    try:
+        worker = WorkerGateway(options, secret, place)
+    except (OSError, ValueError) as error:
+        return _complain(f"cannot use its certificates: {error}")
     _drain_on_signals(worker.drain, options)
     _spare_the_collector()
     try:
@@ -141,9 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         secret = read_secret(options.secret_file)
+        options = replace(options, shared=with_password(options.shared))
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"plinth.gateway: cannot read the secret: {error}\n")
-        return 1
+        return _complain(f"cannot read a secret: {error}")
     running = (
         _run_worker(options, secret, options.worker)
         if options.worker is not None
@@ -151,6 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     status: int = uvloop.run(running)
     return status
+
+
+def _complain(what: str) -> int:
+    """One line for whoever started this process; the exit status."""
+    sys.stderr.write(f"plinth.gateway: {what}\n")
+    return 1
 
 
 def _who(options: Options) -> str:

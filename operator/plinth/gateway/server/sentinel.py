@@ -2,14 +2,15 @@
 
 The kernel closes the connection when the process dies. Closing alone proves nothing, since servers close idle
 connections too (llama.cpp after 5 s): only when no new one can be made is the replica dead. A host that vanishes
-without a word closes nothing; for that a silent replica is connected to every few seconds.
+without a word closes nothing; for that a silent replica is connected to every few seconds. A process that hangs still
+has connections taken for it by the kernel: requests notice that (`Replica.question`), and tell.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,8 +64,17 @@ class SentinelTimes:
 class Sentinel:
     """Watches one replica until stopped."""
 
-    def __init__(self, pool: ConnectionPool, watched: Watched, times: SentinelTimes) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        watched: Watched,
+        times: SentinelTimes,
+        answers: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """`answers` asks the replica something, and tells whether anything came back."""
         self._pool = pool
+        self._answers = answers
+        self._hang = ""
         self._watched = watched
         self._times = times
         self._stir = asyncio.Event()
@@ -86,6 +96,11 @@ class Sentinel:
         self._close()
         self._stir.set()
 
+    def hang(self, detail: str) -> None:
+        """The replica takes connections, but answers nothing: dead until it answers."""
+        self._hang = detail
+        self.doubt()
+
     async def _watch(self) -> None:
         while True:
             failure = await self._connect_in_burst()
@@ -94,14 +109,17 @@ class Sentinel:
                 began = time.monotonic()
                 failure = await self._until_doubtful()
                 self._watched.on_suspected()
+                if self._hang:
+                    failure = TimeoutError(self._hang)
                 if not isinstance(failure, TimeoutError):  # silence has been waited for long enough
                     if time.monotonic() - began < SHORT_LIFE_SECONDS:
                         await asyncio.sleep(SHORT_LIFE_SECONDS)
                     continue
             silent = isinstance(failure, TimeoutError)
             self._watched.on_dead(str(failure) or "no reply", silent=silent)
-            while await self._try_to_connect() is not None:
+            while await self._try_to_connect() is not None or (self._hang and not await self._answers()):
                 await asyncio.sleep(RETRY_DEAD_SECONDS)
+            self._hang = ""
 
     async def _connect_in_burst(self) -> OSError | None:
         failure: OSError | None = None

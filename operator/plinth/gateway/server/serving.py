@@ -13,23 +13,26 @@ from functools import partial
 
 from plinth.domain.access import AccessTable
 from plinth.domain.traffic import LoadReport, RouteTable
-from plinth.gateway.options import Limits
+from plinth.gateway.options import Options
 from plinth.gateway.server.client import ClientConnection
 from plinth.gateway.server.core import Core
 from plinth.gateway.server.fleet import News
+from plinth.gateway.server.peers import Peers
 
 log = logging.getLogger(__name__)
 
 _DRAIN_LOOK_SECONDS = 0.05
 """Between looks at whether the last request has ended; only while draining."""
 BACKLOG = 2048
+HANDSHAKE_SECONDS = 10.0
+"""For TLS: a connection in its handshake is counted nowhere yet."""
 
 
 class Serving:
     """From `listen` until `wait` returns."""
 
-    def __init__(self, limits: Limits, secret: str, *, news: News) -> None:
-        self.core = Core(secret=secret, limits=limits, news=news)
+    def __init__(self, options: Options, secret: str, *, news: News, peers: Peers | None = None) -> None:
+        self.core = Core(secret=secret, options=options, news=news, peers=peers)
         self.address = ("", 0)
         """Where clients reach it, once it listens."""
         self._listener: asyncio.Server | None = None
@@ -38,8 +41,13 @@ class Serving:
 
     async def listen(self, at: socket.socket | tuple[str, int]) -> None:
         """Accepts clients, at an address or from a socket that is bound to one; raises OSError."""
+        tls = self.core.server_tls
         create = partial(
-            asyncio.get_running_loop().create_server, partial(ClientConnection, self.core), backlog=BACKLOG
+            asyncio.get_running_loop().create_server,
+            partial(ClientConnection, self.core),
+            backlog=BACKLOG,
+            ssl=tls.context if tls is not None else None,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if tls is not None else None,
         )
         self._listener = await (create(sock=at) if isinstance(at, socket.socket) else create(*at))
         self.address = self._listener.sockets[0].getsockname()[:2]
@@ -63,12 +71,11 @@ class Serving:
         """Closes what is open."""
         if self._draining is not None:
             self._draining.cancel()
-        self.core.fleet.close()
         for connection in list(self.core.connections):
             connection.kill()
         if self._listener is not None:
             self._listener.close()
-        await asyncio.sleep(0)
+        await self.core.close()
 
     def route_by(self, table: RouteTable) -> None:
         """The newest route table."""

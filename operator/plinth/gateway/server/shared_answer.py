@@ -1,7 +1,7 @@
 """A request that gets another's answer while that is computed; to its connection it behaves as a call does.
 
-What a call does with a replica's bytes, this does with a flight's: frames them for this client, in its pace. It
-holds its request's body until the answer has begun, since it may be the one that must bring it after all.
+What a call does with a replica's bytes, this does with a flight's: frames them for this client, in its pace. Its call
+waits behind it, and takes its place when it is the one that must bring the answer after all.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from plinth.gateway.cache.answer import cache_status
 from plinth.gateway.cache.flights import Flight
 from plinth.gateway.protocol.errors import Refusal, error_event, stream_broken, waited_in_vain
-from plinth.gateway.protocol.request import Request
 from plinth.gateway.protocol.response import LAST_CHUNK, chunk, response_head
 
 if TYPE_CHECKING:
-    from plinth.gateway.server.call import Client
+    from plinth.gateway.server.answer import Client
     from plinth.gateway.server.core import Core
+    from plinth.gateway.server.order import Order
 
 _CLIENT_GONE = 499
 
@@ -32,15 +32,13 @@ class SharedAnswer:
         "_client",
         "_core",
         "_ended",
-        "_endpoint",
         "_flight",
         "_heard",
         "_keep_alive",
         "_lead",
-        "_model",
+        "_on_end",
+        "_order",
         "_patience",
-        "_request",
-        "_since",
         "rank",
     )
 
@@ -48,24 +46,22 @@ class SharedAnswer:
         self,
         core: Core,
         client: Client,
-        request: Request,
+        order: Order,
         *,
-        model: str,
-        endpoint: str,
         rank: int,
-        patience_seconds: float,
-        batch_began: float,
         lead: Callable[[Flight], None],
+        ended: Callable[[int, str], None],
     ) -> None:
         self._core = core
         self._client = client
-        self._request = request
-        self._model = model
-        self._endpoint = endpoint
-        self._patience = patience_seconds
-        self._since = self._heard = batch_began
+        self._order = order
+        wait = order.terms.queue_seconds
+        self._patience = core.limits.queue_seconds if wait is None else min(wait, core.limits.queue_seconds)
+        self._heard = order.arrived
         self._lead = lead
         """Makes the call that brings the answer, in this one's place."""
+        self._on_end = ended
+        """Told the status and what the cache did."""
         self._flight: Flight | None = None
         self._began = False
         self._ended = False
@@ -76,7 +72,6 @@ class SharedAnswer:
     def listen(self, flight: Flight) -> None:
         """To this flight; its place among the listeners is taken already."""
         self._flight = flight
-        self._core.hold_body(len(self._request.body))
 
     def start(self) -> None:
         """Passes on what has come before this request did."""
@@ -96,7 +91,7 @@ class SharedAnswer:
         data = flight.read(self)
         out = b"" if self._began else self._begin(flight, len(data))
         out += chunk(data) if self._chunked else data
-        self._heard = time.perf_counter()
+        self._heard = time.monotonic()
         if flight.complete:
             self._complete(out)
             return
@@ -108,7 +103,6 @@ class SharedAnswer:
     def on_lead(self, flight: Flight) -> None:
         """This request's own call takes its place."""
         self._ended = True
-        self._release_body(keep=True)
         self._lead(flight)
 
     def on_left_behind(self) -> None:
@@ -120,12 +114,12 @@ class SharedAnswer:
     def on_client_gone(self) -> None:
         """The client hung up."""
         if not self._ended:
-            self._core.metrics.disconnects.add((self._model,))
+            self._core.metrics.disconnects.add((self._order.model.name,))
             self._end(_CLIENT_GONE)
 
     def on_client_drained(self) -> None:
         """The client takes bytes again."""
-        self._heard = time.perf_counter()
+        self._heard = time.monotonic()
         self.on_news()
 
     def check(self, now: float) -> None:
@@ -133,8 +127,10 @@ class SharedAnswer:
         if self._ended:
             return
         if not self._began:
-            if now - self._since >= self._patience:
-                self._refuse(waited_in_vain(self._model, self._patience, "another request like it waits too"))
+            if now - self._order.arrived >= self._patience:
+                self._refuse(
+                    waited_in_vain(self._order.asked, self._patience, "another request like it waits too")
+                )
         elif self._client.is_slow() and now - self._heard >= self._core.limits.stream_idle_seconds:
             self._end(0 if self._flight is None else self._flight.status)
             self._client.abort()
@@ -143,8 +139,7 @@ class SharedAnswer:
 
     def _begin(self, flight: Flight, size: int) -> bytes:
         self._began = True
-        self._release_body(keep=False)
-        request = self._request
+        request = self._order.request
         length = size if flight.complete else None
         self._chunked = length is None and request.chunked_ok
         framed = length is not None or self._chunked
@@ -169,7 +164,7 @@ class SharedAnswer:
 
     def _break_off(self, refusal: Refusal) -> None:
         """The answer has begun and will not be completed."""
-        self._core.metrics.broken.add((self._model,))
+        self._core.metrics.broken.add((self._order.model.name,))
         flight = self._flight
         self._end(self._status())
         if flight is not None and _is_event_stream(flight):
@@ -184,19 +179,10 @@ class SharedAnswer:
 
     def _end(self, status: int) -> None:
         self._ended = True
-        if not self._began:
-            self._release_body(keep=False)
         flight, self._flight = self._flight, None
-        metrics = self._core.metrics
-        metrics.requests.add((self._model, self._endpoint, str(status)))
-        metrics.duration.observe(self._model, time.perf_counter() - self._since)
+        self._on_end(status, flight.outcome if flight is not None else "")
         if flight is not None:
             flight.leave(self)
-
-    def _release_body(self, *, keep: bool) -> None:
-        self._core.hold_body(-len(self._request.body))
-        if not keep:
-            self._request.body = b""
 
 
 def _is_event_stream(flight: Flight) -> bool:

@@ -100,10 +100,11 @@ class LoadBoard:
 class ReplicaShare:
     """One replica: this worker's part of its load, published; the others' part, read into its standing."""
 
-    __slots__ = ("_at", "_mine", "_read", "_words", "standing")
+    __slots__ = ("_at", "_mine", "_read", "_words", "seat", "standing")
 
     def __init__(self, board: LoadBoard, seat: int, standing: Standing) -> None:
         self.standing = standing
+        self.seat = seat
         self._words = board.words
         self._read = board.read_row
         self._at = seat * board.lanes * _WORD

@@ -7,6 +7,7 @@ import time
 from typing import Protocol
 
 from plinth.gateway.protocol.response import ResponseError, ResponseReader
+from plinth.gateway.server.tls import ClientTls
 
 COPIED_BYTES = 64 * 1024
 """Below this, one copy is cheaper than a second call into the kernel."""
@@ -115,9 +116,10 @@ class UpstreamConnection(asyncio.Protocol):
 class ConnectionPool:
     """The connections to one replica that wait for work, the most recently used first."""
 
-    def __init__(self, host: str, port: int, most_idle: int) -> None:
+    def __init__(self, host: str, port: int, most_idle: int, tls: ClientTls | None = None) -> None:
         self.host = host
         self.port = port
+        self._tls = tls
         self.last_heard = time.monotonic()
         """When any connection to this replica last brought bytes or was made."""
         self._most_idle = most_idle
@@ -135,8 +137,13 @@ class ConnectionPool:
         """A new connection; raises OSError (TimeoutError among them)."""
         async with asyncio.timeout(seconds):
             loop = asyncio.get_running_loop()
+            tls = self._tls
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), self.host, self.port
+                lambda: UpstreamConnection(self),
+                self.host,
+                self.port,
+                ssl=tls.context if tls is not None else None,
+                server_hostname=tls.server_name if tls is not None else None,
             )
         self.last_heard = time.monotonic()
         return connection

@@ -30,7 +30,7 @@ class WorkerGateway(Serving):
             )
         )
         self._peers = join_peers(place, exposition=self.control.exposition)
-        super().__init__(options.limits, secret, news=self.control)
+        super().__init__(options, secret, news=self.control, peers=self._peers)
 
     async def start(self) -> None:
         """Takes up the conversation with the parent, who says when clients are to be accepted."""

@@ -16,7 +16,8 @@ RESERVE = 16
 
 def is_open(standing: Standing) -> bool:
     """Whether a replica has a place for any key."""
-    return standing.available and standing.in_flight < standing.concurrency - standing.concurrency // RESERVE
+    most = standing.concurrency - standing.concurrency // RESERVE
+    return standing.available and standing.in_flight + standing.in_flight_elsewhere < most
 
 
 def open_places(standings: Iterable[Standing]) -> list[Standing]:

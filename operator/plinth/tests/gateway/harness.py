@@ -15,7 +15,8 @@ from typing import Any
 
 import uvloop
 
-from plinth.domain.control_lines import decode_line, encode_table
+from plinth.domain.access import AccessTable
+from plinth.domain.control_lines import decode_line, encode_access, encode_table
 from plinth.domain.traffic import (
     Availability,
     LoadReport,
@@ -29,6 +30,8 @@ from plinth.gateway.options import Limits, Options
 from plinth.gateway.server.process import GatewayProcess
 
 SECRET = "a-secret-of-the-fleet"
+EVERYBODY = AccessTable(version=1, requires_key=False)
+"""No key is needed."""
 MODEL = "team/tiny"
 
 
@@ -38,8 +41,11 @@ def scenario(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await test(*args, **kwargs)
+            try:
+                async with asyncio.timeout(20):
+                    await test(*args, **kwargs)
+            finally:
+                await end_children()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(bounded())
@@ -230,8 +236,10 @@ class Controller:
         self._task = asyncio.ensure_future(self._read(reader))
 
     @classmethod
-    async def connect(cls, path: Path) -> Controller:
-        return cls(*await asyncio.open_unix_connection(str(path)))
+    async def connect(cls, path: Path, access: AccessTable = EVERYBODY) -> Controller:
+        controller = cls(*await asyncio.open_unix_connection(str(path)))
+        controller.send(encode_access(access))
+        return controller
 
     @property
     def last(self) -> LoadReport:
@@ -411,21 +419,31 @@ async def replicas(*behaviours: Behaviour | None) -> AsyncIterator[list[Upstream
             await upstream.stop()
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A process that a test started."""
 
     process: asyncio.subprocess.Process
-    announced: str
+    announced: str = ""
 
     async def end(self) -> None:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
+        _children.discard(self)
+
+
+_children: set[Child] = set()
+"""Of the test that runs: uvloop does not close while one lives, so that a failed test would hang."""
+
+
+async def end_children() -> None:
+    for child in list(_children):
+        await child.end()
 
 
 async def start_child(*arguments: str) -> Child:
-    """Starts Python with these arguments and waits for its first line."""
+    """Starts Python with these arguments and waits for its first line. It ends with the test at the latest."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
@@ -433,8 +451,11 @@ async def start_child(*arguments: str) -> Child:
         stderr=asyncio.subprocess.DEVNULL,
         cwd=Path(__file__).parents[3],
     )
+    child = Child(process)
+    _children.add(child)
     assert process.stdout is not None
-    return Child(process, (await process.stdout.readline()).decode().strip())
+    child.announced = (await process.stdout.readline()).decode().strip()
+    return child
 
 
 async def start_gateway_process(folder: Path, *flags: str) -> Child:

@@ -1,0 +1,133 @@
+"""What is counted, learnt and told when a request is over."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plinth.gateway.routing.objectives import Outcome, time_per_output_token
+from plinth.gateway.telemetry.record import Attempt, RequestRecord
+
+if TYPE_CHECKING:
+    from plinth.gateway.server.answer import ClientAnswer
+    from plinth.gateway.server.core import Core
+    from plinth.gateway.server.order import Order
+
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Tokens that replicas read and wrote for a request; `tpot` in seconds, where it is known."""
+
+    prompt: int = 0
+    output: int = 0
+    tpot: float | None = None
+    told: bool = False
+    """By the engine's usage, not estimated."""
+
+
+NOTHING = Spent()
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a request ended. Times in seconds."""
+
+    status: int
+    failed: bool
+    error: str
+    cache: str
+    queued: float
+    overhead: float
+    first_token_at: float | None
+    attempts: list[Attempt]
+
+
+def spent_on(answer: ClientAnswer, order: Order, *, sent: bool) -> Spent:
+    """What an answer has cost, so far as it came; a prompt that was `sent` has cost its reading."""
+    if answer.status != _OK:
+        return Spent(prompt=order.input_tokens) if sent and answer.status == 0 else NOTHING
+    if not sent:
+        return NOTHING  # it was another's, or a kept one
+    usage = answer.usage()
+    output = usage.completion_tokens or 0
+    prompt = order.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    tpot = None
+    if answer.first_token_at is not None:
+        tpot = time_per_output_token(answer.first_token_at, answer.last_token_at, output)
+    return Spent(prompt, output, tpot, told=usage.prompt_tokens is not None)
+
+
+def tell(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
+    """Totals, metrics, what is learnt of lengths, the access log and the trace."""
+    model, metrics = order.model, core.metrics
+    now = time.monotonic()
+    if ending.failed:
+        model.totals.failed += 1
+    else:
+        model.totals.completed += 1
+    _count_tokens(core, order, spent, ending)
+    metrics.requests.add((model.name, order.endpoint.path, str(ending.status)))
+    metrics.duration.observe(model.name, now - order.arrived)
+    model.publish_counts()
+    first = ending.first_token_at
+    request = order.request
+    core.afterwards.tell(
+        RequestRecord(
+            request_id=request.request_id.decode(),
+            began_at=time.time() - (now - order.arrived),
+            duration=now - order.arrived,
+            method=request.method.decode(),
+            path=order.endpoint.path,
+            status=ending.status,
+            error=ending.error,
+            client=request.peer,
+            tenant=order.caller.key.tenant,
+            key_id=order.caller.id,
+            policy=order.terms.policy,
+            band=order.terms.priority,
+            model=model.name,
+            asked_model=order.asked,
+            stream=bool(order.probe.stream),
+            cache=ending.cache,
+            queued=ending.queued,
+            overhead=ending.overhead,
+            first_token=first - order.arrived if first is not None else None,
+            prompt_tokens=spent.prompt,
+            output_tokens=spent.output,
+            attempts=ending.attempts,
+            trace=order.trace,
+        )
+    )
+
+
+def _count_tokens(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
+    model, metrics = order.model, core.metrics
+    model.totals.output_tokens += spent.output
+    if spent.output:
+        metrics.output_tokens.add((model.name,), spent.output)
+    if spent.prompt:
+        metrics.prompt_tokens.add((model.name,), spent.prompt)
+    if ending.failed or ending.status != _OK or not spent.prompt:
+        return
+    if spent.told:
+        core.estimates.learn_input(model.name, order.body_bytes, spent.prompt)
+    core.estimates.learn_output(order.caller.id, model.name, spent.output)
+    if ending.first_token_at is None:
+        return
+    ttft = ending.first_token_at - order.arrived
+    metrics.ttft.observe(model.name, ttft)
+    if spent.tpot is not None:
+        metrics.tpot.observe(model.name, spent.tpot)
+    if model.route.objectives is not None:
+        model.totals.objectives.count(
+            model.route.objectives,
+            Outcome(
+                prompt_tokens=spent.prompt,
+                output_tokens=spent.output,
+                ttft_seconds=ttft,
+                tpot_seconds=spent.tpot,
+            ),
+        )

@@ -1,0 +1,199 @@
+"""What one request asks for, on whose terms, and of which model: made before anything is sent, used for every attempt.
+
+The model may change until an answer begins: to the one that takes part in its traffic, or to a fallback.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from plinth.domain.traffic import ModelRoute
+from plinth.gateway.access.callers import Caller
+from plinth.gateway.access.terms import Terms
+from plinth.gateway.limits.admission import Account
+from plinth.gateway.protocol.endpoints import Endpoint
+from plinth.gateway.protocol.errors import Refusal
+from plinth.gateway.protocol.probe import Probe
+from plinth.gateway.protocol.request import Request
+from plinth.gateway.resume.asked import Prepared, prepare
+from plinth.gateway.routing.blocks import blocks_of_bytes
+from plinth.gateway.routing.placement import Prompt
+from plinth.gateway.routing.weights import taker, ticket
+from plinth.gateway.surface.dialects import refusal_document, translate
+from plinth.gateway.surface.exchange import Exchange
+from plinth.gateway.surface.names import Target
+from plinth.gateway.surface.renaming import with_model
+
+if TYPE_CHECKING:
+    from plinth.gateway.server.core import Core
+    from plinth.gateway.server.model import Model
+
+_PLAIN = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"})
+"""Paths that every engine knows as they are."""
+_RESUMABLE = frozenset({b"/v1/chat/completions", b"/v1/completions"})
+_SEEDS = 1 << 31
+
+
+class Order:
+    """One request, ready to be sent. `turn_to` sets all that depends on the model."""
+
+    __slots__ = (
+        "_core",
+        "account",
+        "arrived",
+        "asked",
+        "billed",
+        "body",
+        "body_bytes",
+        "caller",
+        "endpoint",
+        "exchange",
+        "input_tokens",
+        "model",
+        "number",
+        "output_tokens",
+        "path",
+        "prepared",
+        "probe",
+        "prompt",
+        "request",
+        "session",
+        "target",
+        "terms",
+        "trace",
+        "tried_models",
+    )
+
+    def __init__(
+        self, core: Core, request: Request, endpoint: Endpoint, probe: Probe, caller: Caller, target: Target
+    ) -> None:
+        self._core = core
+        self.request = request
+        self.endpoint = endpoint
+        self.probe = probe
+        self.caller = caller
+        self.target = target
+        self.arrived = core.clock.ready_at()
+        self.number = core.next_number()
+        self.asked = probe.model
+        self.body_bytes = len(request.body)
+        self.trace = core.trace(request)
+        self.tried_models: set[str] = set()
+        self.session = ""
+        self.model: Model
+        self.billed: str
+        """The model whose limits count, `namespace/name`: the one that was asked for, or its fallback."""
+        self.terms: Terms
+        self.account: Account | None
+        """None where no limit holds."""
+        self.input_tokens: int
+        self.output_tokens: int
+        """Both estimated."""
+        self.exchange: Exchange | None
+        self.path: bytes
+        self.body: bytes
+        """As the replica gets them."""
+        self.prepared: Prepared | None
+        """What of a stream is edited so that it can go on elsewhere."""
+        self.prompt: Prompt
+
+    def turn_to(self, route: ModelRoute) -> Refusal | None:
+        """Asks this model from now on, or whichever takes the request of those in its traffic."""
+        self.tried_models.add(route.model)
+        terms = self.caller.terms(route.model)
+        if terms is None:
+            return self.caller.refuse(self.asked, route.model, self._core.names_for(self.caller))
+        self.terms = terms
+        self.billed = route.model
+        self.session = self._read_session(route)
+        self.model = self._core.fleet.models[route.model]
+        if route.shares and (name := taker(route.shares, ticket(self.number, self.session))) is not None:
+            other = self._core.fleet.models.get(name)
+            if other is not None and other.has_life():
+                self.model = other
+        return self._prepare()
+
+    def turn_to_copy(self, model: Model, terms: Terms) -> Refusal | None:
+        """Asks a model that only watches, on terms of its own."""
+        self.model, self.terms, self.billed = model, terms, model.name
+        self.tried_models.update(route.model for route in self.target.chain)
+        return self._prepare()
+
+    def next_route(self) -> ModelRoute | None:
+        """The fallback to turn to; None when there is none left that the caller may ask."""
+        return self.target.next(lambda route: self.caller.terms(route.model) is not None, self.tried_models)
+
+    def take_account(self, now: float) -> None:
+        """Finds the limits that hold."""
+        if self.terms.limits:
+            key = self.caller.key
+            self.account = self._core.limiter.account(
+                key.id, self.billed, tenant=key.tenant, terms=self.terms, now=now
+            )
+        else:
+            self.account = None
+
+    def refusal_body(self, refusal: Refusal) -> bytes:
+        """An error as this client reads it."""
+        request_id = self.request.request_id.decode()
+        if self.exchange is not None:
+            return self.exchange.refusal_body(refusal, request_id)
+        return refusal_document(self.endpoint.path, refusal, request_id)
+
+    def _prepare(self) -> Refusal | None:
+        route, request = self.model.route, self.request
+        body, path = request.body, request.target
+        self.exchange = None
+        self.prepared = None
+        known = self.asked in route.names or self.asked in route.adapters
+        name = self.asked if known else route.names[0]
+        if self.endpoint.path not in _PLAIN:
+            exchange = translate(
+                self.endpoint.path,
+                body,
+                model=name,
+                engine=route.engine,
+                identity=f"{self._core.identity.replace('-', '')}{self.number:x}",
+                created=int(time.time()),
+            )
+            if isinstance(exchange, Refusal):
+                return exchange
+            if exchange is not None:
+                self.exchange, body, path, known = exchange, exchange.body, exchange.path, True
+        if not known:
+            renamed = with_model(body, name)
+            if isinstance(renamed, Refusal):
+                return renamed
+            body = renamed
+        self._estimate(route)
+        if (
+            self.probe.stream
+            and path in _RESUMABLE
+            and (self.terms.limits or self._core.limits.resume_seconds)
+        ):
+            self.prepared = prepare(body, self.number % _SEEDS)
+            if self.prepared is not None:
+                body = self.prepared.body
+        self.body, self.path = body, path
+        return None
+
+    def _estimate(self, route: ModelRoute) -> None:
+        probe, estimates = self.probe, self._core.estimates
+        self.input_tokens = estimates.input_tokens(route.model, self.body_bytes)
+        self.output_tokens = estimates.output_tokens(self.caller.id, route.model, probe.most_output_tokens())
+        adapter = self.asked if self.asked in route.adapters else ""
+        self.prompt = Prompt(
+            self.input_tokens,
+            blocks_of_bytes(probe.prompt_bytes(), before=probe.before_prompt(), adapter=adapter),
+            output_tokens=self.output_tokens,
+            band=self.terms.priority,
+            session=self.session,
+            adapter=adapter,
+        )
+
+    def _read_session(self, route: ModelRoute) -> str:
+        if not route.session_header:
+            return ""
+        wanted = route.session_header.encode()
+        return next((value.decode("latin-1") for name, value in self.request.headers if name == wanted), "")

@@ -1,0 +1,55 @@
+"""From a complete request to what becomes of it: an order for a replica, an answer of the gateway's own, a refusal."""
+
+from __future__ import annotations
+
+import time
+
+from plinth.gateway.access.callers import Caller
+from plinth.gateway.protocol.endpoints import Answer, match, paths_for
+from plinth.gateway.protocol.errors import Refusal, bad_request, no_table_yet
+from plinth.gateway.protocol.probe import probe_body
+from plinth.gateway.protocol.request import Request
+from plinth.gateway.server.core import Core
+from plinth.gateway.server.local import Local, answer_locally
+from plinth.gateway.server.order import Order
+from plinth.gateway.surface.dialects import refusal_document
+
+
+def receive(core: Core, request: Request) -> Order | Local | Refusal:
+    """What becomes of a request."""
+    endpoint = match(request.method, request.target)
+    if isinstance(endpoint, Refusal):
+        return endpoint
+    if not endpoint.needs_key:
+        return answer_locally(core, endpoint, request.target, None)
+    caller = _admit(core, request)
+    if isinstance(caller, Refusal):
+        return caller
+    if endpoint.answer is not Answer.REPLICA:
+        return answer_locally(core, endpoint, request.target, caller)
+    probe = probe_body(request.body)
+    if isinstance(probe, Refusal):
+        return probe
+    names = core.fleet.names
+    target = names.find(probe.model, caller.key.tenant)
+    if target is None:
+        return (
+            no_table_yet() if core.fleet.version == 0 else names.missing(probe.model, core.names_for(caller))
+        )
+    if target.route.task != endpoint.task:
+        text = f"the model {probe.model!r} answers on {paths_for(target.route.task)}, not on {endpoint.path}"
+        return bad_request(text, code="wrong_endpoint_for_model", param="model")
+    order = Order(core, request, endpoint, probe, caller, target)
+    return order.turn_to(target.route) or order
+
+
+def _admit(core: Core, request: Request) -> Caller | Refusal:
+    if core.gate is None:
+        return no_table_yet()
+    return core.gate.admit(request.authorization, request.api_key, time.time())
+
+
+def refusal_body(request: Request, refusal: Refusal) -> bytes:
+    """An error as the clients of this path read it, where there is no order yet."""
+    path = request.target.partition(b"?")[0].decode("latin-1")
+    return refusal_document(path, refusal, request.request_id.decode())
