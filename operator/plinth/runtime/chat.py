@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
+from http import HTTPStatus
 
 import aiohttp
 
 CONNECT_SECONDS = 5.0
+KEY_VARIABLE = "PLINTH_API_KEY"
+"""Of the environment, and no flag: other people see a command line, and shells remember it."""
 
 
 class ChatError(Exception):
@@ -15,15 +19,19 @@ class ChatError(Exception):
 
 
 async def stream_chat(endpoint: str, model: str, messages: Sequence[dict[str, str]]) -> AsyncIterator[str]:
-    """The answer's text, piece by piece as it comes. Raises ChatError."""
+    """The answer's text, piece by piece as it comes, asked for with the environment's key if it has one. Raises ChatError."""
     body = {"model": model, "messages": list(messages), "stream": True}
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(f"{endpoint}/chat/completions", json=body) as response,
+            session.post(f"{endpoint}/chat/completions", json=body, headers=headers) as response,
         ):
-            if response.status != 200:  # noqa: PLR2004 - HTTP's OK
+            if response.status == HTTPStatus.UNAUTHORIZED:
+                raise ChatError(f"{_message_of(await response.text())} (set {KEY_VARIABLE})")
+            if response.status != HTTPStatus.OK:
                 raise ChatError(_message_of(await response.text()))
             async for line in response.content:
                 if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
