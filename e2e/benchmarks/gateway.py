@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -35,7 +34,7 @@ from gateway_measures import (
 from gateway_peers import MASTER_KEY, PEERS, Peer
 from gateway_plinth import access, asks_for_keys, bench_keys, plinth, routes
 from gateway_plot import draw_results
-from gateway_processes import Proxy
+from gateway_processes import Proxy, free_port
 from gateway_wire import backend, load, make_requests
 from records import installed_versions, write_records
 
@@ -128,13 +127,6 @@ def _streams_that_name_tokens(replicas: Sequence[int]) -> int:
     with urlopen(f"http://127.0.0.1:{replicas[0]}/") as answer:
         found: int = json.load(answer)["streams_with_ids"]
         return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 async def measure(arguments: argparse.Namespace, folder: Path) -> None:

@@ -80,13 +80,13 @@ def routes(replicas: Sequence[int], *, concurrency: int = 4096) -> RouteTable:
     return RouteTable(
         version=1,
         models=(
-            _route(MODEL, replicas, concurrency, engine="VLLM"),
-            _route(PLAIN, replicas, concurrency, engine=""),
+            route(MODEL, replicas, concurrency, engine="VLLM"),
+            route(PLAIN, replicas, concurrency, engine=""),
         ),
     )
 
 
-def _route(model: str, ports: Sequence[int], concurrency: int, *, engine: str) -> ModelRoute:
+def route(model: str, ports: Sequence[int], concurrency: int, *, engine: str) -> ModelRoute:
     name = model.partition("/")[2]
     found = [
         make_replica(port, slot=f"{TENANT}.{name}.r.{port}", path="", concurrency=concurrency)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -112,3 +113,10 @@ async def until(ready: Callable[[], bool], seconds: float, *, proxy: Proxy, fold
             said = (folder / f"{proxy.port}.log").read_text(errors="replace")[-3000:]
             raise RuntimeError(f"{'not ready in time' if late else 'ended at once'}:\n{said}")
         await asyncio.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

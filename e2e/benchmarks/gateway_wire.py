@@ -20,7 +20,8 @@ from typing import Any
 SOURCE = Path(__file__).parent / "gateway_wire"
 FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 PATH = "/v1/chat/completions"
-_GRACE_SECONDS = 30.0
+_END_SECONDS = 30.0
+"""Within which the client must have ended once its time is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +96,11 @@ async def load(
     seconds: float,
     rate: float = 0.0,
     spread_milliseconds: int = 0,
+    grace_seconds: float = 5.0,
 ) -> Answered:
-    """Asks for so long, then lets what is under way end. A rate of 0 is as fast as answers come."""
+    """Asks for so long, then gives what is under way so long to end. A rate of 0 is as fast as answers come."""
     (size,) = {len(request) for request in requests}
-    numbers = (port, connections, seconds, f"{rate:.3f}", spread_milliseconds, size)
+    numbers = (port, connections, seconds, grace_seconds, f"{rate:.3f}", spread_milliseconds, size)
     process = await asyncio.create_subprocess_exec(
         *("taskset", "--cpu-list", str(core), str(program("load"))),
         *map(str, numbers),
@@ -107,7 +109,9 @@ async def load(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, error = await asyncio.wait_for(process.communicate(b"".join(requests)), seconds + _GRACE_SECONDS)
+        out, error = await asyncio.wait_for(
+            process.communicate(b"".join(requests)), seconds + grace_seconds + _END_SECONDS
+        )
     finally:
         if process.returncode is None:
             process.kill()

@@ -1,10 +1,11 @@
 /* A client that is no bottleneck: many connections, each asking again as soon as it is answered or at a steady rate.
 
-       load PORT CONNECTIONS SECONDS RATE SPREAD_MILLISECONDS REQUEST_BYTES < REQUESTS
+       load PORT CONNECTIONS SECONDS GRACE_SECONDS RATE SPREAD_MILLISECONDS REQUEST_BYTES < REQUESTS
 
    Standard input holds requests of that many bytes each, asked in turn. RATE is in requests a second, 0 for as fast as
-   they are answered. At a rate, a request's time runs from when it was due, not from when a connection was free.
-   Connections begin spread over so many milliseconds. Prints one JSON object; times in it are microseconds. */
+   they are answered; at a rate, a request's time runs from when it was due, not from when a connection was free. What
+   is under way when the time is over gets the grace to end. Connections begin spread over so many milliseconds. Prints
+   one JSON object; times in it are microseconds. */
 #include "wire.h"
 #include <stdbool.h>
 #include <sys/prctl.h>
@@ -149,15 +150,16 @@ static int64_t send_due(struct connection **free_ones, size_t *count, int64_t ne
     return next;
 }
 
-static void run(struct connection *all, size_t count, double seconds, double rate, int64_t spread) {
+static void run(struct connection *all, size_t count, double seconds, double grace, double rate, int64_t spread) {
     struct connection **free_ones = calloc(count, sizeof *free_ones);
     struct epoll_event ready[EVENTS];
     size_t idle = 0, begun = 0;
     int64_t start = now_ns(), until = start + (int64_t)(seconds * 1e9), next = start;
+    int64_t last = until + (int64_t)(grace * 1e9);
     double gap = rate > 0 ? 1e9 / rate : (double)spread / (double)count;
     if (rate > 0)
         for (; begun < count; begun++) free_ones[idle++] = &all[begun];
-    while (now_ns() < until + 5000000000LL) {
+    while (now_ns() < last) {
         int found;
         if (rate > 0) next = send_due(free_ones, &idle, next, gap, until);
         else
@@ -166,7 +168,7 @@ static void run(struct connection *all, size_t count, double seconds, double rat
         size_t busy = 0;
         for (size_t i = 0; over && i < count; i++) busy += all[i].busy;
         if (over && !busy) break;
-        int64_t wake = over || (rate > 0 && !idle) || (rate <= 0 && begun == count) ? until + 5000000000LL : next;
+        int64_t wake = over || (rate > 0 && !idle) || (rate <= 0 && begun == count) ? last : next;
         wait_until(ready, &found, over || wake < until ? wake : until);
         for (int i = 0; i < found; i++) {
             struct connection *c = ready[i].data.ptr;
@@ -183,17 +185,18 @@ static void run(struct connection *all, size_t count, double seconds, double rat
 }
 
 int main(int count, char **arguments) {
-    if (count != 7) return 2;
+    if (count != 8) return 2;
     prctl(PR_SET_TIMERSLACK, 1);
     port = atoi(arguments[1]);
     size_t connections = strtoul(arguments[2], NULL, 10);
-    request_bytes = strtoul(arguments[6], NULL, 10);
+    request_bytes = strtoul(arguments[7], NULL, 10);
     size_t size = fread(requests = malloc(BUFFER * 16), 1, BUFFER * 16, stdin);
     request_count = size / request_bytes;
     if (!request_count || size % request_bytes) return 2;
     poll_fd = epoll_create1(0);
     struct connection *all = calloc(connections, sizeof *all);
     for (size_t i = 0; i < connections; i++) dial(&all[i]);
-    run(all, connections, atof(arguments[3]), atof(arguments[4]), (int64_t)(atof(arguments[5]) * 1e6));
+    run(all, connections, atof(arguments[3]), atof(arguments[4]), atof(arguments[5]),
+        (int64_t)(atof(arguments[6]) * 1e6));
     return 0;
 }
