@@ -37,7 +37,7 @@ REACHING: Mapping[Engine, Mapping[str, str]] = {
         **dict.fromkeys(
             (
                 *("tokenizer", "tokenizer-revision", "hf-config-path", "generation-config", "chat-template"),
-                *("lora-modules", "default-mm-loras", "speculative-config", "spec-model"),
+                *("default-mm-loras", "speculative-config", "spec-model"),
                 *("allowed-local-media-path", "download-dir", "model-loader-extra-config", "profiler-config"),
                 *("mm-encoder-fp8-scale-path", "mm-encoder-fp8-scale-save-path"),
             ),

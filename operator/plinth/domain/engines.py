@@ -27,11 +27,16 @@ class EngineRefusal:
 
 
 def choose_engine(
-    *, choice: EngineChoice, model_format: ModelFormat, source: str, pool: Pool
+    *,
+    choice: EngineChoice,
+    model_format: ModelFormat,
+    source: str,
+    pool: Pool,
+    adapters: bool = False,
 ) -> EngineDecision | EngineRefusal:
     """The engine asked for if it can work, or the first that can, in the order `preference` gives."""
     obstacles = {
-        engine: obstacle(engine, model_format=model_format, source=source, pool=pool)
+        engine: obstacle(engine, model_format=model_format, source=source, pool=pool, adapters=adapters)
         for engine in preference(model_format)
     }
     able = [engine for engine, why_not in obstacles.items() if why_not is None]
@@ -55,10 +60,14 @@ def preference(model_format: ModelFormat) -> tuple[Engine, ...]:
     return (Engine.VLLM, Engine.LLAMA_CPP)
 
 
-def obstacle(engine: Engine, *, model_format: ModelFormat, source: str, pool: Pool) -> str | None:
+def obstacle(
+    engine: Engine, *, model_format: ModelFormat, source: str, pool: Pool, adapters: bool = False
+) -> str | None:
     """Why an engine cannot run a model on a pool, or None when it can."""
     if engine is Engine.LLAMA_CPP and model_format is not ModelFormat.GGUF:
         return f"LlamaCpp reads GGUF only and this model is {model_format}"
+    if engine is Engine.LLAMA_CPP and adapters:
+        return "LlamaCpp gets no adapters and spec.adapters names some"
     if engine is Engine.LLAMA_CPP and not pool.is_cpu:
         return f"LlamaCpp computes on CPUs and pool {pool.name} has {pool.accelerator}"
     if engine is Engine.VLLM and model_format is ModelFormat.GGUF and not source.startswith(PACKAGE_SCHEME):

@@ -25,22 +25,25 @@ def refuse_on(pool: Pool, spec: ModelDeploymentSpec, engines: Iterable[Engine]) 
         refusal = refuse_reaching(engine, spec.engine.args, pool=pool.name, allowed=pool.trusts_code)
         if refusal is not None:
             return refusal
-    return _refuse_volume(pool, spec.model.source)
+    sources = [("spec.model.source", spec.model.source)]
+    sources += [(f"spec.adapters[{at}].source", each.source) for at, each in enumerate(spec.adapters)]
+    refusals = (_refuse_volume(pool, field, source) for field, source in sources)
+    return next(filter(None, refusals), None)
 
 
-def _refuse_volume(pool: Pool, source: str) -> str | None:
+def _refuse_volume(pool: Pool, field: str, source: str) -> str | None:
     if not source.startswith(VOLUME_SCHEME):
         return None
     claim = source.removeprefix(VOLUME_SCHEME).partition("/")[0]
     if not pool.namespace:
         return (
-            f"spec.model.source: {VOLUME_SCHEME} needs a pool with a namespace of its own, and GPUPool {pool.name}"
+            f"{field}: {VOLUME_SCHEME} needs a pool with a namespace of its own, and GPUPool {pool.name}"
             f" serves all; use one whose spec.namespace is the model's and whose spec.volumes has the claim {claim}"
         )
     if claim not in pool.claims:
         have = f"has {', '.join(sorted(pool.claims))}" if pool.claims else "is empty"
         return (
-            f"spec.model.source: GPUPool {pool.name} does not mount the claim {claim}, its spec.volumes {have};"
+            f"{field}: GPUPool {pool.name} does not mount the claim {claim}, its spec.volumes {have};"
             " add the claim there"
         )
     return None

@@ -169,7 +169,11 @@ def _readable(model: Model, shared: SharedWork) -> ModelArchitecture | Refusal:
 def _engine_on(pool: Pool, spec: ModelDeploymentSpec, artifact: Artifact) -> EngineDecision | Refusal:
     """The engine that runs the model there, if the pool's owner lets it and its arguments can be planned with."""
     engine = choose_engine(
-        choice=spec.engine.type, model_format=artifact.format, source=spec.model.source, pool=pool
+        choice=spec.engine.type,
+        model_format=artifact.format,
+        source=spec.model.source,
+        pool=pool,
+        adapters=bool(spec.adapters),
     )
     if isinstance(engine, EngineRefusal):
         return Refusal(reason=Reason.ENGINE_UNSUITABLE, message=engine.message)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from plinth.domain.fleet import ModelFormat
@@ -41,7 +42,7 @@ def converted(
             _run(model.path, folder, started)
     files = tuple(sorted(path.name for path in folder.iterdir() if path.name != _MARK))
     found = describe(folder, files)
-    return LocalModel(path=folder, format=ModelFormat.SAFETENSORS, weights_bytes=found.weights_bytes)
+    return replace(model, path=folder, format=ModelFormat.SAFETENSORS, weights_bytes=found.weights_bytes)
 
 
 def _run(source: Path, folder: Path, started: Callable[[subprocess.Popen[bytes]], None]) -> None:

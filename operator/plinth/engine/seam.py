@@ -7,7 +7,7 @@ fail and stop in the same way.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,15 @@ class SourceError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalAdapter:
+    """A LoRA adapter's files on this machine."""
+
+    path: Path
+    """The folder that holds adapter_config.json."""
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LocalModel:
     """A model's files on this machine."""
 
@@ -51,6 +60,8 @@ class LocalModel:
     """The file to open, or the folder that holds config.json."""
     format: ModelFormat
     weights_bytes: int
+    adapters: dict[str, LocalAdapter] = field(default_factory=dict)
+    """By their names in the spec."""
 
 
 class Progress(Protocol):

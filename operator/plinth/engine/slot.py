@@ -89,6 +89,7 @@ def make_fetcher(args: ReplicaArgs, cache_dir: Path) -> ModelFetcher:
     return ModelFetcher(
         source=args.spec.source,
         revision=args.spec.source_revision,
+        adapters=args.spec.adapters,
         places=SourcePlaces(
             shared=Path(runtime.shared_models) if runtime.shared_models else None,
             volumes=Path(runtime.volumes) if runtime.volumes else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from argparse import Action
 from typing import Any, NoReturn
 
@@ -13,6 +14,10 @@ from plinth.domain.sizing.engine_defaults import asked_sequences
 from plinth.engine.place import NodeRank
 from plinth.engine.seam import EngineError, LocalModel
 
+MOST_ADAPTERS_AT_ONCE = 8
+"""In one batch; each takes its memory from the KV cache."""
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Those that vLLM makes room for (config/lora.py, `MaxLoRARanks`)."""
 _TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 _OURS = frozenset(
     (
@@ -25,6 +30,7 @@ _OURS = frozenset(
             "max-model-len",
         ),
         *("tensor-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "data-parallel-size"),
+        *("enable-lora", "lora-modules"),
         *("device-ids", "nnodes", "node-rank", "master-addr", "master-port"),
         *("distributed-executor-backend", "api-server-count", "host", "port", "uds", "grpc", "root-path"),
         *("api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "allowed-origins"),
@@ -57,6 +63,8 @@ def make_arguments(spec: EngineSpec, model: LocalModel, rank: NodeRank | None = 
     sequences = asked_sequences(spec.concurrency)
     if sequences is not None:
         arguments.append(f"--max-num-seqs={sequences}")
+    if spec.adapters:
+        arguments += _adapter_arguments(spec, model)
     if spec.task != Task.GENERATE:
         arguments.append("--runner=pooling")
     if spec.threads:
@@ -64,6 +72,23 @@ def make_arguments(spec: EngineSpec, model: LocalModel, rank: NodeRank | None = 
     else:
         arguments.append(f"--gpu-memory-utilization={spec.memory_utilization_percent / 100}")
     return arguments
+
+
+def _adapter_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
+    """The adapters by the names that clients ask for. The user's arguments follow and may set other bounds."""
+    told = [
+        json.dumps({"name": asked_for, "path": str(model.adapters[name].path)})
+        for asked_for, name in zip(spec.adapter_names, spec.adapters, strict=True)
+    ]
+    highest = max(each.rank for each in model.adapters.values())
+    return [
+        "--enable-lora",
+        # vLLM's own bound is one adapter in a batch, so that requests for others would wait for each other.
+        f"--max-loras={min(len(told), MOST_ADAPTERS_AT_ONCE)}",
+        f"--max-lora-rank={next(rank for rank in _RANKS if rank >= highest)}",
+        "--lora-modules",
+        *told,
+    ]
 
 
 def _node_arguments(spec: EngineSpec, rank: NodeRank) -> list[str]:
