@@ -161,6 +161,7 @@ def main() -> None:
     set_up_logs("json", "info")
     options = OperatorOptions(
         namespace=namespace,
+        keys_namespace=namespace,
         ray=RaySettings(namespace=namespace, image="none", ray_version="2.57.0"),
         host="127.0.0.1",
         metrics_port=int(port),

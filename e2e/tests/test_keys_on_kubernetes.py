@@ -1,4 +1,6 @@
-"""Keys and QuotaPolicies on a real API server: what it takes and refuses, and how soon a revoked key is one no more."""
+"""Keys and QuotaPolicies on a real API server: what it takes and refuses, how soon a revoked key is one no more, and what
+the operator says of it all.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from kube.access import Kubernetes
+from kube.processes import find_free_ports
+from operator_plumbing import OperatorUnderTest
 
 from plinth.cli import kubectl
 from plinth.cluster.kube.access_follower import AccessFollower
@@ -21,8 +25,10 @@ from plinth.desired.key_secrets import make_secret
 from plinth.domain.access import AccessTable
 from plinth.domain.keys import KeyTaken, revoke
 from plinth.gateway.access.callers import Caller, Gate
+from plinth.runtime.gateway_agent import AgentOptions, GatewayAgent
 from plinth.tests.api.building import policy_document
 from plinth.tests.domain.test_keys import make_key
+from plinth.tests.gateway.harness import running_gateway
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(120)]
 REVOKED_WITHIN_SECONDS = 1.0
@@ -42,6 +48,14 @@ def policy(namespace: str, **spec: Any) -> dict[str, Any]:
     document = policy_document("standard", **spec)
     document["metadata"]["namespace"] = namespace
     return document
+
+
+def say(namespace: str, *words: str) -> str:
+    """`kubectl plinth keys`; what it prints."""
+    options = ["-n", namespace, "--keys-namespace", namespace]
+    result = CliRunner().invoke(kubectl, ["keys", *words, *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 20.0) -> float:
@@ -92,12 +106,6 @@ async def test_of_two_who_make_or_change_one_key_only_one_does(
 async def test_a_key_from_the_command_line_opens_a_gateway_and_is_refused_within_a_second_of_its_end(
     client: KubeClient, kube_namespace: str, tmp_path: Path
 ) -> None:
-    def say(*words: str) -> str:
-        options = ["-n", kube_namespace, "--keys-namespace", kube_namespace]
-        result = CliRunner().invoke(kubectl, ["keys", *words, *options])
-        assert result.exit_code == 0, result.output
-        return result.stdout.strip()
-
     await client.create(QUOTA_POLICY, policy(kube_namespace, limits={"perKey": {"concurrency": 2}}))
     gates: list[Gate] = []
     seen: list[AccessTable] = []
@@ -115,15 +123,74 @@ async def test_a_key_from_the_command_line_opens_a_gateway_and_is_refused_within
     )
     follower.start()
     try:
-        secret = await asyncio.to_thread(say, "create", "ci", "--policy", "standard")
+        secret = await asyncio.to_thread(say, kube_namespace, "create", "ci", "--policy", "standard")
 
         def is_open() -> bool:
             found = gates[-1].admit(b"Bearer " + secret.encode(), b"", time.time()) if gates else None
             return isinstance(found, Caller) and found.terms(f"{kube_namespace}/chat") is not None
 
         await until(is_open)
-        await asyncio.to_thread(say, "revoke", "ci")
+        await asyncio.to_thread(say, kube_namespace, "revoke", "ci")
         assert await until(lambda: not is_open()) < REVOKED_WITHIN_SECONDS
         assert f"{kube_namespace}/standard" in {each.name for each in seen[-1].policies}
     finally:
         await follower.close()
+
+
+async def test_a_policy_and_its_key_reach_a_gateway_by_its_agent_and_the_operator_tells_of_both(
+    control_plane: Kubernetes, client: KubeClient, kube_namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("a-token")
+    (port,) = find_free_ports(1)
+    options = AgentOptions(
+        control=tmp_path / "g.sock",
+        host="127.0.0.1",
+        port=port,
+        token_file=tmp_path / "token",
+        table_file=tmp_path / "table.json",
+        access_file=tmp_path / "access.json",
+        namespace=kube_namespace,
+        keys_namespace=kube_namespace,
+    )
+
+    async def wait_keys(count: int) -> None:
+        """Until the policy's status counts so many."""
+        async with asyncio.timeout(40):
+            while True:
+                found = await client.get(QUOTA_POLICY, kube_namespace, "standard")
+                assert found is not None
+                if found["status"].get("keys") == count:
+                    assert found["status"]["limits"] == ["each key: 2 requests at once"]
+                    assert {each["type"]: each["status"] for each in found["status"]["conditions"]} == {
+                        "Accepted": "True",
+                        "Ready": "True",
+                    }
+                    return
+                await asyncio.sleep(0.1)
+
+    agent = GatewayAgent(client, options)
+    operator = OperatorUnderTest(control_plane, kube_namespace, tmp_path, "one")
+    try:
+        async with running_gateway(tmp_path) as rig:
+            await agent.start()
+            await asyncio.to_thread(
+                control_plane.apply, policy(kube_namespace, limits={"perKey": {"concurrency": 2}})
+            )
+            await wait_keys(0)
+            secret = await asyncio.to_thread(say, kube_namespace, "create", "ci", "--policy", "standard")
+
+            def limits() -> int | None:
+                """How many limits the gateway holds the key to; None where it does not admit it."""
+                gate = rig.gateway.core.gate
+                found = gate.admit(b"Bearer " + secret.encode(), b"", time.time()) if gate else None
+                terms = found.terms(f"{kube_namespace}/chat") if isinstance(found, Caller) else None
+                return None if terms is None else len(terms.limits)
+
+            await until(lambda: limits() == 1)
+            await wait_keys(1)
+            await asyncio.to_thread(say, kube_namespace, "revoke", "ci")
+            assert await until(lambda: limits() is None) < REVOKED_WITHIN_SECONDS
+            await wait_keys(0)
+    finally:
+        operator.kill()
+        await agent.close()
