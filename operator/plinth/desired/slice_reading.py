@@ -156,6 +156,8 @@ class _Slice(msgspec.Struct):
         self._must_be_named(header_name(self.model))
         if route.model != self.model or route.replicas:
             raise _UnusableError(f"{ROUTE} must be of the model {self.model}, without replicas")
+        if not all(":" in name for name in route.adapters):
+            raise _UnusableError(f"{ROUTE} must name adapters as NAME:ADAPTER")
         if not _may_share(route):
             raise _UnusableError(
                 f"{ROUTE} must give shares of up to 100 percent to models of its own namespace"

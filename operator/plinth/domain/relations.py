@@ -66,9 +66,9 @@ def resolve_relations(
     holders: Mapping[str, list[Model]] | None = None
     for model in by_key.values():
         spec = model.resource.spec
-        if spec.aliases or spec.fallbacks:
+        if spec.aliases or spec.fallbacks or spec.adapters:
             holders = _holders(by_key, names) if holders is None else holders
-            faults.setdefault(model.key, []).extend((*_lost(model, holders), *_unfit(model, holders)))
+            faults.setdefault(model.key, []).extend((*_lost(model, names, holders), *_unfit(model, holders)))
     return {
         key: Relations(
             shares=tuple(sorted(shares.get(key, ()), key=lambda share: share.model)),
@@ -173,7 +173,7 @@ def _holders(
     in_order = sorted(by_key.values(), key=lambda model: model.key)
     holders: dict[str, list[Model]] = {}
     for model in in_order:
-        for name in names[model.key].names:
+        for name in (*names[model.key].names, *_adapter_names(model, names)):
             holders.setdefault(name, []).append(model)
     for model in in_order:
         for name in model.resource.spec.aliases:
@@ -185,12 +185,21 @@ def _holders(
     return holders
 
 
-def _lost(model: Model, holders: Mapping[str, list[Model]]) -> Iterator[Fault]:
-    """Aliases that lead elsewhere, for callers of the model's own namespace."""
-    for name in model.resource.spec.aliases:
+def _adapter_names(model: Model, names: Mapping[ModelKey, ServedNames]) -> list[str]:
+    """See `EngineSpec.adapter_names`."""
+    return [f"{names[model.key].names[0]}:{each.name}" for each in model.resource.spec.adapters]
+
+
+def _lost(
+    model: Model, names: Mapping[ModelKey, ServedNames], holders: Mapping[str, list[Model]]
+) -> Iterator[Fault]:
+    """Names beside its own that lead elsewhere, for callers of the model's own namespace."""
+    further = [("spec.aliases", name) for name in model.resource.spec.aliases]
+    further += [("spec.adapters", name) for name in _adapter_names(model, names)]
+    for field, name in further:
         winner = _first_of(holders.get(name, []), model.key.namespace)
         if winner is not None and winner.key != model.key:
-            message = f"spec.aliases: {winner.key} answers to {name}; remove it here or there"
+            message = f"{field}: {winner.key} answers to {name}; remove it here or there"
             yield Fault(reason=Reason.NAME_TAKEN, message=message)
 
 

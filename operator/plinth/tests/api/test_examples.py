@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from plinth.api.v1alpha1 import ModelDeployment
+from plinth.api.v1alpha1 import ModelDeployment, parse_resource
 from plinth.cluster.folder import load_folder
+from plinth.domain.fleet import ModelKey
+from plinth.domain.naming import resolve_names
+from plinth.domain.relations import Relations, resolve_relations
+from plinth.domain.traffic import TrafficShare
 from plinth.tests.api.apiserver import judge
+from plinth.tests.domain.builders import make_model
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 FOR_OTHER_TOOLS = {"gitops"}
@@ -37,6 +44,7 @@ def test_the_example_is_valid_here_and_in_a_cluster(folder: Path) -> None:
 def test_the_promised_examples_are_there() -> None:
     assert [path.name for path in FOLDERS] == [
         "autoscaling",
+        "canary",
         "cluster",
         "embeddings",
         "gpu-large",
@@ -59,6 +67,25 @@ def test_the_quick_start_needs_no_download() -> None:
     assert found is not None
     assert found.origin is not None
     assert (Path(found.origin).parent / file).is_file()
+
+
+def test_the_canary_example_shares_traffic_and_all_of_it_is_in_effect() -> None:
+    contents = load_folder(EXAMPLES / "canary")
+    models = [
+        make_model(each.metadata.name, **each.spec.model_dump(exclude_none=True)) for each in contents.models
+    ]
+    found = resolve_relations(models, resolve_names(models))
+    share = TrafficShare(model="default/smollm2-next", percent=10, mirror_percent=0)
+    assert found == {ModelKey("default", "smollm2"): Relations(shares=(share,))}
+
+
+def test_the_resources_in_the_routing_document_are_valid() -> None:
+    text = (EXAMPLES.parent / "docs/concepts/routing.md").read_text(encoding="utf-8")
+    documents = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert len(documents) == 2
+    for document in documents:
+        assert isinstance(parse_resource(document), ModelDeployment)
+        assert judge(document) == []
 
 
 def test_the_autoscaling_example_goes_from_zero_to_three() -> None:

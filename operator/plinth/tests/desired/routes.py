@@ -82,7 +82,7 @@ def routes(draw: st.DrawFn, model: str) -> ModelRoute:
         revision=draw(text),
         aliases=tuple(draw(texts)),
         fallbacks=tuple(draw(texts)),
-        adapters=tuple(draw(texts)),
+        adapters=tuple(f"{model}:{name}" for name in draw(texts)),
         strategy=draw(st.sampled_from(list(Strategy))),
         session_header=draw(text),
         shares=draw(shares(model)),

@@ -189,6 +189,12 @@ def test_a_share_that_nobody_could_have_asked_for_is_passed_over(share: TrafficS
     assert "must give shares of up to 100 percent to models of its own namespace" in passed_over[1]
 
 
+def test_an_adapter_cannot_take_the_full_name_of_another_model() -> None:
+    table, passed_over = read(*slices_of(make_route("elsewhere/thief", adapters=("default/chat",)), OWNER))
+    assert table.models == ()
+    assert "must name adapters as NAME:ADAPTER" in passed_over[1]
+
+
 def test_slices_that_an_older_operator_wrote_are_read() -> None:
     header, replica = slices_of(make_route(), OWNER)
     for each, key, newer in (

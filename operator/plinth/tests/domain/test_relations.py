@@ -122,6 +122,16 @@ def test_a_tenants_own_alias_is_before_anothers_name() -> None:
     assert relations(make_model("a", "team", aliases=["gpt"]), make_model("gpt", "elsewhere")) == {}
 
 
+def test_an_adapter_whose_name_is_a_models_own_is_told() -> None:
+    adapted = make_model("llama", adapters=[{"name": "8b", "source": "hf://o/a"}], aliases=["llama:8b"])
+    found = relations(make_model("a", served_name="llama:8b"), adapted)
+    assert messages(found, "llama") == [
+        "spec.aliases: default/a answers to llama:8b; remove it here or there",
+        "spec.adapters: default/a answers to llama:8b; remove it here or there",
+    ]
+    assert relations(adapted) == {}
+
+
 def test_versions_share_a_bare_name_without_a_word() -> None:
     awq, full = make_model("a", aliases=["qwen@awq"]), make_model("b", aliases=["qwen@bf16"])
     assert relations(awq, full) == {}
