@@ -18,16 +18,20 @@ class ChatError(Exception):
     """The gateway refused or broke off; the message is its own."""
 
 
+def key_headers() -> dict[str, str]:
+    """What shows the environment's key, if it has one."""
+    key = os.environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 async def stream_chat(endpoint: str, model: str, messages: Sequence[dict[str, str]]) -> AsyncIterator[str]:
     """The answer's text, piece by piece as it comes, asked for with the environment's key if it has one. Raises ChatError."""
     body = {"model": model, "messages": list(messages), "stream": True}
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(f"{endpoint}/chat/completions", json=body, headers=headers) as response,
+            session.post(f"{endpoint}/chat/completions", json=body, headers=key_headers()) as response,
         ):
             if response.status == HTTPStatus.UNAUTHORIZED:
                 raise ChatError(f"{_message_of(await response.text())} (set {KEY_VARIABLE})")

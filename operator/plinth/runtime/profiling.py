@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from plinth.runtime.chat import key_headers
+
 _IDS = range(1000, 10_000)
 """Beyond control tokens and single bytes, and within every vocabulary."""
 _UNCOUNTED_SHARE = 0.25
@@ -84,7 +86,7 @@ async def measure(endpoint: str, workload: Workload, users: Sequence[int], secon
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=key_headers()) as session:
         url = f"{endpoint}/completions"
         return [await _measure_level(session, url, workload, each, seconds / len(users)) for each in users]
 
