@@ -18,6 +18,7 @@ from plinth.domain.figures import EngineFigures
 from plinth.domain.fleet import EngineSpec, ModelFormat, SeenDevice
 from plinth.engine.accelerators import NO_ACCELERATORS, NodeAccelerators, ToldDevice, maker_here
 from plinth.engine.llamacpp_figures import read_figures
+from plinth.engine.llamacpp_refusals import honest_status
 from plinth.engine.logs import LogMark
 from plinth.engine.loopback import LoopbackForwarder
 from plinth.engine.seam import ASGIApp, EngineError, LocalModel, Progress
@@ -147,7 +148,7 @@ class LlamaCppEngine:
         if answer.error:
             raise EngineError(answer.error)
         self._devices = answer.devices
-        self._app = LoopbackForwarder(answer.address, key)
+        self._app = LoopbackForwarder(answer.address, key, honest_status)
         return self._app
 
     def _spawn(self, model: Path, key: str) -> subprocess.Popen[bytes]:

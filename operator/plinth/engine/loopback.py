@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import aiohttp
 
@@ -11,6 +12,7 @@ from plinth.engine.seam import Receive, Scope, Send
 
 _PASSED_BACK = frozenset({"content-type", "cache-control"})
 _CONNECT_SECONDS = 5.0
+_SERVER_ERROR = 500
 
 
 class ClientGoneError(Exception):
@@ -25,11 +27,13 @@ class LoopbackForwarder:
     """An ASGI app in front of `address`.
 
     One connection a request: closing it is how the engine learns that its client is gone, and llama.cpp's
-    server gives each open connection a thread, which an idle kept one would hold.
+    server gives each open connection a thread, which an idle kept one would hold. `judge` gives the status of an
+    error, by what the engine said.
     """
 
-    def __init__(self, address: str, key: str) -> None:
+    def __init__(self, address: str, key: str, judge: Callable[[int, bytes], int]) -> None:
         self._address = address
+        self._judge = judge
         self._headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         self._session: aiohttp.ClientSession | None = None
 
@@ -66,6 +70,12 @@ class LoopbackForwarder:
                 for k, v in response.headers.items()
                 if k.lower() in _PASSED_BACK
             ]
+            if response.status >= _SERVER_ERROR:
+                said = await response.read()
+                status = self._judge(response.status, said)
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": said, "more_body": False})
+                return
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
             async for chunk in response.content.iter_any():
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -105,6 +105,22 @@ async def test_an_error_of_the_engine_reaches_the_client_as_it_is(chat: Served) 
     assert "context" in answer["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "tools": [None]}),
+        ("/v1/chat/completions", {"messages": [{"content": 5}]}),
+        ("/v1/messages/count_tokens", {}),
+        ("/detokenize", {"tokens": [60_000]}),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_never_said_to_be_wrong_with_the_engine(
+    chat: Served, path: str, fields: dict[str, object]
+) -> None:
+    status, answer = await chat.post(path, fields)
+    assert status == 400, answer
+
+
 async def test_a_client_that_hangs_up_frees_the_engine_at_once(chat: Served) -> None:
     began = time.monotonic()
     async with chat.session.post(chat.base + "/v1/completions", json=ENDLESS) as answer:
