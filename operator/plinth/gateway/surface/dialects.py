@@ -5,6 +5,7 @@ from __future__ import annotations
 from plinth.gateway.protocol.errors import Refusal, error_body
 from plinth.gateway.surface.exchange import Exchange
 from plinth.gateway.surface.messages.answer import error_document
+from plinth.gateway.surface.messages.counting import COUNT_TOKENS, translate_counting
 from plinth.gateway.surface.messages.exchange import translate_message
 from plinth.gateway.surface.native import translate_native
 from plinth.gateway.surface.responses.exchange import translate_response
@@ -28,6 +29,8 @@ def translate(
     """
     if path == MESSAGES:
         return translate_message(body, model=model, identity=identity)
+    if path == COUNT_TOKENS:
+        return translate_counting(body, model=model)
     if path == RESPONSES:
         return translate_response(body, model=model, identity=identity, created=created)
     return translate_native(path, body, model=model, engine=engine)

@@ -17,6 +17,8 @@ from plinth.gateway.surface.chat import TranslationError
 from plinth.gateway.surface.reading import FieldError, Fields, copy_fields, expect, maybe, need, read_object
 
 LLAMA_CPP = "LlamaCpp"
+_MOST_TOKEN = 2**31 - 1
+"""What llama.cpp reads; which of them the model has, it says itself."""
 _PAIRS = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 
 
@@ -65,7 +67,7 @@ def _tokenize(fields: Fields) -> Fields:
         raise FieldError("messages", "cannot be tokenized by this model's engine; give it a `prompt`")
     asked = {
         "content": need(fields, "prompt", str),
-        "add_special": maybe(fields, "add_special_tokens", bool) is not False,
+        "add_special": expect(fields.get("add_special_tokens", True), bool, "add_special_tokens"),
         "parse_special": True,
     }
     if maybe(fields, "return_token_strs", bool):
@@ -90,8 +92,11 @@ def _piece(piece: str | list[int]) -> str:
 
 
 def _detokenize(fields: Fields) -> Fields:
-    tokens = need(fields, "tokens", list)
-    return {"tokens": [expect(token, int, f"tokens[{at}]") for at, token in enumerate(tokens)]}
+    tokens = [expect(token, int, f"tokens[{at}]") for at, token in enumerate(need(fields, "tokens", list))]
+    for at, token in enumerate(tokens):
+        if not 0 <= token <= _MOST_TOKEN:
+            raise FieldError(f"tokens[{at}]", f"must be a token: 0 to {_MOST_TOKEN}")
+    return {"tokens": tokens}
 
 
 def _detokenized(found: Any) -> Fields:

@@ -83,7 +83,7 @@ def _answer(operation: Operation) -> dict[str, Any]:
     schema: Schema = ref(operation.gives) if operation.gives else {"type": "string"}
     content: dict[str, Any] = {operation.media: {"schema": schema}}
     if operation.streams:
-        content[EVENT_STREAM] = {"schema": {"type": "string"}}
+        content[EVENT_STREAM] = {"schema": {"description": "Events, when `stream` was true."}}
     return {"description": "The answer.", "headers": _HEADERS, "content": content}
 
 

@@ -58,11 +58,13 @@ _USAGE = _object(
     completion_tokens=_or_null(_COUNT),
     total_tokens=_COUNT,
 )
+_TEXTS: Schema = {"anyOf": [_TEXT, _list(_object("type", "text", type=_const("text"), text=_TEXT))]}
+_CHOICE = _or_null({"anyOf": [{"enum": ["auto", "none", "required"]}, _object("type", type=_TEXT)]})
 _CHAT_MESSAGE = _object("role", role=_TEXT, content=_or_null(_CONTENT), tool_calls=_or_null(_list(_FREE)))
 _TOLD = _object("role", "content", role={"enum": ["user", "assistant", "system"]}, content=_CONTENT)
 _TALK: dict[str, Schema] = {
     "messages": _list(ref("AnthropicTurn"), minItems=1),
-    "system": _or_null(_CONTENT),
+    "system": _or_null(_TEXTS),
     "tools": _or_null(
         _list(_object("name", "input_schema", name=_TEXT, description=_TEXT, input_schema=_FREE))
     ),
@@ -91,7 +93,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         tools=_or_null(
             _list(_object("type", "function", type=_const("function"), function=_object("name", name=_TEXT)))
         ),
-        tool_choice=_ANY,
+        tool_choice=_CHOICE,
         response_format=_or_null(_object("type", type=_TEXT)),
         **_SAMPLING,
     ),
@@ -142,7 +144,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         tools=_or_null(
             _list(_object("type", "name", type=_const("function"), name=_TEXT, parameters=_or_null(_FREE)))
         ),
-        tool_choice=_ANY,
+        tool_choice=_CHOICE,
         text=_or_null(_FREE),
         reasoning=_or_null(_FREE),
         metadata=_or_null(_FREE),
@@ -194,7 +196,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         model=_MODEL,
         input=_one_or_list(_TEXT),
         dimensions=_or_null(_TOKENS),
-        encoding_format=_or_null({"enum": ["float", "base64"]}),
+        encoding_format={"enum": ["float", "base64"]},
     ),
     "EmbeddingAnswer": _object(
         "object",

@@ -32,11 +32,31 @@ def test_other_dialects_are_asked_as_chats(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/messages/count_tokens"],
+    ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"],
 )
 def test_what_engines_speak_themselves_goes_on_as_it_came(path: str) -> None:
     assert made(path) is None
     assert made(path, engine="LlamaCpp") is None
+
+
+def test_counting_goes_on_as_it_came_and_its_errors_are_anthropics() -> None:
+    body = b'{"model":"alias","messages":[{"role":"user","content":"Hi"}],"tools":[]}'
+    exchange = made("/v1/messages/count_tokens", body)
+    assert exchange is not None
+    assert not isinstance(exchange, Refusal)
+    assert exchange.path == b"/v1/messages/count_tokens"
+    assert json.loads(exchange.body) == json.loads(body) | {"model": "m"}
+    assert exchange.answer(b'{"input_tokens":3}') == b'{"input_tokens":3}'
+    assert exchange.stream() is None
+    refused = json.loads(exchange.refusal_body(Refusal(400, "c", "words"), "r"))
+    assert refused["error"] == {"type": "invalid_request_error", "message": "words"}
+
+
+@pytest.mark.parametrize("fields", ["", '"messages":[]', '"messages":[{"role":"user"}]', '"messages":[null]'])
+def test_what_cannot_be_sent_is_not_counted_either(fields: str) -> None:
+    refused = made("/v1/messages/count_tokens", b"{%b}" % fields.encode())
+    assert isinstance(refused, Refusal)
+    assert refused.status == 400
 
 
 def test_errors_come_in_the_shape_of_the_path() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from plinth.domain.traffic import Availability, ModelRoute
 from plinth.gateway.surface.names import NameIndex
 
 
 def route(
-    model: str, *names: str, task: str = "Generate", refused: bool = False, **fields: tuple[str, ...]
+    model: str, *names: str, task: str = "Generate", refused: bool = False, **fields: Any
 ) -> ModelRoute:
     return ModelRoute(
         model=model,

@@ -70,7 +70,10 @@ def test_a_score_for_llama_cpp_is_a_rerank_in_the_order_of_the_texts(one: str, m
     [
         ("/tokenize", {"messages": []}),
         ("/tokenize", {"prompt": 1}),
+        ("/tokenize", {"prompt": "a", "add_special_tokens": None}),
         ("/detokenize", {"tokens": ["a"]}),
+        ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": [2**31]}),
         ("/v1/score", {"text_1": ["a", "b"], "text_2": ["c", "d"]}),
         ("/v1/score", {"text_1": "a"}),
     ],
