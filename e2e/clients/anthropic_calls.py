@@ -8,11 +8,6 @@ from typing import Any
 import anthropic
 
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
-TOOL: Any = {
-    "name": "weather",
-    "description": "The weather of a city",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-}
 client = anthropic.Anthropic(max_retries=0, timeout=60)
 asked: Any = {"model": "tiny", "max_tokens": 8, "system": "Be brief.", "messages": HELLO}
 asked["extra_body"] = {"temperature": 0}  # of the API, but no longer of the package
@@ -20,13 +15,6 @@ whole = client.messages.create(**asked)
 with client.messages.stream(**asked) as stream:
     pieces = list(stream.text_stream)
     final = stream.get_final_message()
-called = client.messages.create(
-    model="tiny",
-    max_tokens=64,
-    messages=[{"role": "user", "content": "What is the weather in Oslo?"}],
-    tools=[TOOL],
-    tool_choice={"type": "any"},
-)
 counted = client.messages.count_tokens(model="tiny", messages=HELLO)
 refused: dict[str, Any] = {}
 try:
@@ -45,7 +33,6 @@ print(
                 ]
                 for each in (whole, final)
             ],
-            "called": [(each.type, each.name) for each in called.content if each.type == "tool_use"],
             "counted": counted.input_tokens,
             "refused": refused,
         }
