@@ -36,7 +36,7 @@ from gateway_plinth import access, asks_for_keys, bench_keys, plinth, routes
 from gateway_plot import draw_results
 from gateway_processes import Proxy, free_port
 from gateway_wire import backend, load, make_requests
-from records import installed_versions, write_records
+from records import RESULTS, installed_versions, write_records
 
 REPLICAS, PROMPTS, STREAMS = 8, 500, 400
 
@@ -78,6 +78,7 @@ class Contest:
         first = self.targets[0]
         await load(port, first.stream, core=self.cores.client, connections=8, seconds=0.1)
         self.notes["names_tokens"] = _streams_that_name_tokens(self.replicas) > before
+        proxy.rest()
 
     async def add(self, peer: Peer, stack: AsyncExitStack) -> None:
         version = peer.version()
@@ -93,6 +94,7 @@ class Contest:
         target = Target(name=peer.name, proxy=proxy, whole=whole, stream=stream, streams=peer.streams)
         self.targets.append(target)
         await self._settle(peer.name, proxy, target)
+        proxy.rest()
 
     async def run(self, rounds: int, seconds: float) -> Mapping[str, Seen]:
         """Everyone in each round, each time one further on."""
@@ -105,9 +107,11 @@ class Contest:
                 await measure_round(target, seen[target.name], self.cores, seconds)
                 target.proxy.rest()
                 print(f"# round {number + 1}: {target.name} {_last(seen[target.name])}", flush=True)
-        for target in self.targets:
-            self.notes.setdefault("rss_mib_after", {})
-            self.notes["rss_mib_after"][target.name] = round(target.proxy.rss_mib(), 1)  # type: ignore[index]
+        self.notes["rss_mib_after"] = {
+            target.name: round(target.proxy.rss_mib(), 1)
+            for target in self.targets
+            if not target.only_streams
+        }
         return seen
 
     async def _settle(self, name: str, proxy: Proxy, target: Target) -> None:
@@ -115,7 +119,6 @@ class Contest:
         await load(proxy.port, target.whole, core=self.cores.client, connections=1, seconds=0.1)
         await asyncio.sleep(1)
         self.rss[name] = proxy.rss_mib()
-        proxy.rest() if name != "plinth" else None
 
 
 def _last(seen: Seen) -> str:
@@ -144,8 +147,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> None:
         direct = await measure_direct(replicas[0], plain, cores, arguments.seconds)
         seen = await contest.run(arguments.rounds, arguments.seconds)
     made = make_records(seen, direct, rss=contest.rss, notes=contest.notes, versions=contest.versions)
-    path = write_records("gateway", made, directory=arguments.results) if arguments.results else None
-    path = path or write_records("gateway", made)
+    path = write_records("gateway", made, directory=arguments.results)
     print(f"# drawn: {draw_results(path)}")
 
 
@@ -156,7 +158,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[peer.name for peer in PEERS])
-    parser.add_argument("--results", type=Path, help="folder to write to instead of the kept results")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder to write to (default: the kept results)"
+    )
     with tempfile.TemporaryDirectory() as folder:
         uvloop.run(measure(parser.parse_args(), Path(folder)))
 

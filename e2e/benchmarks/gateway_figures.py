@@ -32,7 +32,7 @@ def make_records(
         *figures.chunks(resumes=bool(notes.get("names_tokens"))),
         figures.alone(),
         figures.half_load(),
-        figures.record("gateway_worker_rss_mib", rss[PLINTH], "MiB", "<=60", _rounded(rss)),
+        figures.record("gateway_worker_rss_mib", rss[PLINTH], "MiB", "<=60", _without(rss, PLINTH)),
     ]
 
 

@@ -27,7 +27,7 @@ class Cores:
 
     @classmethod
     def of_this_machine(cls) -> Cores:
-        """Two are enough: client and replicas take less than one, see `direct` in the results."""
+        """Two are enough: client and replicas take less than one, see `wire_alone_requests_per_second` in the results."""
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) < 2:
             raise SystemExit("the benchmark needs two cores: one for a proxy, one for what is around it")
