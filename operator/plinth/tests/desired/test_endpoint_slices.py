@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from plinth.desired.endpoint_slices import is_as_wanted, marker, owner_reference, slices_of
 from plinth.desired.slice_reading import route_table
+from plinth.domain.control_lines import decode_line, encode_table
 from plinth.domain.traffic import (
     Availability,
     ModelRoute,
@@ -71,6 +72,11 @@ def test_every_table_comes_back_as_it_was_in_whatever_order_its_slices_are_read(
     found = route_table(slices, release_namespace=RELEASE)
     assert found.table == table
     assert found.passed_over == ()
+
+
+@given(tables())
+def test_a_table_is_kept_in_a_file_and_handed_to_a_gateway_without_loss(table: RouteTable) -> None:
+    assert decode_line(encode_table(table)) == table
 
 
 @given(tables())
