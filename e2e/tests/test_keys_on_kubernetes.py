@@ -28,7 +28,7 @@ from plinth.gateway.access.callers import Caller, Gate
 from plinth.runtime.gateway_agent import AgentOptions, GatewayAgent
 from plinth.tests.api.building import policy_document
 from plinth.tests.domain.test_keys import make_key
-from plinth.tests.gateway.harness import running_gateway
+from plinth.tests.runtime.gateway_alone import gateway_alone, terms_of
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(120)]
 REVOKED_WITHIN_SECONDS = 1.0
@@ -171,7 +171,7 @@ async def test_a_policy_and_its_key_reach_a_gateway_by_its_agent_and_the_operato
     agent = GatewayAgent(client, options)
     operator = OperatorUnderTest(control_plane, kube_namespace, tmp_path, "one")
     try:
-        async with running_gateway(tmp_path) as rig:
+        async with gateway_alone(tmp_path) as gateway:
             await agent.start()
             await asyncio.to_thread(
                 control_plane.apply, policy(kube_namespace, limits={"perKey": {"concurrency": 2}})
@@ -181,9 +181,7 @@ async def test_a_policy_and_its_key_reach_a_gateway_by_its_agent_and_the_operato
 
             def limits() -> int | None:
                 """How many limits the gateway holds the key to; None where it does not admit it."""
-                gate = rig.gateway.core.gate
-                found = gate.admit(b"Bearer " + secret.encode(), b"", time.time()) if gate else None
-                terms = found.terms(f"{kube_namespace}/chat") if isinstance(found, Caller) else None
+                terms = terms_of(gateway, secret, f"{kube_namespace}/chat")
                 return None if terms is None else len(terms.limits)
 
             await until(lambda: limits() == 1)

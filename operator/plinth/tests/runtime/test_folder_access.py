@@ -23,11 +23,12 @@ from plinth.cluster.state_dir import StateDir
 from plinth.cluster.status_db import StatusDB
 from plinth.controllers.ports import Statuses
 from plinth.domain.access import AccessTable
-from plinth.gateway.access.callers import Caller
+from plinth.gateway.server.process import GatewayProcess
 from plinth.runtime.folder_access import LOOK_SECONDS, FolderAccess
 from plinth.runtime.folder_resources import FolderResources
 from plinth.tests.api.building import policy_document
-from plinth.tests.gateway.harness import Rig, eventually, running_gateway, scenario
+from plinth.tests.gateway.harness import eventually, scenario
+from plinth.tests.runtime.gateway_alone import gateway_alone, terms_of
 
 REVOKED_WITHIN_SECONDS = 1.0
 
@@ -57,16 +58,14 @@ def keys(folder: Path, *words: str) -> str:
 class Served:
     """A gateway with all of `plinth up` that tells it who may ask."""
 
-    rig: Rig
+    gateway: GatewayProcess
     link: GatewayLink
     access: FolderAccess
     resources: FolderResources
     said: list[str]
 
     def opens(self, secret: str) -> bool:
-        gate = self.rig.gateway.core.gate
-        found = gate.admit(b"Bearer " + secret.encode(), b"", time.time()) if gate else None
-        return isinstance(found, Caller) and found.terms("default/chat") is not None
+        return terms_of(self.gateway, secret, "default/chat") is not None
 
 
 @asynccontextmanager
@@ -76,16 +75,15 @@ async def served(folder: Path, place: Path) -> AsyncIterator[Served]:
         access = FolderAccess(keys_db)
         resources = FolderResources(FolderStore(folder, database), lambda: access.keys)
         resources.read(time.time())
-        async with running_gateway(place) as rig:
-            await rig.controller.close()
-            link = GatewayLink(rig.socket, first_version=1, wake=lambda: None, clock=time.time)
+        async with gateway_alone(place) as gateway:
+            link = GatewayLink(place / "g.sock", first_version=1, wake=lambda: None, clock=time.time)
             link.start()
             said: list[str] = []
             following = asyncio.create_task(
                 access.follow(lambda: resources.policies, hand_over=link.admit_by, say=said.append)
             )
             try:
-                yield Served(rig, link, access, resources, said)
+                yield Served(gateway, link, access, resources, said)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
@@ -95,7 +93,7 @@ async def served(folder: Path, place: Path) -> AsyncIterator[Served]:
 @scenario
 async def test_everybody_is_let_in_until_there_is_a_key(folder: Path, tmp_path: Path) -> None:
     async with served(folder, tmp_path) as up:
-        assert up.rig.gateway.core.gate is None
+        assert up.gateway.core.gate is None
         await eventually(lambda: up.opens(""))
         await asyncio.to_thread(keys, folder, "create", "ci")
         await eventually(lambda: not up.opens(""))
@@ -128,10 +126,10 @@ async def test_a_policy_s_edit_reaches_the_gateway_with_the_next_reading_of_the_
 @scenario
 async def test_a_gateway_that_is_met_again_is_told_again(folder: Path, tmp_path: Path) -> None:
     async with served(folder, tmp_path) as up:
-        await eventually(lambda: up.rig.gateway.core.gate is not None)
-        up.rig.gateway.core.gate = None
-        up.rig.gateway.control.close()
-        await eventually(lambda: up.rig.gateway.core.gate is not None)
+        await eventually(lambda: up.gateway.core.gate is not None)
+        up.gateway.core.gate = None
+        up.gateway.control.close()
+        await eventually(lambda: up.gateway.core.gate is not None)
 
 
 @scenario

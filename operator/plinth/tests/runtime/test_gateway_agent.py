@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from plinth.cluster.kube.route_follower import load_table, save_table
 from plinth.desired.key_secrets import make_secret
 from plinth.domain.access import AccessTable
 from plinth.domain.control_lines import decode_line
-from plinth.domain.keys import revoke
+from plinth.domain.keys import StoredSecret, digest_of, revoke
 from plinth.domain.traffic import LoadReport
-from plinth.gateway.protocol.errors import Refusal
 from plinth.runtime.gateway_agent import AgentOptions, GatewayAgent
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 from plinth.tests.domain.test_keys import make_key
@@ -40,11 +38,11 @@ from plinth.tests.gateway.harness import (
     make_table,
     replicas,
     request_bytes,
-    running_gateway,
     scenario,
     start_gateway_process,
     stream,
 )
+from plinth.tests.runtime.gateway_alone import gateway_alone, terms_of
 
 pytestmark = pytest.mark.process
 
@@ -151,12 +149,12 @@ async def test_a_saved_access_table_is_admitted_by_at_once_unless_it_lets_in_who
     tmp_path: Path, flag: str
 ) -> None:
     save_access(tmp_path / "access.json", AccessTable(version=3, requires_key=False))
-    async with running_gateway(tmp_path) as rig, agent_process(tmp_path, flag):
+    async with gateway_alone(tmp_path) as gateway, agent_process(tmp_path, flag):
         if flag == "--requires-key":
             await asyncio.sleep(0.5)
-            assert rig.gateway.core.gate is None
+            assert gateway.core.gate is None
         else:
-            await eventually(lambda: rig.gateway.core.gate is not None)
+            await eventually(lambda: terms_of(gateway, "", "team-a/chat") is not None)
 
 
 @scenario
@@ -164,8 +162,9 @@ async def test_a_gateway_admits_by_the_cluster_s_keys_and_is_told_again_when_it_
     tmp_path: Path,
 ) -> None:
     (tmp_path / "token").write_text(TOKEN)
+    secret = StoredSecret(digest=digest_of(b"a-secret"), made_at=0.0)
     server = FakeApiServer()
-    server.put(SECRETS, make_secret(make_key(), namespace="keys"))
+    server.put(SECRETS, make_secret(make_key(secrets=(secret,)), namespace="keys"))
     client = server.client()
     options = AgentOptions(
         control=tmp_path / "g.sock",
@@ -181,12 +180,9 @@ async def test_a_gateway_admits_by_the_cluster_s_keys_and_is_told_again_when_it_
     await agent.start()
     try:
         for _ in range(2):
-            async with running_gateway(tmp_path) as rig:
-                await eventually(lambda: rig.gateway.core.gate is not None)
-                gate = rig.gateway.core.gate
-                assert gate is not None
-                assert isinstance(gate.admit(b"", b"", time.time()), Refusal)
-                assert gate.version == 1
+            async with gateway_alone(tmp_path) as gateway:
+                await eventually(lambda: terms_of(gateway, "a-secret", "team-a/chat") is not None)
+                assert terms_of(gateway, "", "team-a/chat") is None
         await KeySecrets(client, "keys").change("team-a", "ci", lambda key: revoke(key, now=1.0))
         await eventually(
             lambda: (load_access(tmp_path / "access.json") or AccessTable(version=0)).version == 2
@@ -209,7 +205,8 @@ async def test_reports_are_shown_only_to_who_has_the_token(tmp_path: Path) -> No
 async def test_it_goes_after_its_gateway_has_drained(tmp_path: Path) -> None:
     async with replicas(stream(60, every=0.02)) as (upstream,), gateway_process(tmp_path) as gateway:
         save_table(tmp_path / "table.json", make_table(make_model(make_replica(upstream.port))))
-        async with agent_process(tmp_path) as agent:
+        save_access(tmp_path / "access.json", AccessTable(version=1, requires_key=False))
+        async with agent_process(tmp_path, "--requires-no-key") as agent:
             await agent.wait_ready()
             host, _, port = yaml.safe_load(gateway.announced)["listening"].rpartition(":")
             client = Connection(*await asyncio.open_connection(host, int(port)))
