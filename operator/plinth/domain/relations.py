@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from plinth.api.v1alpha1 import ModelDeploymentSpec, Reason, Traffic
+from plinth.api.v1alpha1 import ModelDeploymentSpec, Reason
 from plinth.domain.fleet import Model, ModelKey
 from plinth.domain.naming import ServedNames
 from plinth.domain.traffic import TrafficShare
@@ -130,28 +130,28 @@ def _shares(
 ) -> dict[ModelKey, list[TrafficShare]]:
     """Who takes what of whom. Where a sum is above all, those seen first have theirs and the next has none."""
     shares: dict[ModelKey, list[TrafficShare]] = {}
-    counted: list[Model] = []
+    taking: dict[ModelKey, list[Model]] = {}
     for model in by_key.values():
         traffic = model.resource.spec.traffic
         if traffic is None:
             continue
-        fault = _why_apart(model, traffic, by_key, counted)
+        of = ModelKey(model.key.namespace, traffic.of)
+        fault = _why_apart(model, of, by_key, (*taking.get(of, ()), *taking.get(model.key, ())))
         if fault is not None:
             faults.setdefault(model.key, []).append(fault)
             continue
-        counted.append(model)
+        taking.setdefault(of, []).append(model)
         share = TrafficShare(
             model=str(model.key), percent=traffic.percent, mirror_percent=traffic.mirror_percent
         )
-        shares.setdefault(ModelKey(model.key.namespace, traffic.of), []).append(share)
+        shares.setdefault(of, []).append(share)
     return shares
 
 
 def _why_apart(
-    model: Model, traffic: Traffic, by_key: Mapping[ModelKey, Model], counted: list[Model]
+    model: Model, of: ModelKey, by_key: Mapping[ModelKey, Model], taking: Iterable[Model]
 ) -> Fault | None:
-    """Why a model takes nothing; `counted` are those that do."""
-    of = ModelKey(model.key.namespace, traffic.of)
+    """Why a model takes nothing; `taking` are those that take part of the same model's requests, or of its own."""
     main, task = by_key.get(of), model.resource.spec.model.task
     if main is None:
         message = f"spec.traffic.of: there is no ModelDeployment {of} yet"
@@ -159,7 +159,7 @@ def _why_apart(
     if main.resource.spec.model.task is not task:
         tasks = f"{of} is asked to {main.resource.spec.model.task}, this model to {task}"
         return Fault(reason=Reason.TRAFFIC_UNSHARED, message=f"spec.traffic.of: {tasks}")
-    refusal = refuse_traffic(model, (*counted, main))
+    refusal = refuse_traffic(model, (*taking, main))
     return Fault(reason=Reason.TRAFFIC_UNSHARED, message=refusal) if refusal else None
 
 
