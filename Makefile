@@ -70,6 +70,10 @@ test: $(VENV)/.dev $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed $(VENV_CLIEN
 programs: $(VENV)/.dev $(if $(shell command -v go),,$(VENV)/.go)
 	@PYTHONPATH=e2e $(BIN)/python -m kube.binaries kubernetes kuberay helm coredns pause || [[ -z "$${CI:-}" ]]
 
+.PHONY: try-api
+try-api: $(VENV)/.dev $(VENV_CLIENTS)/.installed  ## Try the OpenAPI document on a gateway; ARGS=200 examples an operation
+	@EXAMPLES=$(or $(ARGS),50) $(BIN)/pytest e2e/tests/test_api_document.py
+
 .PHONY: format
 format: $(VENV)/.dev  ## Format the code and apply the linter's safe fixes
 	@$(BIN)/ruff check --fix --quiet . || true
