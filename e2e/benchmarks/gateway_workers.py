@@ -3,7 +3,7 @@
     PYTHONPATH=operator:e2e/benchmarks python e2e/benchmarks/gateway_workers.py [--workers 4] [--seconds 5] [--rounds 3]
 
 Of the machine's cores the gateway gets as many as it has workers, and replicas and clients get as many each, so 4 workers
-need 12. Beside Python it needs uvloop, httptools, msgspec and prometheus_client, `taskset`, and a C compiler or the
+need 12. It needs an environment with uvloop, httptools, msgspec and prometheus_client, `taskset`, and a C compiler or the
 programs of `gateway_wire` compiled before (below XDG_CACHE_HOME).
 """
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _DRAIN_LOOK_SECONDS = 0.05
 """Between looks at whether the last request has ended; only while draining."""
+_UNDER_WAY_SECONDS = 0.25
+"""That requests get which were sent before their sender could know: closing at once would answer them by a reset."""
 BACKLOG = 2048
 HANDSHAKE_SECONDS = 10.0
 """For TLS: a connection in its handshake is counted nowhere yet."""
@@ -96,9 +98,12 @@ class Serving:
         return self.core.fleet.is_busy()
 
     async def _drain(self, deadline_seconds: float) -> None:
-        deadline = time.monotonic() + deadline_seconds
-        while self.core.active() and time.monotonic() < deadline:
+        began = now = time.monotonic()
+        while now < began + deadline_seconds and (
+            self.core.active() or (self.core.connections and now < began + _UNDER_WAY_SECONDS)
+        ):
             await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+            now = time.monotonic()
         for connection in list(self.core.connections):
             connection.close_when_idle()
         await asyncio.sleep(_DRAIN_LOOK_SECONDS)

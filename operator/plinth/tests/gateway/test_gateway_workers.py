@@ -130,11 +130,11 @@ async def test_sigterm_lets_the_streams_of_all_workers_end_and_then_every_proces
     tmp_path: Path,
 ) -> None:
     async with running(tmp_path, "--workers", "2") as gateway:
-        gateway.upstream.behave = stream(20, every=0.03)
+        gateway.upstream.behave = stream(30, every=0.05)
         streaming = [await gateway.connect() for _ in range(8)]
         for connection in streaming:
             connection.send(request_bytes(body=STREAMING))
-        await eventually(lambda: gateway.load.in_flight == 8)
+        await eventually(lambda: len(gateway.upstream.seen) == 8)
         pids = gateway.workers()
         gateway.child.process.terminate()
         for connection in streaming:
@@ -223,12 +223,14 @@ async def test_a_limit_without_redis_holds_over_all_workers(tmp_path: Path) -> N
 async def test_a_replica_gets_from_all_workers_together_what_it_holds_and_the_rest_waits(
     tmp_path: Path,
 ) -> None:
-    under_way = most = 0
+    under_way = 0
+    found: list[int] = []
+    """By requests that come, how many are there with them."""
 
     async def count(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) -> None:
-        nonlocal under_way, most
+        nonlocal under_way
         under_way += 1
-        most = max(most, under_way)
+        found.append(under_way)
         await asyncio.sleep(0.05)
         under_way -= 1
         await answer()(upstream, seen, writer)
@@ -239,8 +241,9 @@ async def test_a_replica_gets_from_all_workers_together_what_it_holds_and_the_re
         await gateway.controller.apply(make_table(route, version=2))
         answers = await asyncio.gather(*[gateway.ask() for _ in range(40)])
         assert {answer.status for answer in answers} == {200}
-        # Between two looks at each other, a millisecond, two workers may give out the same room.
-        assert 3 <= most <= 4 + 2
+        # Between two looks at each other, a millisecond, two workers may give out the same room: once, at the burst.
+        assert sum(count > 4 for count in found) <= 4, found
+        assert max(found) >= 3, "and it is made use of"
 
 
 def test_the_number_of_workers_is_given_or_that_of_the_cores(capsys: pytest.CaptureFixture[str]) -> None:
