@@ -65,7 +65,7 @@ _FRAMING = {
     "CL hexadecimal": b"Content-Length: 0x1d\r\n",
     "CL with an underscore": b"Content-Length: 2_9\r\n",
     "CL of two numbers": b"Content-Length: 2 9\r\n",
-    "CL in other digits": "Content-Length: ２９\r\n".encode(),
+    "CL in other digits": "Content-Length: \uff12\uff19\r\n".encode(),
     "CL beyond 64 bits": b"Content-Length: 18446744073709551645\r\n",
     "CL of ten thousand digits": b"Content-Length: " + b"0" * 10_000 + b"29\r\n",
     "CL without a value": b"Content-Length:\r\n",

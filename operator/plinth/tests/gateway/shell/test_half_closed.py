@@ -29,7 +29,7 @@ STAGES = {
     "before a body": post()[: -len(BODY)],
     "within a body": post()[:-3],
     "while the replica thinks": post(),
-    "with more requests waiting": post() * 20,
+    "with more requests waiting": post() * 3,
     "after a refusal": b"rubbish\r\n\r\n",
     "between requests": HEALTH,
 }
