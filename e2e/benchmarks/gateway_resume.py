@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import tempfile
 from collections import Counter
@@ -45,6 +46,8 @@ class Scene:
 
     arguments: tuple[str, ...]
     engine: str
+    concurrency: int
+    """Streams that a replica was sized for."""
     tokens: int
     killed_after: float
     stopped_after: float
@@ -55,6 +58,7 @@ SCENES = {
     "tokens": Scene(
         arguments=("tokens", "0.03", "120"),
         engine="VLLM",
+        concurrency=512,
         tokens=200,
         killed_after=1.0,
         stopped_after=2.0,
@@ -63,6 +67,7 @@ SCENES = {
     "llama": Scene(
         arguments=("llama",),
         engine="LlamaCpp",
+        concurrency=8,
         tokens=48,
         killed_after=4.0,
         stopped_after=8.0,
@@ -79,7 +84,9 @@ async def measure(kind: str, streams: int, folder: Path) -> list[Record]:
         bodies = [make_body(number, scene.tokens) for number in range(streams)]
         undisturbed = await references(ports, bodies)
         again = await references(ports[::-1], bodies)
-        table = RouteTable(version=1, models=(route(f"{TENANT}/m", ports, 512, engine=scene.engine),))
+        table = RouteTable(
+            version=1, models=(route(f"{TENANT}/m", ports, scene.concurrency, engine=scene.engine),)
+        )
         admitted = access([key], PolicyRecord(name=f"{TENANT}/free"))
         async with plinth(core=cores.proxy, port=port, folder=folder, table=table, admitted=admitted):
             asked = asyncio.gather(*(ask(port, body, key, seconds=scene.limit_seconds) for body in bodies))
@@ -90,7 +97,10 @@ async def measure(kind: str, streams: int, folder: Path) -> list[Record]:
         judge(one, other, repeats=texts(other) == texts(third))
         for one, other, third in zip(read, undisturbed, again, strict=True)
     )
-    return make_records(kind, found, streams, resumed)
+    errors = Counter(error for error in map(error_of, read) if error)
+    return make_records(
+        kind, found, {"streams": streams, "went_on_elsewhere": resumed, "errors": dict(errors)}
+    )
 
 
 def make_body(number: int, tokens: int) -> dict[str, Any]:
@@ -170,7 +180,13 @@ def _compare(read: Read, other: Read) -> str:
     return "lost" if len(mine) < len(theirs) else "doubled" if len(mine) > len(theirs) else "other"
 
 
-def make_records(kind: str, found: Counter[str], streams: int, resumed: int) -> list[Record]:
+def error_of(stream: bytes) -> str:
+    """What a stream says that ended with an error, or that was refused."""
+    found = re.search(rb'"message":\s*("(?:[^"\\]|\\.)*")', stream) if b'"error"' in stream else None
+    return str(json.loads(found[1])) if found else ""
+
+
+def make_records(kind: str, found: Counter[str], seen: dict[str, object]) -> list[Record]:
     """Broken, and of those that are not: lost or doubled tokens, and other texts."""
     suffix = "" if kind == "tokens" else f"_{kind}"
     values = {
@@ -178,7 +194,7 @@ def make_records(kind: str, found: Counter[str], streams: int, resumed: int) -> 
         "resume_lost_or_doubled_streams": found["lost"] + found["doubled"],
         "resume_differing_streams": found["other"],
     }
-    peers = {"engine": kind, "streams": streams, "went_on_elsewhere": resumed, "became": dict(found)}
+    peers = {"engine": kind, **seen, "became": dict(found)}
     return [
         Record(
             metric=metric + suffix,
