@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -140,13 +141,17 @@ class Heard:
 class Client:
     """One connection."""
 
-    def __init__(self, address: tuple[str, int], *, window: int | None = None) -> None:
+    def __init__(
+        self, address: tuple[str, int], *, window: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.socket = socket.socket()
         if window is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         self.socket.settimeout(PATIENCE_SECONDS)
         self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket)
         self._unread = b""
 
     def __enter__(self) -> Self:
@@ -236,9 +241,11 @@ class Gateway:
 
     process: subprocess.Popen[bytes]
     address: tuple[str, int]
+    tls: ssl.SSLContext | None = None
+    """What clients speak, where it speaks TLS."""
 
     def connect(self, *, window: int | None = None) -> Client:
-        return Client(self.address, window=window)
+        return Client(self.address, window=window, tls=self.tls)
 
     def ask(self, data: bytes) -> Heard:
         with self.connect() as client:
