@@ -8,9 +8,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def upstream_prefix(*, path: str, host: str, port: int, secret: str) -> tuple[bytes, bytes]:
-    """The two parts of a head that are the same for every request to a replica: between the method and the target, and
-    after it.
-    """
+    """What is the same in every head for a replica: between the method and the target, and after it."""
     name = f"[{host}]" if ":" in host else host
     before = f" {path}".encode()
     after = f" HTTP/1.1\r\nhost: {name}:{port}\r\nauthorization: Bearer {secret}\r\n".encode()

@@ -83,6 +83,7 @@ class ClientAnswer:
         "_streamed",
         "_tail",
         "_translation",
+        "_whole",
         "began",
         "cache",
         "first_token_at",
@@ -102,6 +103,8 @@ class ClientAnswer:
         self.cache = ""
         """What the response cache did; empty where it was not asked."""
         self._streamed = False
+        self._whole = False
+        """All of it has come."""
         self._chunked = False
         self._keep_alive = False
         self._scan: EventScan | None = None
@@ -135,7 +138,8 @@ class ClientAnswer:
         tail = self._scan.tail if self._scan is not None else self._tail
         found = (tail.usage() if tail is not None else None) or Usage(None, None)
         if found.completion_tokens is None and self._scan is not None:
-            return Usage(found.prompt_tokens, max(0, self._scan.events - _EVENTS_BESIDE_TOKENS))
+            beside = _EVENTS_BESIDE_TOKENS if self._whole else 0
+            return Usage(found.prompt_tokens, max(0, self._scan.events - beside))
         return found
 
     # Whose it is.
@@ -224,6 +228,7 @@ class ClientAnswer:
 
     def complete(self) -> None:
         """The replica's answer ended in peace."""
+        self._whole = True
         if self._scan is not None:
             rest = self._scan.flush()
             if self._splice is not None and rest:

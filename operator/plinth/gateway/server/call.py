@@ -21,6 +21,7 @@ from plinth.gateway.protocol.errors import (
     upstream_silent,
 )
 from plinth.gateway.protocol.forward import upstream_head
+from plinth.gateway.protocol.response import ResponseReader
 from plinth.gateway.resume.continuation import Ask, Joined
 from plinth.gateway.routing.placement import Placement
 from plinth.gateway.server import cached
@@ -272,18 +273,12 @@ class Call:
         if not reader.head_complete:
             return
         now = time.monotonic()
-        if not self._joined:
-            if reader.event_stream:
-                if not reader.parts and not reader.complete:
-                    return  # until the first event another replica could still take over
-            elif self.order.exchange is not None and not answer.began and not reader.complete:
-                self._heard = now
-                return  # what is translated is needed whole
-            if not self._join(connection, now):
-                return
-        elif self.streams:
-            assert self._replica is not None  # noqa: S101 - it answers
-            self._replica.pace.saw(self._heard, now)
+        if self._joined:
+            if self.streams and self._replica is not None:
+                self._replica.pace.saw(self._heard, now)
+        elif not self._may_join(reader) or not self._join(connection, now):
+            self._heard = now
+            return
         self._heard = now
         if reader.parts:
             answer.feed(reader.take(), now)
@@ -295,6 +290,14 @@ class Call:
             self._complete(connection)
         elif answer.is_slow():
             connection.pause()
+
+    def _may_join(self, reader: ResponseReader) -> bool:
+        """Not before a stream's first event, until when another replica may take over; what is translated comes whole."""
+        if reader.complete:
+            return True
+        if reader.event_stream:
+            return bool(reader.parts)
+        return self.order.exchange is None or self._answer.began
 
     # Letting in.
 
@@ -388,9 +391,9 @@ class Call:
             return False
         if reader.status == _UNAUTHORIZED or not reader.has_known_end():
             self._drop_upstream()
-            secret = "it refused the gateway's secret"
-            detail = secret if reader.status == _UNAUTHORIZED else "it has no known end"
-            self.refuse(upstream_invalid(f"the replica's answer cannot be passed on: {detail}"))
+            refused = reader.status == _UNAUTHORIZED
+            why = "it refused the gateway's secret" if refused else "it has no known end"
+            self.refuse(upstream_invalid(f"the replica's answer cannot be passed on: {why}"))
             return False
         self._joined = True
         self.order.model.router.answered(placement, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from enum import Enum
+from functools import partial
 
 from plinth.gateway.limits.answers import Header
 from plinth.gateway.protocol.errors import Refusal, bodies_exhausted, error_body, error_headers, too_slow
@@ -17,6 +18,7 @@ from plinth.gateway.server.local import Local
 from plinth.gateway.server.mirror import mirror
 from plinth.gateway.server.order import Order
 from plinth.gateway.server.reception import receive, refusal_body
+from plinth.gateway.server.scrape import Scrape
 
 LINGER_SECONDS = 2.0
 """After a refusal that leaves the client's bytes unread: closing at once would make the kernel reset the
@@ -237,11 +239,19 @@ class ClientConnection(asyncio.Protocol):
             self._call = call = Call(self._core, self, outcome)
             call.start()
             mirror(self._core, outcome)
+        elif isinstance(outcome, Scrape):
+            self._call = outcome
+            self._core.spawn(outcome.run(partial(self._answer_after_all, request)))
         elif isinstance(outcome, Refusal):
             self._send_refusal(outcome, body=refusal_body(request, outcome))
             self._after_local(keep_alive=self._keeps_alive() and not outcome.closes)
         else:
             self._answer_locally(request, outcome)
+
+    def _answer_after_all(self, request: Request, local: Local) -> None:
+        self._call = None
+        self._answer_locally(request, local)
+        self._after_answer(keep_alive=self._keeps_alive())
 
     def _answer_locally(self, request: Request, local: Local) -> None:
         status, headers, body = local

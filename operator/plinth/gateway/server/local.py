@@ -17,7 +17,7 @@ from plinth.gateway.server.surface_pages import surface_answers
 
 _JSON = [(b"content-type", b"application/json")]
 _TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
-_METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
 
 Local = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
@@ -33,7 +33,7 @@ def answer_locally(core: Core, endpoint: Endpoint, target: bytes, caller: Caller
         case Answer.LIVE:
             return 200, _TEXT, b"ok\n"
         case Answer.METRICS:
-            return 200, _METRICS, core.metrics.text()
+            return 200, METRICS, core.metrics.text()
     found = surface_answers(endpoint.path, _tasks(core, caller or core.anyone()))
     if found is not None or caller is None:
         return found or no_table_yet()
@@ -63,8 +63,8 @@ def _readiness(core: Core) -> Local:
     """Whether new connections should come here: not before there is a table, nor while draining."""
     if core.draining:
         return 503, _TEXT, b"draining\n"
-    if core.fleet.version == 0:
-        return 503, _TEXT, b"no route table yet\n"
+    if core.fleet.version == 0 or core.gate is None:
+        return 503, _TEXT, b"no route table or no access table yet\n"
     return 200, _TEXT, b"ok\n"
 
 

@@ -25,6 +25,8 @@ def mirror(core: Core, order: Order) -> None:
         model = core.fleet.models.get(name)
         if model is None or not open_places(model.standings):
             continue
-        copied = Order(core, copy(order.request), order.endpoint, order.probe, order.caller, order.target)
+        copied = Order(
+            core, copy(order.request), order.endpoint, order.probe, caller=order.caller, target=order.target
+        )
         if copied.turn_to_copy(model, _TERMS) is None:
             Call(core, Nobody(), copied).start()

@@ -66,7 +66,14 @@ class Order:
     )
 
     def __init__(
-        self, core: Core, request: Request, endpoint: Endpoint, probe: Probe, caller: Caller, target: Target
+        self,
+        core: Core,
+        request: Request,
+        endpoint: Endpoint,
+        probe: Probe,
+        *,
+        caller: Caller,
+        target: Target,
     ) -> None:
         self._core = core
         self.request = request

@@ -5,21 +5,24 @@ from __future__ import annotations
 import time
 
 from plinth.gateway.access.callers import Caller
-from plinth.gateway.protocol.endpoints import Answer, match, paths_for
+from plinth.gateway.protocol.endpoints import Answer, Endpoint, match, paths_for
 from plinth.gateway.protocol.errors import Refusal, bad_request, no_table_yet
 from plinth.gateway.protocol.probe import probe_body
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.server.core import Core
 from plinth.gateway.server.local import Local, answer_locally
 from plinth.gateway.server.order import Order
+from plinth.gateway.server.scrape import Scrape
 from plinth.gateway.surface.dialects import refusal_document
 
 
-def receive(core: Core, request: Request) -> Order | Local | Refusal:
+def receive(core: Core, request: Request) -> Order | Local | Scrape | Refusal:
     """What becomes of a request."""
     endpoint = match(request.method, request.target)
     if isinstance(endpoint, Refusal):
         return endpoint
+    if endpoint.answer is Answer.METRICS and core.peers is not None:
+        return Scrape(core.peers)
     if not endpoint.needs_key:
         return answer_locally(core, endpoint, request.target, None)
     caller = _admit(core, request)
@@ -27,19 +30,22 @@ def receive(core: Core, request: Request) -> Order | Local | Refusal:
         return caller
     if endpoint.answer is not Answer.REPLICA:
         return answer_locally(core, endpoint, request.target, caller)
+    return _order(core, request, endpoint, caller)
+
+
+def _order(core: Core, request: Request, endpoint: Endpoint, caller: Caller) -> Order | Refusal:
     probe = probe_body(request.body)
     if isinstance(probe, Refusal):
         return probe
     names = core.fleet.names
     target = names.find(probe.model, caller.key.tenant)
     if target is None:
-        return (
-            no_table_yet() if core.fleet.version == 0 else names.missing(probe.model, core.names_for(caller))
-        )
+        listed = core.names_for(caller)
+        return no_table_yet() if core.fleet.version == 0 else names.missing(probe.model, listed)
     if target.route.task != endpoint.task:
         text = f"the model {probe.model!r} answers on {paths_for(target.route.task)}, not on {endpoint.path}"
         return bad_request(text, code="wrong_endpoint_for_model", param="model")
-    order = Order(core, request, endpoint, probe, caller, target)
+    order = Order(core, request, endpoint, probe, caller=caller, target=target)
     return order.turn_to(target.route) or order
 
 

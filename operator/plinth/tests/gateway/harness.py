@@ -120,7 +120,7 @@ def stream(count: int, *, every: float = 0.0, usage: bool = True, die_after: int
             writer.write(framed(event(f"t{index}")))
             await writer.drain()
             await asyncio.sleep(every)
-        if usage:
+        if usage and b"include_usage" in seen.body:  # as engines do: only where it is asked for
             document = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": count}}
             writer.write(framed(b"data: " + json.dumps(document).encode() + b"\n\n"))
         writer.write(framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.gateway.protocol.errors import bad_request, error_event, queue_full, stream_broken, unavailable
-from plinth.gateway.protocol.forward import upstream_head, upstream_prefix
-from plinth.gateway.protocol.request import Request
+from plinth.gateway.protocol.forward import question_head, upstream_head, upstream_prefix
 from plinth.gateway.protocol.response import (
     ResponseError,
     ResponseReader,
@@ -69,11 +68,18 @@ def test_what_is_no_answer_raises(data: bytes) -> None:
 
 def test_the_head_for_a_replica_carries_the_secret_and_the_length_of_the_body() -> None:
     prefix = upstream_prefix(path="/slot", host="::1", port=9, secret="s")
-    request = Request(method=b"POST", target=b"/v1/completions", headers=[(b"a", b"b")], body=b"xyz")
-    assert upstream_head(prefix, request, b"id") == (
+    head = upstream_head(prefix, b"/v1/completions", [(b"a", b"b")], length=3, request_id=b"id")
+    assert head == (
         b"POST /slot/v1/completions HTTP/1.1\r\nhost: [::1]:9\r\nauthorization: Bearer s\r\n"
         b"a: b\r\ncontent-length: 3\r\nx-request-id: id\r\n\r\n"
     )
+
+
+def test_a_question_of_the_gateways_own_is_a_get_unless_it_has_a_body() -> None:
+    prefix = upstream_prefix(path="/slot", host="h", port=9, secret="s")
+    start = b"/slot/v1/models HTTP/1.1\r\nhost: h:9\r\nauthorization: Bearer s\r\n"
+    assert question_head(prefix, "/v1/models", 0) == b"GET " + start + b"\r\n"
+    assert b"content-length: 2\r\n\r\n" in question_head(prefix, "/v1/models", 2)
 
 
 def test_an_answer_says_whether_the_connection_lives_on() -> None:

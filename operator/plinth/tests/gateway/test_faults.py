@@ -65,7 +65,7 @@ def test_a_failure_before_the_first_byte_is_answered_by_another_replica(
                 got = await rig.ask(body=STREAMING)
                 assert await rig.metric("plinth_gateway_retries_total") == 1
             assert got.status == 200
-            assert got.body.count(b"data: ") == 5
+            assert got.body.count(b"data: ") == 4
             assert (len(bad.seen), len(good.seen)) == (1, 1)
             assert bad.seen[0].body == good.seen[0].body
 
@@ -115,10 +115,10 @@ async def test_a_lone_replica_that_is_not_ready_is_asked_again_after_a_pause(tmp
 
 
 @scenario
-async def test_a_stream_that_breaks_ends_with_one_error_event_and_is_never_replayed(tmp_path: Path) -> None:
+async def test_a_stream_that_may_not_go_on_elsewhere_ends_with_one_error_event(tmp_path: Path) -> None:
     async with replicas(stream(5, every=0.02, die_after=2), stream(5)) as (bad, good):
         table = make_table(make_model(make_replica(bad.port, slot="a"), make_replica(good.port, slot="b")))
-        async with running_gateway(tmp_path, table) as rig:
+        async with running_gateway(tmp_path, table, resume_seconds=0.0) as rig:
             got = await rig.ask(body=STREAMING)
             broken = await rig.metric("plinth_gateway_broken_streams_total")
             tokens = rig.gateway.core.fleet.models["team/tiny"].load().output_tokens_total

@@ -40,7 +40,7 @@ def test_a_killed_replica_is_reported_within_a_second(tmp_path: Path, in_flight:
         child, port = await start_replica_process("stream(10000, every=0.05)")
         async with replicas(stream(2)) as (other,):
             table = make_table(make_model(make_replica(port, slot="a"), make_replica(other.port, slot="b")))
-            async with running_gateway(tmp_path, table) as rig:
+            async with running_gateway(tmp_path, table, resume_seconds=0.0) as rig:
                 await rig.controller.apply(make_table(make_model(make_replica(port, slot="a")), version=2))
                 streams = [asyncio.ensure_future(rig.ask(body=STREAMING)) for _ in range(in_flight)]
                 await eventually(lambda: rig.controller.last.models["team/tiny"].in_flight == in_flight)
@@ -165,8 +165,8 @@ async def test_a_slot_whose_address_changed_is_another_replica(tmp_path: Path) -
         running = asyncio.ensure_future(rig.ask(body=STREAMING))
         await eventually(lambda: old.seen)
         await rig.controller.apply(make_table(make_model(make_replica(new.port, slot="a")), version=2))
-        assert (await rig.ask(body=STREAMING)).body.count(b"data: ") == 3
-        assert (await running).body.count(b"data: ") == 22
+        assert (await rig.ask(body=STREAMING)).body.count(b"data: ") == 2
+        assert (await running).body.count(b"data: ") == 21
         assert len(new.seen) == 1
         with contextlib.suppress(AssertionError):
             await eventually(lambda: not old.writers, 0.5)

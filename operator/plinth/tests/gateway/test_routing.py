@@ -11,7 +11,6 @@ from plinth.gateway.protocol.endpoints import Endpoint, match, paths_for
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.protocol.probe import Probe, probe_body
 from plinth.gateway.routing.choice import REQUEST_TOKENS, Standing, choose, order
-from plinth.gateway.routing.held import HeldLimits, HeldQueue
 from plinth.gateway.routing.names import model_not_found, routes_by_name
 from plinth.gateway.routing.objectives import ObjectiveCounts, Outcome, time_per_output_token
 from plinth.tests.gateway.harness import make_model, make_table
@@ -76,39 +75,6 @@ def test_a_replica_where_the_request_failed_is_the_last_choice_but_a_choice() ->
     assert choose([failed, busy], avoid={"a"}) is busy
     busy.in_flight = 2
     assert choose([failed, busy], avoid={"a"}) is failed
-
-
-class Waiting:
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-@given(st.permutations(range(8)))
-def test_requests_leave_the_queue_in_the_order_they_arrived_even_when_they_came_back(
-    numbers: list[int],
-) -> None:
-    queue: HeldQueue[Waiting] = HeldQueue(HeldLimits())
-    for number in numbers:
-        queue.push(Waiting(number), 0.0)
-    left = []
-    while (first := queue.first()) is not None:
-        assert queue.discard(first)
-        left.append(first.number)
-    assert left == sorted(numbers)
-    assert len(queue) == 0
-
-
-def test_the_queue_is_bounded_by_count_and_by_time() -> None:
-    queue: HeldQueue[Waiting] = HeldQueue(HeldLimits(requests=2, seconds=10))
-    first, second = Waiting(1), Waiting(2)
-    queue.push(first, 100.0)
-    assert not queue.is_full()
-    queue.push(second, 105.0)
-    assert queue.is_full()
-    assert queue.expired(109.9) == []
-    assert queue.expired(110.0) == [first]
-    assert queue.everything() == [first, second]
-    assert not queue.discard(Waiting(3))
 
 
 OBJECTIVES = ObjectiveRoute(ttft_milliseconds=100, tpot_milliseconds=10, input_tokens=512, output_tokens=256)
@@ -181,8 +147,16 @@ def test_paths_and_methods_are_told_apart() -> None:
 
 
 def test_only_what_routing_needs_is_read_of_a_body() -> None:
-    assert probe_body(b'{"messages":[{"model":"inner"}],"model":"m","stream":null}') == Probe(model="m")
-    assert probe_body(b'{"model":"m","stream":true}') == Probe(model="m", stream=True)
+    found = probe_body(
+        b'{"messages":[{"model":"inner"}],"model":"m","stream":null,"tools":[1],"max_tokens":7}'
+    )
+    assert isinstance(found, Probe)
+    assert (found.model, found.stream, found.most_output_tokens()) == ("m", None, 7)
+    assert bytes(found.prompt_bytes()) == b'[{"model":"inner"}]'
+    assert found.before_prompt() == b"[1]"
+    plain = probe_body(b'{"model":"m","stream":true,"prompt":"hi"}')
+    assert isinstance(plain, Probe)
+    assert (plain.stream, bytes(plain.prompt_bytes()), plain.before_prompt()) == (True, b'"hi"', b"")
 
 
 @pytest.mark.parametrize(
@@ -191,6 +165,8 @@ def test_only_what_routing_needs_is_read_of_a_body() -> None:
         (b"", "missing_body", None),
         (b"{", "invalid_json", None),
         (b"\xff", "invalid_json", None),
+        (b'{"model":"m","other":"\xff"}', "invalid_json", None),
+        (b'{"model":"m","other":' + b"[" * 100_000, "invalid_json", None),
         (b"[]", "invalid_field", None),
         (b"{}", "invalid_field", "model"),
         (b'{"model":5}', "invalid_field", "model"),
