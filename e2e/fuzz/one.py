@@ -1,4 +1,7 @@
-"""Fuzzes one property in this process: `python one.py NAME SECONDS FOLDER`. What is found lies in the folder."""
+"""Fuzzes one property in this process: `python one.py NAME FOLDER FLAG…`, with flags of libFuzzer.
+
+What is found lies in the folder.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ MOST_MEBIBYTES = 1024
 MOST_SECONDS_FOR_ONE = 10
 
 
-def fuzz(name: str, seconds: int, folder: Path) -> None:
+def fuzz(name: str, folder: Path, limits: list[str]) -> None:
     """Never returns: libFuzzer ends the process, with 0 if the property held."""
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -26,7 +29,6 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
     words = folder / "words"
     words.write_text("".join(f'"{_escaped(token)}"\n' for token in tokens_of(name)), encoding="ascii")
     flags = {
-        "max_total_time": seconds,
         "max_len": LONGEST_BYTES,
         "rss_limit_mb": MOST_MEBIBYTES,
         "timeout": MOST_SECONDS_FOR_ONE,
@@ -35,9 +37,8 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
         "dict": words,
         "artifact_prefix": f"{folder}/find-",
     }
-    atheris.Setup(
-        [sys.argv[0], *(f"-{flag}={value}" for flag, value in flags.items()), str(corpus)], PROPERTIES[name]
-    )
+    told = [f"-{flag}={value}" for flag, value in flags.items()]
+    atheris.Setup([sys.argv[0], *told, *limits, str(corpus)], PROPERTIES[name])
     atheris.Fuzz()
 
 
@@ -47,4 +48,4 @@ def _escaped(token: bytes) -> str:
 
 
 if __name__ == "__main__":
-    fuzz(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    fuzz(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -82,7 +82,7 @@ class EventEditor:
     def feed(self, data: bytes) -> bytes:
         """The bytes for the client. `data` holds whole events, as EventScan gives them."""
         before = self._before
-        if data.startswith(before):
+        if data.startswith(before) and data.find(b"\n") == len(data) - 2:  # one event, of one line
             start = len(before)
             end = data.find(self._after, start)
             if end > 0:

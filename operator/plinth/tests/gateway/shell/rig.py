@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import socket
@@ -257,6 +258,20 @@ class Gateway:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None, "the gateway has ended"
         return int(found[1]) / 1024
+
+    def cpu_seconds(self) -> float:
+        """Used so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def work_before_an_answer(self, data: bytes) -> float:
+        """CPU seconds that it spends, on whatever else, until a newcomer has an answer.
+
+        Tells how long others wait, and is the same on a busy machine.
+        """
+        before = self.cpu_seconds()
+        assert self.ask(data).status == 200
+        return self.cpu_seconds() - before
 
     def gauge(self, name: str) -> float:
         """A metric, summed over its labels."""

@@ -54,3 +54,21 @@ def test_seeds_and_their_beginnings_hold(name: str, holds: Property) -> None:
 @pytest.mark.parametrize("holds", PROPERTIES.values(), ids=PROPERTIES)
 def test_what_is_nested_without_end_is_refused(holds: Property, start: bytes, nested: bytes) -> None:
     holds(start + nested * 5000)
+
+
+ASKED = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}\0'
+WORD = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null,"token_ids":[%b]}]}\n\n'
+ONCE_RAISED = {
+    "blank lines": ASKED + b"\n\n\n",
+    "JSON with spaces": ASKED + b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n',
+    "lists for ids": ASKED + WORD % b"[1],[2]" * 2,
+    "ids of some events only": ASKED + WORD % b"1" + WORD.replace(b"token_", b"") % b"2" + WORD % b"3",
+    "text in a list of ids, and the end of an event": ASKED + WORD % b"1" + WORD % b'3,"\n\n:[3',
+    "an event after an error": ASKED + WORD % b"1" + b'data: {"error":{}}\n\n' + WORD % b"2",
+    "an event behind a comment": ASKED + b": yes\n" + WORD % b"1",
+}
+
+
+@pytest.mark.parametrize("data", ONCE_RAISED.values(), ids=ONCE_RAISED)
+def test_what_was_found_once_stays_mended(data: bytes) -> None:
+    PROPERTIES["edited_streams_can_break_anywhere"](data)

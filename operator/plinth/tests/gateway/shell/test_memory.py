@@ -55,10 +55,7 @@ def test_ten_thousand_idle_connections_are_kept_cheaply_and_in_nobodys_way(serve
         grown = served.memory_mib() - before
         assert grown < 100, f"{grown * 1024 / IDLE:.1f} KiB a connection"
         assert served.gauge("plinth_gateway_connections") == IDLE + 1
-        began = time.monotonic()
-        for _ in range(20):
-            assert served.ask(post()).status == 200
-        assert time.monotonic() - began < 2
+        assert max(served.work_before_an_answer(post()) for _ in range(20)) < 0.2
     eventually(served.is_at_rest, 15)
     assert served.memory_mib() - before < 100
 
@@ -112,9 +109,7 @@ def test_what_has_no_end_is_not_held(start: bytes, more: bytes, served: Gateway)
             pass
         most = max(most, served.memory_mib())
         assert most - before < 100
-        began = time.monotonic()
-        assert served.ask(HEALTH).status == 200
-        assert time.monotonic() - began < 1, "others wait"
+        assert served.work_before_an_answer(HEALTH) < 0.5
     eventually(served.is_at_rest)
 
 

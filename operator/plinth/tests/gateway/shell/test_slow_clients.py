@@ -94,9 +94,7 @@ def test_five_hundred_slow_ones_do_not_hold_up_a_quick_one(served: Gateway) -> N
         starts = cycle(SLOW.values())
         for _ in range(500):
             stack.enter_context(served.connect()).send(next(starts)[0])
-        began = time.monotonic()
-        assert served.ask(post()).status == 200
-        assert time.monotonic() - began < 1.0
+        assert served.work_before_an_answer(post()) < 0.5
     eventually(served.is_at_rest)
 
 
@@ -137,14 +135,10 @@ def test_answers_that_nobody_reads_are_not_heaped_up(path: bytes, backend: Repli
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline and drip(client.socket, asked * 500):
             assert served.memory_mib() - before < 50
-        began = time.monotonic()
-        assert served.ask(HEALTH).status == 200
-        assert time.monotonic() - began < 1, "others wait"
+        assert served.work_before_an_answer(HEALTH) < 0.5
 
 
 def test_a_thousand_requests_in_one_read_do_not_hold_up_others(served: Gateway) -> None:
     with served.connect() as client:
         client.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 5000)
-        began = time.monotonic()
-        assert served.ask(HEALTH).status == 200
-        assert time.monotonic() - began < 1
+        assert served.work_before_an_answer(HEALTH) < 0.5

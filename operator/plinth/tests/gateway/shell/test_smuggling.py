@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -77,10 +76,10 @@ def test_answers_come_in_the_order_of_pipelined_requests(served: Gateway, backen
 def test_many_offers_to_upgrade_in_one_read_are_each_ignored(served: Gateway) -> None:
     """llhttp stops at each of them, and the rest must be read anew."""
     offer = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-    began = time.monotonic()
+    before = served.cpu_seconds()
     with served.connect() as client:
         client.send(offer * 3000 + post(BODY, b"Connection: close"))
         heard = client.hear_all()
     assert heard, "no answer at all"
     assert heard[-1].status == 200 or len(heard) < 3001
-    assert time.monotonic() - began < 5
+    assert served.cpu_seconds() - before < 2

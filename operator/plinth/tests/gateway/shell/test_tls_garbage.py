@@ -80,8 +80,7 @@ def test_handshakes_that_never_end_are_cheap_in_nobodys_way_and_given_up(served:
         for client in stalled:
             client.send(HELLO[:20])
         began = time.monotonic()
-        assert served.ask(post()).status == 200
-        assert time.monotonic() - began < 1
+        assert served.work_before_an_answer(post()) < 0.5
         assert served.memory_mib() - before < 60
         assert all(client.is_closed_within(HANDSHAKE_SECONDS + 3) for client in stalled)
         assert time.monotonic() - began < HANDSHAKE_SECONDS + 4
