@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +379,11 @@ class Rig:
         finally:
             connection.close()
 
+    async def admit_by(self, access: AccessTable) -> None:
+        self.controller.send(encode_access(access))
+        gate = self.gateway.core.gate
+        await eventually(lambda: self.gateway.core.gate is not gate)
+
     async def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
         text = (await self.ask("/metrics", method="GET")).body.decode()
@@ -386,15 +391,26 @@ class Rig:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
+_LIMITS = {item.name for item in fields(Limits)}
+
+
 @asynccontextmanager
-async def running_gateway(folder: Path, table: RouteTable | None = None, **limits: Any) -> AsyncIterator[Rig]:
+async def running_gateway(
+    folder: Path, table: RouteTable | None = None, access: AccessTable = EVERYBODY, **settings: Any
+) -> AsyncIterator[Rig]:
+    """`settings` are fields of `Limits`, or else of `Options`."""
     socket = folder / "g.sock"
     options = Options(
-        host="127.0.0.1", port=0, control=socket, secret_file=folder / "secret", limits=Limits(**limits)
+        host="127.0.0.1",
+        port=0,
+        control=socket,
+        secret_file=folder / "secret",
+        limits=Limits(**{name: value for name, value in settings.items() if name in _LIMITS}),
+        **{name: value for name, value in settings.items() if name not in _LIMITS},
     )
     gateway = GatewayProcess(options, SECRET)
     await gateway.start()
-    controller = await Controller.connect(socket)
+    controller = await Controller.connect(socket, access)
     rig = Rig(gateway, controller, socket)
     try:
         if table is not None:
