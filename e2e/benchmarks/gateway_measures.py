@@ -13,6 +13,10 @@ from gateway_wire import Answered, load
 CONNECTIONS = 32
 EVENT_MILLISECONDS, EVENTS = 20, 100
 """Each stream's pace and length: 2 s."""
+SPREAD_MILLISECONDS = 1000
+"""Over which streams begin: else the events of all would come at the same moment."""
+GRACE_SECONDS = 15.0
+"""For the streams of a slow proxy to end."""
 SETTLE_SECONDS = 0.3
 """After a proxy was stopped: for what it has put off."""
 
@@ -106,7 +110,8 @@ async def _measure_streams(target: Target, seen: Seen, cores: Cores, seconds: fl
         core=cores.client,
         connections=target.streams,
         seconds=seconds,
-        spread_milliseconds=1000,
+        spread_milliseconds=SPREAD_MILLISECONDS,
+        grace_seconds=GRACE_SECONDS,
     )
     spent = target.proxy.cpu_seconds() - before
     if not found.answered or found.events < found.answered * EVENTS:
