@@ -232,7 +232,7 @@ def test_the_chart_asks_for_what_admission_promises() -> None:
         (webhook,) = configuration["webhooks"]
         (rule,) = webhook["rules"]
         assert rule["operations"] == ["CREATE", "UPDATE"]
-        assert sorted(rule["resources"]) == ["gpupools", "modeldeployments"]
+        assert sorted(rule["resources"]) == ["gpupools", "modeldeployments", "quotapolicies"]
         assert "!has(object.metadata.deletionTimestamp)" in [
             each["expression"] for each in webhook["matchConditions"]
         ]

@@ -14,6 +14,8 @@ from kube.access import Kubernetes
 from kube.fixtures import make_control_plane
 from kube.installation import CHART, NAMESPACE, HelmError
 
+from plinth.desired.key_secrets import KEYS_NAMESPACE
+
 pytestmark = pytest.mark.kube
 
 
@@ -54,6 +56,8 @@ def as_pod(name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_the_api_server_takes_every_object_whatever_the_values(cluster: Kubernetes, combination: str) -> None:
+    for name in (KEYS_NAMESPACE, "keys"):  # what is only tried makes no namespace for what belongs there
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     flags = ("--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts")
     cluster.kubectl("apply", *flags, "-f", "-", stdin=render_text(COMBINATIONS[combination]))
 
@@ -116,18 +120,21 @@ def test_an_upgrade_brings_the_crds_up_to_date(installation: Installation, tmp_p
     assert "newer" in installation.get("crd", "gpupools.plinth.dev")["spec"]["names"]["shortNames"]
 
 
-def test_uninstalling_leaves_the_crds_their_objects_and_nothing_else(installation: Installation) -> None:
+def test_uninstalling_leaves_the_crds_their_objects_the_namespace_of_keys_and_nothing_else(
+    installation: Installation,
+) -> None:
     pool = {"apiVersion": "plinth.dev/v1alpha1", "kind": "GPUPool", "metadata": {"name": "stays"}, "spec": {}}
     installation.cluster.apply(pool)
     installation.uninstall()
     assert installation.get("gpool", "stays")
+    assert installation.get("namespace", KEYS_NAMESPACE)["status"]["phase"] == "Active"
     installation.cluster.kubectl("delete", "gpool", "stays")
     kinds = "deploy,sts,svc,sa,secret,role,rolebinding,netpol,pdb,cm,job"
     labels = "app.kubernetes.io/name=plinth"
     assert installation.cluster.list(kinds, "-A", "-l", labels) == []
     everywhere = "clusterrole,clusterrolebinding,validatingwebhookconfiguration,mutatingwebhookconfiguration"
     assert installation.cluster.list(everywhere, "-l", labels) == []
-    # And the next installation takes the CRDs over without a word.
+    # And the next installation takes both over without a word.
     installation.helm("install", "plinth", CHART, values={})
 
 
