@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import uvloop
+from gateway_plinth import OPERATOR
 
 from plinth.tests.gateway.harness import (
     STREAM_HEAD,
@@ -27,7 +29,6 @@ from plinth.tests.gateway.harness import (
     Upstream,
     event,
     framed,
-    start_child,
     whole,
 )
 from plinth.tests.gateway.token_engine import Engine
@@ -39,10 +40,23 @@ async def engines(count: int, *arguments: str) -> AsyncIterator[Sequence[tuple[C
     async with AsyncExitStack() as stack:
         found = []
         for _ in range(count):
-            child = await start_child(str(Path(__file__).resolve()), *arguments)
+            child = await start_engine(*arguments)
             stack.push_async_callback(child.end)
             found.append((child, int(child.announced)))
         yield found
+
+
+async def start_engine(*arguments: str) -> Child:
+    """One engine, of this checkout whichever one is installed, once it has named its port."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).resolve()),
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+    )
+    assert process.stdout is not None
+    return Child(process, (await process.stdout.readline()).decode().strip())
 
 
 def by_tokens(engine: Engine, pace: float) -> Behaviour:
