@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from plinth.domain.access import AccessTable, KeyRecord, PolicyRecord
+from plinth.domain.traffic import ModelRoute
 from plinth.gateway.access.refusals import key_expired, key_missing, key_unknown, model_not_allowed
 from plinth.gateway.access.terms import Terms, make_terms
 from plinth.gateway.protocol.errors import Refusal
@@ -50,6 +51,10 @@ class Caller:
                 self._by_model.clear()
             self._by_model[model] = found
             return found
+
+    def may_ask(self, route: ModelRoute) -> bool:
+        """Whether it has terms for the model."""
+        return self.terms(route.model) is not None
 
     def refuse(self, asked: str, model: str, listed: list[str]) -> Refusal:
         """What it hears that asked for a model without having terms for it; `listed` are the names that it may ask for.

@@ -90,6 +90,8 @@ class Core:
         self._id_prefix = f"req-{os.urandom(6).hex()}-".encode()
         self._sweep: asyncio.TimerHandle | None = None
         self._reviewed_at = 0.0
+        if self._tls:
+            self._sweep = self.loop.call_later(SWEEP_SECONDS, self._watch_limits)
 
     def admit_by(self, table: AccessTable) -> None:
         """From now on callers are let in by this table; requests that were let in go on."""
@@ -153,6 +155,8 @@ class Core:
     async def close(self) -> None:
         """Lets go of what is outside of the process."""
         self.fleet.close()
+        if self._sweep is not None:
+            self._sweep.cancel()
         if self.leases is not None:
             await self.leases.stop()
         if self.cache is not None:
@@ -168,13 +172,15 @@ class Core:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.check(now)
+        self.fleet.check(now)
         self.fleet.expire(now)
         self.fleet.close_idle_connections(now - self.limits.pool_idle_seconds)
         if now - self._reviewed_at >= REVIEW_SECONDS:
             self._reviewed_at = now
             self.fleet.review(now)
             self._renew_certificates()
-        if self.connections or self.fleet.has_idle_connections() or self.fleet.is_busy():
+        # Without a sound certificate nobody gets as far as to be a connection: that one is looked for always.
+        if self._tls or self.connections or self.fleet.has_idle_connections() or self.fleet.is_busy():
             self._sweep = self.loop.call_later(SWEEP_SECONDS, self._watch_limits)
 
     def _renew_certificates(self) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from plinth.domain.traffic import LoadReport, ModelRoute, ReplicaRoute, ReplicaState, RouteTable
-from plinth.gateway.protocol.errors import unavailable
 from plinth.gateway.routing.names import model_not_found
 from plinth.gateway.server.metrics import Metrics
 from plinth.gateway.server.model import Model, Totals
@@ -104,9 +103,11 @@ class Fleet:
         """Whether tokens may be coming, which nothing else tells."""
         return any(model.calls for model in self.models.values())
 
-    def listed_names(self) -> list[str]:
-        """The first name of every model, in order."""
-        return sorted(model.route.names[0] for model in self.models.values() if model.route.names)
+    def check(self, now: float) -> None:
+        """Has requests look whether their replicas hang: those as well whose clients nobody watches, or that have none."""
+        for replica in (*self._replicas.values(), *self._retired):
+            for call in list(replica.calls):
+                call.check(now)
 
     def expire(self, now: float) -> None:
         """Turns away what has waited too long."""
@@ -199,12 +200,18 @@ class Fleet:
         for model in self.models.values():
             model.look_again()
 
+    def _listed_beside(self, name: str) -> list[str]:
+        """The first name of every model of the same namespace: others are not for those who may ask for this one."""
+        namespace = name.partition("/")[0]
+        routes = [model.route for model in self.models.values()]
+        return sorted(route.names[0] for route in routes if route.model.partition("/")[0] == namespace)
+
     def _turn_away(self, before: dict[str, Model]) -> None:
         for name, model in before.items():
             if self.models.get(name) is not model:
-                model.turn_away(model_not_found(name, self.listed_names()))
-            elif model.is_refused():
-                model.turn_away(unavailable(name, model.route.message))
+                model.leave_table(model_not_found(name, self._listed_beside(name)))
+            elif (refusal := model.refusal()) is not None:
+                model.turn_away(refusal)
 
     def _make_model(self, route: ModelRoute) -> Model:
         return Model(

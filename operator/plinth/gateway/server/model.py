@@ -123,6 +123,8 @@ class Model:
         self.router = Router(route.strategy)
         self.budget = RepetitionBudget(time.monotonic())
         self.share = share
+        self._gone: Refusal | None = None
+        """Set when it has left the table."""
         self._by_slot: dict[str, Replica] = {}
         self._peak = 0
         self._bell = bell
@@ -148,9 +150,11 @@ class Model:
         """Whether any replica takes requests, now or when it has room."""
         return any(standing.available for standing in self.standings)
 
-    def is_refused(self) -> bool:
-        """Whether waiting would not help."""
-        return self.route.availability is Availability.REFUSED and not self.has_life()
+    def refusal(self) -> Refusal | None:
+        """Why waiting would not help, where that is so."""
+        if self._gone is None and self.route.availability is Availability.REFUSED and not self.has_life():
+            return unavailable(self.name, self.route.message)
+        return self._gone
 
     # Requests come and go.
 
@@ -164,16 +168,16 @@ class Model:
             placement = self._find_place(call)
         if placement is not None and self.queue.pass_by(call.ticket, reserved=False, slots=0):
             self._give(call, placement, now)
-        elif self.is_refused():
-            call.refuse(unavailable(self.name, self.route.message))
+        elif (refusal := self.refusal()) is not None:
+            call.refuse(refusal)
         else:
             self._hold(call, now)
 
     def come_back(self, call: Dispatchable) -> None:
         """A request that its replica did not answer, or not to the end: it waits at its old place."""
-        if self.is_refused():
+        if (refusal := self.refusal()) is not None:
             self.queue.settle(call.ticket, prompt_tokens=0, output_tokens=0, seconds=0.0)
-            call.refuse(unavailable(self.name, self.route.message))
+            call.refuse(refusal)
             return
         self.queue.put_back(call.ticket)
         self._wait_begins(time.monotonic())
@@ -233,6 +237,11 @@ class Model:
         for rejection in self.queue.expired(now, slots=count_places(self.standings)):
             self.withdraw(rejection.ticket.item)
             rejection.ticket.item.reject(rejection)
+
+    def leave_table(self, refusal: Refusal) -> None:
+        """Requests at its replicas end in peace; those that wait, or come back to wait, will not be served."""
+        self._gone = refusal
+        self.turn_away(refusal)
 
     def turn_away(self, refusal: Refusal) -> None:
         """Nothing that waits will be served."""

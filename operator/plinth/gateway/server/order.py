@@ -12,8 +12,8 @@ from plinth.domain.traffic import ModelRoute
 from plinth.gateway.access.callers import Caller
 from plinth.gateway.access.terms import Terms
 from plinth.gateway.limits.admission import Account
-from plinth.gateway.protocol.endpoints import Endpoint
-from plinth.gateway.protocol.errors import Refusal
+from plinth.gateway.protocol.endpoints import Endpoint, paths_for
+from plinth.gateway.protocol.errors import Refusal, bad_request
 from plinth.gateway.protocol.probe import Probe
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.resume.asked import Prepared, prepare
@@ -111,6 +111,9 @@ class Order:
         terms = self.caller.terms(route.model)
         if terms is None:
             return self.caller.refuse(self.asked, route.model, self._core.names_for(self.caller))
+        if route.task != self.endpoint.task:
+            text = f"the model {self.asked!r} answers on {paths_for(route.task)}, not on {self.endpoint.path}"
+            return bad_request(text, code="wrong_endpoint_for_model", param="model")
         self.terms = terms
         self.billed = route.model
         self.session = self._read_session(route)
@@ -127,9 +130,19 @@ class Order:
         self.tried_models.update(route.model for route in self.target.chain)
         return self._prepare()
 
+    def first_route(self) -> ModelRoute:
+        """The model that was asked for, or its fallback where that one refuses all requests."""
+        route = self.target.route
+        if self.caller.may_ask(route) and self._core.fleet.models[route.model].refusal() is not None:
+            return self.next_route() or route
+        return route
+
     def next_route(self) -> ModelRoute | None:
-        """The fallback to turn to; None when there is none left that the caller may ask."""
-        return self.target.next(lambda route: self.caller.terms(route.model) is not None, self.tried_models)
+        """The fallback to turn to; None when none is left that is served still and that the caller may ask."""
+        models, caller = self._core.fleet.models, self.caller
+        return self.target.next(
+            lambda route: route.model in models and caller.may_ask(route), self.tried_models
+        )
 
     def take_account(self, now: float) -> None:
         """Finds the limits that hold."""

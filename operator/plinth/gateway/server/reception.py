@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from plinth.gateway.access.callers import Caller
-from plinth.gateway.protocol.endpoints import Answer, Endpoint, match, paths_for
-from plinth.gateway.protocol.errors import Refusal, bad_request, no_table_yet
+from plinth.gateway.protocol.endpoints import Answer, Endpoint, match
+from plinth.gateway.protocol.errors import Refusal, no_table_yet
 from plinth.gateway.protocol.probe import probe_body
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.server.core import Core
@@ -40,13 +40,11 @@ def _order(core: Core, request: Request, endpoint: Endpoint, caller: Caller) -> 
     names = core.fleet.names
     target = names.find(probe.model, caller.key.tenant)
     if target is None:
-        listed = core.names_for(caller)
-        return no_table_yet() if core.fleet.version == 0 else names.missing(probe.model, listed)
-    if target.route.task != endpoint.task:
-        text = f"the model {probe.model!r} answers on {paths_for(target.route.task)}, not on {endpoint.path}"
-        return bad_request(text, code="wrong_endpoint_for_model", param="model")
+        if core.fleet.version == 0:
+            return no_table_yet()
+        return names.missing(probe.model, core.names_for(caller), caller.may_ask)
     order = Order(core, request, endpoint, probe, caller=caller, target=target)
-    return order.turn_to(target.route) or order
+    return order.turn_to(order.first_route()) or order
 
 
 def _admit(core: Core, request: Request) -> Caller | Refusal:

@@ -101,9 +101,19 @@ class SharedAnswer:
             self._break_off(flight.refusal)
 
     def on_lead(self, flight: Flight) -> None:
-        """This request's own call takes its place."""
-        self._ended = True
-        self._lead(flight)
+        """This request's own call takes its place.
+
+        In the loop's next turn: where that one is refused at once as well, the next in line follows, and of hundreds
+        each would be called within the one before.
+        """
+        self._core.loop.call_soon(self._take_lead, flight)
+
+    def _take_lead(self, flight: Flight) -> None:
+        if self._ended:  # its client has gone meanwhile
+            flight.give_up()
+        else:
+            self._ended = True
+            self._lead(flight)
 
     def on_left_behind(self) -> None:
         """The client took bytes too slowly."""

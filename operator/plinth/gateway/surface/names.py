@@ -53,11 +53,15 @@ class NameIndex:
         """What the name means to a caller of this tenant."""
         return self._found.get((tenant, asked)) or self._found.get((_NOWHERE, asked))
 
-    def missing(self, asked: str, listed: list[str]) -> Refusal:
-        """The refusal for a name that leads nowhere: its other versions, else all the names `listed`."""
+    def missing(self, asked: str, listed: list[str], allowed: Callable[[ModelRoute], bool]) -> Refusal:
+        """The refusal for a name that leads nowhere: its versions that the caller may ask, else the names `listed`."""
         base = asked.partition(VERSION)[0]
-        versions = sorted({name for _, name in self._found if name.partition(VERSION)[0] == base})
-        return model_not_found(asked, versions or listed)
+        versions = {
+            name
+            for (_, name), target in self._found.items()
+            if name.partition(VERSION)[0] == base and allowed(target.route)
+        }
+        return model_not_found(asked, sorted(versions) or listed)
 
 
 _Holders = dict[tuple[str, str], ModelRoute]

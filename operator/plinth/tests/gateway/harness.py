@@ -236,9 +236,10 @@ class Controller:
         self._task = asyncio.ensure_future(self._read(reader))
 
     @classmethod
-    async def connect(cls, path: Path, access: AccessTable = EVERYBODY) -> Controller:
+    async def connect(cls, path: Path, access: AccessTable | None = EVERYBODY) -> Controller:
         controller = cls(*await asyncio.open_unix_connection(str(path)))
-        controller.send(encode_access(access))
+        if access is not None:
+            controller.send(encode_access(access))
         return controller
 
     @property
@@ -396,7 +397,7 @@ _LIMITS = {item.name for item in fields(Limits)}
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, table: RouteTable | None = None, access: AccessTable = EVERYBODY, **settings: Any
+    folder: Path, table: RouteTable | None = None, access: AccessTable | None = EVERYBODY, **settings: Any
 ) -> AsyncIterator[Rig]:
     """`settings` are fields of `Limits`, or else of `Options`."""
     socket = folder / "g.sock"

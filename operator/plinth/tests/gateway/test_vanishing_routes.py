@@ -58,7 +58,7 @@ async def test_what_began_before_a_replica_left_and_came_back_is_still_counted(t
 async def test_it_is_ready_from_the_first_table_on_and_alive_always(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as rig:
         before = await rig.ask("/readyz", method="GET")
-        assert (before.status, before.body) == (503, b"no route table yet\n")
+        assert (before.status, before.body) == (503, b"no route table or no access table yet\n")
         assert (await rig.ask("/livez", method="GET")).status == 200
         await rig.controller.apply(make_table(version=1))
         assert (await rig.ask("/readyz", method="GET")).status == 200

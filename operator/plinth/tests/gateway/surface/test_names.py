@@ -56,10 +56,11 @@ def test_own_names_aliases_and_versions_lead_to_their_models() -> None:
 
 def test_an_unknown_version_is_refused_with_those_there_are() -> None:
     index = NameIndex([route("a/m", "m", aliases=("q@1", "q@2"))])
-    refusal = index.missing("q@3", ["m"])
+    refusal = index.missing("q@3", ["m"], anyone)
     assert refusal.status == 404
     assert "q, q@1, q@2" in refusal.message
-    assert "there are: m" in index.missing("other", ["m"]).message
+    assert "there are: m" in index.missing("other", ["m"], anyone).message
+    assert "there are: m" in index.missing("q@3", ["m"], lambda route: route.model != "a/m").message
 
 
 def test_a_bare_name_that_nobody_has_goes_to_the_first_of_its_versions() -> None:
