@@ -204,7 +204,11 @@ class Fleet:
         """The first name of every model of the same namespace: others are not for those who may ask for this one."""
         namespace = name.partition("/")[0]
         routes = [model.route for model in self.models.values()]
-        return sorted(route.names[0] for route in routes if route.model.partition("/")[0] == namespace)
+        return sorted(
+            route.names[0]
+            for route in routes
+            if route.names and route.model.partition("/")[0] == namespace
+        )
 
     def _turn_away(self, before: dict[str, Model]) -> None:
         for name, model in before.items():

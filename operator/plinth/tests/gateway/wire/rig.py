@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,6 @@ from plinth.domain.traffic import ModelRoute
 from plinth.gateway.server.core import Core
 from plinth.tests.gateway.harness import (
     EVERYBODY,
-    MODEL,
     Answer,
     Rig,
     eventually,
@@ -62,10 +62,10 @@ async def serving(
         await is_at_rest(rig.gateway.core)
 
 
-def model_at(*ports: int, **fields: Any) -> ModelRoute:
+def model_at(*ports: int, concurrency: int = 64, **fields: Any) -> ModelRoute:
     """One model with a replica at each port, its slots in the order of the letters."""
     routes = [
-        make_replica(port, slot=f"team.tiny.{letter}")
+        make_replica(port, slot=f"{letter}.0", path=f"/{letter}.0", concurrency=concurrency)
         for letter, port in zip("abcdefgh", ports, strict=False)
     ]
     return make_model(*routes, **fields)
@@ -89,22 +89,12 @@ async def is_at_rest(core: Core) -> None:
             raise AssertionError(f"{what} left: {count()}") from None
 
 
-def used(rig: Rig, dimension: str, key: str = TEAM_KEY) -> float:
-    """What counts now of a key's limit on the model."""
-    core = rig.gateway.core
-    limiter = core.limiter
-    assert core.gate is not None
-    record = make_key(key)
-    terms = next(
-        caller.terms(MODEL)
-        for caller in core.gate._callers.values()
-        if caller.key.id == record.id  # noqa: SLF001
-    )
-    assert terms is not None
-    account = limiter.account(record.id, MODEL, tenant="team", terms=terms, now=core.loop.time())
-    return next(
-        meter.counter.used(core.loop.time()) for meter in account.meters if meter.limit.dimension == dimension
-    )
+def used(rig: Rig, limit: Limit) -> float:
+    """What counts now of a policy's limit, of the only one of its dimension."""
+    counters = rig.gateway.core.limiter._counters
+    found = [counter for name, counter in counters.items() if f"|{limit.dimension}|" in name]
+    assert len(found) <= 1
+    return sum(counter.used(time.monotonic()) for counter in found)
 
 
 def told(answer: Answer) -> tuple[int, str, str]:

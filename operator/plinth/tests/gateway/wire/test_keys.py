@@ -95,16 +95,17 @@ async def test_the_replica_gets_the_gateways_secret_and_never_the_clients(tmp_pa
 
 @scenario
 async def test_a_revoked_key_is_refused_at_once_on_connections_that_are_open(tmp_path: Path) -> None:
-    async with replicas(stream(20, every=0.02)) as (upstream,):
-        async with serving(tmp_path, model_at(upstream.port), access=KEYS) as rig:
-            busy, idle = await rig.connect(), await rig.connect()
-            assert (await idle.ask("/v1/models", method="GET", headers=bearer())).status == 200
-            busy.send(request_bytes(body=STREAMING, headers=bearer()))
-            await eventually(lambda: upstream.seen)
-            await rig.admit_by(AccessTable(version=3))
-            assert told(await idle.ask(headers=bearer()))[:2] == (401, "invalid_api_key")
-            got = await busy.answer()
-            assert got.body.endswith(b"[DONE]\n\n"), "what was let in goes on"
+    async with (
+        replicas(stream(20, every=0.02)) as (upstream,),
+        serving(tmp_path, model_at(upstream.port), access=KEYS) as rig,
+    ):
+        busy, idle = await rig.connect(), await rig.connect()
+        assert (await idle.ask("/v1/models", method="GET", headers=bearer())).status == 200
+        busy.send(request_bytes(body=STREAMING, headers=bearer()))
+        await eventually(lambda: upstream.seen)
+        await rig.admit_by(AccessTable(version=3))
+        assert told(await idle.ask(headers=bearer()))[:2] == (401, "invalid_api_key")
+        assert (await busy.answer()).body.endswith(b"[DONE]\n\n"), "what was let in goes on"
 
 
 @scenario
