@@ -17,11 +17,10 @@ from plinth.gateway.limits.answers import (
     REQUEST_HEADERS,
     TOKEN_HEADERS,
     Denial,
-    Header,
     Shortage,
     deny,
     deny_unseen,
-    limit_headers,
+    limit_lines,
 )
 from plinth.gateway.limits.counters import Counter, make_counter
 from plinth.gateway.limits.lease import ASK, DENIED
@@ -29,6 +28,8 @@ from plinth.gateway.limits.lease import ASK, DENIED
 COUNTERS_KEPT: Final = 65_536
 """Beyond this those which count nothing any more are forgotten."""
 ACCOUNTS_KEPT: Final = 16_384
+LOOK_SECONDS: Final = 0.25
+"""Between two looks at which of an account's limits is nearest to its end."""
 GOLDEN: Final = 0.6180339887498949
 """Multiples of it, modulo 1, are spread evenly, however many there are."""
 _INDEX: Final = {"requests": 0, "inputTokens": 1, "outputTokens": 2, "totalTokens": 3, "concurrency": 4}
@@ -61,7 +62,7 @@ class Meter:
 class Account:
     """All limits that hold for one key on one model."""
 
-    __slots__ = ("_counted", "_most_output", "_most_total", "meters", "shown")
+    __slots__ = ("_counted", "_most_output", "_most_total", "look_at", "meters", "nearest", "shown")
 
     def __init__(self, meters: tuple[Meter, ...]) -> None:
         self.meters = meters
@@ -72,6 +73,9 @@ class Account:
             if (counters := tuple(meter.counter for meter in meters if meter.index in indexes))
         )
         """Counters whose state clients are told, with the names of the headers."""
+        self.nearest: list[tuple[tuple[bytes, bytes, bytes], Counter]] = []
+        """Of each kind the one that is nearest to its end, when last looked."""
+        self.look_at = 0.0
         self._most_output = min((m.limit.amount for m in meters if m.index == 2), default=None)  # noqa: PLR2004
         self._most_total = min((m.limit.amount for m in meters if m.index == 3), default=None)  # noqa: PLR2004
 
@@ -103,6 +107,10 @@ class Reservation:
         self.account = account
         self.costs = costs
         self.taken_at = now
+
+
+def _nearest(counters: tuple[Counter, ...], now: float) -> Counter:
+    return max(counters, key=lambda each: each.used(now) / each.amount if each.amount else 1.0)
 
 
 class Limiter:
@@ -168,18 +176,15 @@ class Limiter:
         """The request reached no replica: nothing of it counts."""
         self._change(reservation, (0, 0, 0, 0, 0), now)
 
-    def headers(self, account: Account, now: float) -> list[Header]:
-        """`x-ratelimit-*` of the request limit and of the token limit that are nearest to their ends."""
-        found: list[Header] = []
-        for kind, counters in account.shown:
-            nearest, most = counters[0], -1.0
-            for counter in counters:
-                share = counter.used(now) / counter.amount if counter.amount else 1.0
-                if share > most:
-                    nearest, most = counter, share
-            amount = nearest.amount
-            found += limit_headers(kind, amount, most * amount, nearest.empty_after(now))
-        return found
+    def headers(self, account: Account, now: float) -> bytes:
+        """The lines `x-ratelimit-*` of the request limit and of the token limit that are nearest to their ends."""
+        if now >= account.look_at:
+            account.look_at = now + LOOK_SECONDS
+            account.nearest = [(names, _nearest(counters, now)) for names, counters in account.shown]
+        lines = b""
+        for names, counter in account.nearest:
+            lines += limit_lines(names, counter.amount, counter.used(now), counter.empty_after(now))
+        return lines
 
     def _change(self, reservation: Reservation, used: Costs, now: float) -> None:
         counted, account = reservation.costs, reservation.account

@@ -130,13 +130,14 @@ def format_duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
-def limit_headers(
-    names: tuple[bytes, bytes, bytes], limit: float, used: float, reset: float
-) -> tuple[Header, Header, Header]:
-    """What is left of the limit that is nearest to its end, and the seconds until all of it is there again."""
+def limit_lines(names: tuple[bytes, bytes, bytes], limit: float, used: float, reset: float) -> bytes:
+    """Header lines: what is left of the limit that is nearest to its end, and the time until all of it is there again."""
     left = limit - used
-    return (
-        (names[0], b"%d" % limit),
-        (names[1], b"%d" % left if left > 0.0 else b"0"),
-        (names[2], format_duration(reset).encode()),
+    return b"%b: %d\r\n%b: %d\r\n%b: %b\r\n" % (
+        names[0],
+        limit,
+        names[1],
+        left if left > 0.0 else 0,
+        names[2],
+        format_duration(reset).encode(),
     )

@@ -19,6 +19,10 @@ _MOST_HEADER_LINES = 128
 """Each costs far more memory than its bytes."""
 
 
+class _RefusedError(Exception):
+    """Ends the parser's work on bytes that nobody will read."""
+
+
 @dataclass(frozen=True)
 class RequestLimits:
     """Sizes in bytes that one request may have."""
@@ -100,7 +104,8 @@ class RequestReader:
         self._target_parts: list[bytes] = []
         self._head_bytes = 0
         self._header_lines = 0
-        self._body_parts: list[bytes] = []
+        self._body: bytes | bytearray = b""
+        """One buffer from the second part on: thousands of small parts would cost many times their size."""
         self._hosts = 0
         self._declared_length = 0
         self._transfer_encoding: bytes | None = None
@@ -122,6 +127,8 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line, or one of a trailer."""
+        if self.refusal is not None:
+            raise _RefusedError  # the parser reads no further
         self._head_bytes += len(name) + len(value) + 4
         self._header_lines += 1
         if self._head_bytes > self._limits.head or self._header_lines > _MOST_HEADER_LINES:
@@ -160,8 +167,12 @@ class RequestReader:
         self.body_bytes += len(part)
         if self.body_bytes > self._limits.body:
             self._refuse(body_too_large(self._limits.body))
+        elif self.refusal is None and not self._body:
+            self._body = part
         elif self.refusal is None:
-            self._body_parts.append(part)
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += part
 
     def on_message_complete(self) -> None:
         """The last byte of the message."""
@@ -175,8 +186,7 @@ class RequestReader:
             self._begin()
             return
         request = self._request
-        parts = self._body_parts
-        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        request.body = bytes(self._body)
         self.requests.append(request)
         # What follows `Connection: close` is not for us.
         self._finished = not request.keep_alive
@@ -225,7 +235,7 @@ class RequestReader:
     def _refuse(self, refusal: Refusal) -> None:
         if self.refusal is None:
             self.refusal = refusal
-            self._body_parts = []
+            self._body = b""
 
     def _refuse_head(self) -> None:
         self._refuse(

@@ -163,15 +163,16 @@ def response_head(
     length: int | None,
     chunked: bool,
     keep_alive: bool,
+    lines: bytes = b"",
 ) -> bytes:
-    """The head of an answer: everything up to and including the empty line."""
+    """The head of an answer: everything up to and including the empty line; `lines` are headers written already."""
     parts = [b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"Status"))]
     parts.extend([b"%s: %s\r\n" % item for item in headers])
     if length is not None and status not in _BODILESS:
         parts.append(b"content-length: %d\r\n" % length)
     elif chunked:
         parts.append(b"transfer-encoding: chunked\r\n")
-    parts.append(b"x-request-id: %s\r\n" % request_id)
+    parts.append(b"%bx-request-id: %b\r\n" % (lines, request_id))
     parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
     return b"".join(parts)
 
@@ -184,10 +185,17 @@ def whole_response(
     request_id: bytes,
     keep_alive: bool,
     head_only: bool = False,
+    lines: bytes = b"",
 ) -> bytes:
     """A complete answer of the gateway's own; `head_only` for HEAD."""
     head = response_head(
-        status, headers, request_id=request_id, length=len(body), chunked=False, keep_alive=keep_alive
+        status,
+        headers,
+        request_id=request_id,
+        length=len(body),
+        chunked=False,
+        keep_alive=keep_alive,
+        lines=lines,
     )
     return head if head_only else head + body
 

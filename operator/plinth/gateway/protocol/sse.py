@@ -47,7 +47,8 @@ class Tail:
 
     def usage(self) -> Usage | None:
         """The last `usage` object in the tail. A quote inside generated text is escaped, so `"usage"` is a key."""
-        tail = self.bytes()
+        parts = self._parts
+        tail = parts[0] if len(parts) == 1 else self.bytes()
         at = tail.rfind(b'"usage"')
         if at < 0:
             return None

@@ -75,6 +75,7 @@ class ClientAnswer:
         "_client",
         "_core",
         "_flight",
+        "_head",
         "_keep_alive",
         "_keeps",
         "_order",
@@ -107,6 +108,8 @@ class ClientAnswer:
         """All of it has come."""
         self._chunked = False
         self._keep_alive = False
+        self._head = b""
+        """Goes out with the first bytes of the body."""
         self._scan: EventScan | None = None
         self._tail: Tail | None = None
         self._splice: Splice | None = None
@@ -148,6 +151,11 @@ class ClientAnswer:
         """Others who ask the same get it too; kept for later where the client has nothing against that."""
         self._flight, self.cache, self._keeps = flight, cache, keeps
 
+    def unshare(self) -> Flight | None:
+        """Nobody gets it through this request any more; gives back what they listened to."""
+        flight, self._flight = self._flight, None
+        return flight
+
     def change_client(self, client: Client) -> None:
         """Its client has gone, and others still listen."""
         self._client = client
@@ -159,8 +167,8 @@ class ClientAnswer:
 
     # It comes.
 
-    def begin(self, reader: ResponseReader, headers: list[Header]) -> None:
-        """The replica's head is there, and its first event where it streams; `headers` go with its own."""
+    def begin(self, reader: ResponseReader, lines: bytes) -> None:
+        """The replica's head is there, and its first event where it streams; header `lines` go with its own."""
         order = self._order
         self.began = True
         self.status = reader.status
@@ -177,15 +185,14 @@ class ClientAnswer:
         framed = length is not None or self._chunked or bodiless
         self._keep_alive = framed and self._core.keeps_alive(order.request)
         self._share_head(reader)
-        self._client.write(
-            response_head(
-                reader.status,
-                reader.headers + headers + self._cache_header(),
-                request_id=order.request.request_id,
-                length=length,
-                chunked=self._chunked,
-                keep_alive=self._keep_alive,
-            )
+        self._head = response_head(
+            reader.status,
+            [*reader.headers, cache_status(self.cache)] if self.cache else reader.headers,
+            request_id=order.request.request_id,
+            length=length,
+            chunked=self._chunked,
+            keep_alive=self._keep_alive,
+            lines=lines,
         )
 
     def join(self, splice: Splice) -> None:
@@ -218,7 +225,17 @@ class ClientAnswer:
             return
         if self._flight is not None:
             self._flight.feed(data)
-        self._client.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:  # one call into the kernel instead of two
+            data, self._head = self._head + data, b""
+        self._client.write(data)
+
+    def flush(self) -> None:
+        """A head whose body has not begun to come."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._client.write(head)
 
     def is_slow(self) -> bool:
         """Whether the client takes its bytes more slowly than they come."""
@@ -236,12 +253,13 @@ class ClientAnswer:
             self.write(self._translation.feed(rest) if self._translation is not None else rest)
         if self._translation is not None:
             self.write(self._translation.end())
+        self.flush()
         if self._chunked:
             self._client.write(LAST_CHUNK)
         self._land()
         self._client.finish(keep_alive=self._keep_alive)
 
-    def give_whole(self, reader: ResponseReader, headers: list[Header]) -> None:
+    def give_whole(self, reader: ResponseReader, lines: bytes) -> None:
         """A whole answer in another dialect than the replica's."""
         order, body = self._order, reader.take()
         exchange = order.exchange
@@ -263,16 +281,18 @@ class ClientAnswer:
         self._client.write(
             whole_response(
                 status,
-                [kind, *headers],
+                [kind],
                 body,
                 request_id=order.request.request_id,
                 keep_alive=self._keep_alive,
+                lines=lines,
             )
         )
         self._client.finish(keep_alive=self._keep_alive)
 
     def break_off(self, refusal: Refusal) -> None:
         """The answer has begun and will not be completed: a stream ends with an event that says so."""
+        self.flush()
         if self._flight is not None:
             self._flight.fail(refusal)
         if self._scan is None:
@@ -294,9 +314,6 @@ class ClientAnswer:
             self._scan = EventScan()
         if order.exchange is not None:
             self._translation = order.exchange.stream()
-
-    def _cache_header(self) -> list[Header]:
-        return [cache_status(self.cache)] if self.cache else []
 
     def _share_head(self, reader: ResponseReader) -> None:
         if self._flight is None:

@@ -32,6 +32,7 @@ from plinth.gateway.server.nobody import Nobody
 from plinth.gateway.server.order import Order
 from plinth.gateway.server.replica import Replica
 from plinth.gateway.server.upstream import UpstreamConnection
+from plinth.gateway.telemetry.families import REPEATED
 from plinth.gateway.telemetry.record import Attempt
 from plinth.gateway.waiting.queue import Rejection
 from plinth.gateway.waiting.refusals import refusal as refusal_of
@@ -205,9 +206,7 @@ class Call:
         self._attempts += 1
         now = time.monotonic()
         if self._held_since is not None:
-            held = now - self._held_since
-            self._waited += held
-            self._core.metrics.held.observe(self.order.model.name, held)
+            self._waited += now - self._held_since
         self._log.append(Attempt(replica.route.slot, now - self.order.arrived))
         self._held_since = now
         if self._answer.began:
@@ -226,7 +225,7 @@ class Call:
         if self._answer.began:
             self._break_off(refusal.message)
             return
-        flight = self._answer.flight
+        flight = self._answer.unshare()
         if flight is not None:
             flight.give_up()
         self._end(failed=True, status=refusal.status, error=refusal.code)
@@ -234,8 +233,11 @@ class Call:
 
     def reject(self, rejection: Rejection[Any]) -> None:
         """The queue does not take it, or keeps it no longer."""
-        model = self.order.model
-        refusal = refusal_of(rejection, model=self.order.asked, message=model.route.message)
+        message = self.order.model.route.message
+        self.turn_away(refusal_of(rejection, model=self.order.asked, message=message))
+
+    def turn_away(self, refusal: Refusal) -> None:
+        """Its model will not serve it; a fallback may."""
         if not self._turn_to_fallback():
             self.refuse(refusal)
 
@@ -288,7 +290,9 @@ class Call:
                 return
         if reader.complete:
             self._complete(connection)
-        elif answer.is_slow():
+            return
+        answer.flush()
+        if answer.is_slow():
             connection.pause()
 
     def _may_join(self, reader: ResponseReader) -> bool:
@@ -331,11 +335,11 @@ class Call:
             ticket.deadline = time.monotonic() + wait
         order.model.submit(self)
 
-    def shared_ended(self, status: int, cache: str) -> None:
-        """Another request's answer was this one's, or none came: the request counts, its tokens do not."""
+    def shared_ended(self, status: int, cache: str, saved: Spent = NOTHING) -> None:
+        """Another request's answer was this one's, or none came: the request counts, `saved` tokens do not."""
         self._answer.cache = cache
         self._answer.status = status
-        self._end(failed=status >= _SERVER_ERROR or status == 0, status=status)
+        self._end(failed=status >= _SERVER_ERROR or status == 0, status=status, saved=saved)
 
     # At a replica.
 
@@ -371,7 +375,6 @@ class Call:
         )
         if not self._overhead:
             self._overhead = max(0.0, now - order.arrived - self._waited)
-            self._core.metrics.overhead.observe(order.model.name, self._overhead)
         connection.send(self, head, body)
 
     def _join(self, connection: UpstreamConnection, now: float) -> bool:
@@ -400,19 +403,16 @@ class Call:
         replica.answered(now, streamed=self.streams)
         if answer.began:
             return True
-        headers = self._limit_headers(now)
+        account = self.order.account
+        lines = self._core.limiter.headers(account, now) if account is not None else b""
         if self.order.exchange is not None and not reader.event_stream:
-            answer.give_whole(reader, headers)
+            answer.give_whole(reader, lines)
             self._finish(connection)
             return False
-        answer.begin(reader, headers)
+        answer.begin(reader, lines)
         if answer.ledger is None:
             self._release_body()
         return True
-
-    def _limit_headers(self, now: float) -> list[Header]:
-        account = self.order.account
-        return self._core.limiter.headers(account, now) if account is not None else []
 
     def _complete(self, connection: UpstreamConnection) -> None:
         ledger = self._answer.ledger
@@ -451,8 +451,8 @@ class Call:
         elif self._attempts >= self._core.limits.attempts or not self._may_repeat():
             if began:
                 self._break_off(detail)
-            elif not self._turn_to_fallback():
-                self.refuse(upstream_failed(self.order.model.name, self._attempts, detail))
+            else:
+                self.turn_away(upstream_failed(self.order.model.name, self._attempts, detail))
         else:
             self._core.metrics.retries.add((self.order.model.name, reason))
             self._come_back()
@@ -474,11 +474,14 @@ class Call:
     def _turn_to_fallback(self) -> bool:
         """Asks another model in the place of this one, where there is one; the limits of that one hold then."""
         order = self.order
-        if self._answer.began or self._answer.flight is not None:
+        if self._answer.began:
             return False
         route = order.next_route()
         if route is None:
             return False
+        flight = self._answer.unshare()
+        if flight is not None:
+            flight.give_up()
         order.model.totals.failed += 1
         self._settle(NOTHING, reached=False)
         refusal = order.turn_to(route)
@@ -588,7 +591,7 @@ class Call:
                 seconds=now - self._began_at,
             )
 
-    def _end(self, *, failed: bool, status: int, error: str = "") -> None:
+    def _end(self, *, failed: bool, status: int, error: str = "", saved: Spent = NOTHING) -> None:
         self._ended = True
         answer, order = self._answer, self.order
         if self.ticket.waits:
@@ -597,10 +600,11 @@ class Call:
         self._settle(spent, reached=answer.status > 0 or self._began_at > 0)
         self._leave_replica(failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
         self._release_body()
+        self.ticket.item = None  # the two know each other: without this only the collector would free them
         tell(
             self._core,
             order,
-            spent,
+            saved if answer.cache in REPEATED else spent,
             Ending(
                 status=status,
                 failed=failed,

@@ -14,6 +14,7 @@ from plinth.gateway.protocol.response import CONTINUE, whole_response
 from plinth.gateway.server.answer import Attended
 from plinth.gateway.server.call import Call
 from plinth.gateway.server.core import Core
+from plinth.gateway.server.ending import tell_refused
 from plinth.gateway.server.local import Local
 from plinth.gateway.server.mirror import mirror
 from plinth.gateway.server.order import Order
@@ -24,6 +25,8 @@ LINGER_SECONDS = 2.0
 """After a refusal that leaves the client's bytes unread: closing at once would make the kernel reset the
 connection, and the client might never see the refusal."""
 MOST_PIPELINED = 8
+MOST_AT_ONCE = 16
+"""Requests of one connection that are answered in one turn of the loop: the others' turn comes between."""
 
 
 class Stage(Enum):
@@ -199,7 +202,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _serve_complete(self) -> bool:
         reader = self._reader
+        served = 0
         while self._call is None and reader.requests and self._transport is not None and not self._slow:
+            if served == MOST_AT_ONCE:
+                self._core.loop.call_soon(self._go_on)
+                break
+            served += 1
             request = reader.requests.popleft()
             self._count_body()
             self._serve(request)
@@ -219,6 +227,8 @@ class ClientConnection(asyncio.Protocol):
         if self._slow:
             transport.pause_reading()  # who takes no answers gets no more of them
             return
+        if reader.requests:
+            return  # their turn comes
         if reader.refusal is not None:
             self._refuse_connection(reader.refusal)
         elif reader.reading_body:
@@ -243,6 +253,7 @@ class ClientConnection(asyncio.Protocol):
             self._call = outcome
             self._core.spawn(outcome.run(partial(self._answer_after_all, request)))
         elif isinstance(outcome, Refusal):
+            tell_refused(self._core, request, outcome)
             self._send_refusal(outcome, body=refusal_body(request, outcome))
             self._after_local(keep_alive=self._keeps_alive() and not outcome.closes)
         else:
@@ -301,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_connection(self, refusal: Refusal) -> None:
         """Says why nothing more is read, then waits a little for the client to read it."""
         self._request = None
-        self._core.metrics.requests.add(("", "", str(refusal.status)))
+        tell_refused(self._core, Request(request_id=self._core.make_request_id(), peer=self._peer), refusal)
         self._send_refusal(refusal)
         self._reader.refuse(refusal)
         self._count_body()

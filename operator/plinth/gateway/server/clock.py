@@ -19,7 +19,8 @@ class BatchClock:
         self._loop = loop
         self._wait = ReadyWait()
         self._ready_at: float | None = None
-        self._wait.end(time.monotonic(), time.thread_time())
+        self._wait.begin(time.monotonic(), time.thread_time())
+        self._wait.end(time.monotonic())
 
     def ready_at(self) -> float:
         """Monotonic seconds."""
@@ -32,4 +33,4 @@ class BatchClock:
 
     def _end(self) -> None:
         self._ready_at = None
-        self._wait.end(time.monotonic(), time.thread_time())
+        self._wait.end(time.monotonic())

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plinth.gateway.routing.objectives import Outcome, time_per_output_token
+from plinth.gateway.telemetry.families import REPEATED
 from plinth.gateway.telemetry.record import Attempt, RequestRecord
 
 if TYPE_CHECKING:
+    from plinth.gateway.protocol.errors import Refusal
+    from plinth.gateway.protocol.request import Request
     from plinth.gateway.server.answer import ClientAnswer
     from plinth.gateway.server.core import Core
     from plinth.gateway.server.order import Order
@@ -62,15 +65,16 @@ def spent_on(answer: ClientAnswer, order: Order, *, sent: bool) -> Spent:
 
 def tell(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
     """Totals, metrics, what is learnt of lengths, the access log and the trace."""
-    model, metrics = order.model, core.metrics
+    model = order.model
     now = time.monotonic()
     if ending.failed:
         model.totals.failed += 1
     else:
         model.totals.completed += 1
-    _count_tokens(core, order, spent, ending)
-    metrics.requests.add((model.name, order.endpoint.path, str(ending.status)))
-    metrics.duration.observe(model.name, now - order.arrived)
+    if ending.cache not in REPEATED:
+        model.totals.output_tokens += spent.output
+    if ending.attempts and not ending.failed and ending.status == _OK and spent.prompt:
+        _learn(core, order, spent, ending)
     model.publish_counts()
     first = ending.first_token_at
     request = order.request
@@ -95,6 +99,7 @@ def tell(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
             queued=ending.queued,
             overhead=ending.overhead,
             first_token=first - order.arrived if first is not None else None,
+            tpot=spent.tpot,
             prompt_tokens=spent.prompt,
             output_tokens=spent.output,
             attempts=ending.attempts,
@@ -103,31 +108,34 @@ def tell(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
     )
 
 
-def _count_tokens(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
-    model, metrics = order.model, core.metrics
-    model.totals.output_tokens += spent.output
-    if spent.output:
-        metrics.output_tokens.add((model.name,), spent.output)
-    if spent.prompt:
-        metrics.prompt_tokens.add((model.name,), spent.prompt)
-    if ending.failed or ending.status != _OK or not spent.prompt:
-        return
+def tell_refused(core: Core, request: Request, refusal: Refusal) -> None:
+    """A request that never came as far as a model."""
+    core.afterwards.tell(
+        RequestRecord(
+            request_id=request.request_id.decode(),
+            began_at=time.time(),
+            duration=0.0,
+            method=request.method.decode(),
+            path="",
+            status=refusal.status,
+            error=refusal.code,
+            client=request.peer,
+        )
+    )
+
+
+def _learn(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
+    """How long prompts and answers are, and whether the model's objectives were met."""
+    model = order.model
     if spent.told:
         core.estimates.learn_input(model.name, order.body_bytes, spent.prompt)
     core.estimates.learn_output(order.caller.id, model.name, spent.output)
-    if ending.first_token_at is None:
-        return
-    ttft = ending.first_token_at - order.arrived
-    metrics.ttft.observe(model.name, ttft)
-    if spent.tpot is not None:
-        metrics.tpot.observe(model.name, spent.tpot)
-    if model.route.objectives is not None:
-        model.totals.objectives.count(
-            model.route.objectives,
-            Outcome(
-                prompt_tokens=spent.prompt,
-                output_tokens=spent.output,
-                ttft_seconds=ttft,
-                tpot_seconds=spent.tpot,
-            ),
+    objectives = model.route.objectives
+    if ending.first_token_at is not None and objectives is not None:
+        outcome = Outcome(
+            prompt_tokens=spent.prompt,
+            output_tokens=spent.output,
+            ttft_seconds=ending.first_token_at - order.arrived,
+            tpot_seconds=spent.tpot,
         )
+        model.totals.objectives.count(objectives, outcome)

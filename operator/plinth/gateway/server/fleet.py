@@ -205,9 +205,7 @@ class Fleet:
         namespace = name.partition("/")[0]
         routes = [model.route for model in self.models.values()]
         return sorted(
-            route.names[0]
-            for route in routes
-            if route.names and route.model.partition("/")[0] == namespace
+            route.names[0] for route in routes if route.names and route.model.partition("/")[0] == namespace
         )
 
     def _turn_away(self, before: dict[str, Model]) -> None:

@@ -1,4 +1,4 @@
-"""What is counted of finished requests beside the model: by policy and band, and what the cache saved. Pure."""
+"""What is counted of finished requests, by model, policy and band. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from plinth.gateway.telemetry.series import Counter, Histogram, TopLabels
 PREFIX = "plinth_gateway_"
 _MOST_POLICIES = 50
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_BY_POLICY = ("policy_requests", "policy_tokens", "refusals")
+_TPOT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+_OVERHEAD_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0)
+_BY_POLICY = ("requests", "prompt_tokens", "output_tokens", "refusals")
 ENDING = frozenset(f"{PREFIX}{name}_total" for name in _BY_POLICY)
 """Metrics whose series end when their policy falls out of the top, as a scrape names them."""
-_REPEATED = ("hit", "fwd=miss; collapsed")
+REPEATED = ("hit", "fwd=miss; collapsed")
+"""What the cache did for requests that nothing was computed for."""
+_BAND = ("model", "band")
 
 
 class RequestFamilies:
@@ -23,21 +27,26 @@ class RequestFamilies:
 
     def __init__(self) -> None:
         self._policies = TopLabels(_MOST_POLICIES)
-        requests, tokens, refusals = (PREFIX + name for name in _BY_POLICY)
-        self._requests = Counter(requests, "Requests answered.", ("policy", "model", "code"))
-        self._tokens = Counter(tokens, "Tokens computed.", ("policy", "model", "direction"))
-        self._refusals = Counter(refusals, "Requests refused.", ("policy", "reason"))
-        self._queued = Histogram(
-            PREFIX + "band_queued_seconds",
-            "Waiting for room at a replica.",
-            labels=("model", "band"),
-            bounds=_SECONDS,
+        requests, prompt, output, refusals = (PREFIX + name for name in _BY_POLICY)
+        self._requests = Counter(
+            requests, "Requests answered, by status code.", ("model", "policy", "endpoint", "code")
         )
-        self._first_token = Histogram(
-            PREFIX + "band_time_to_first_token_seconds",
-            "From arrival to a stream's first token.",
-            labels=("model", "band"),
-            bounds=_SECONDS,
+        self._prompt = Counter(prompt, "Tokens read, from usage or estimated.", ("model", "policy"))
+        self._output = Counter(output, "Tokens generated, from usage or estimated.", ("model", "policy"))
+        self._refusals = Counter(refusals, "Requests refused, and streams broken.", ("policy", "reason"))
+        self._duration = _histogram("request_duration_seconds", "From arrival to the last byte.", ("model",))
+        self._queued = _histogram("held_seconds", "Waiting for room at a replica.", _BAND)
+        self._first_token = _histogram(
+            "time_to_first_token_seconds", "From arrival to a stream's first event.", _BAND
+        )
+        self._tpot = _histogram(
+            "time_per_output_token_seconds", "Between tokens after the first.", ("model",), _TPOT_SECONDS
+        )
+        self._overhead = _histogram(
+            "overhead_seconds",
+            "From readable to sent on, waiting for a handler included, waiting for room or a connection not.",
+            ("model",),
+            _OVERHEAD_SECONDS,
         )
         self._cache = Counter(PREFIX + "cache_answers", "What the response cache did.", ("model", "outcome"))
         self._saved = Counter(
@@ -48,28 +57,56 @@ class RequestFamilies:
         """One request is over."""
         model = record.model
         policy = self._policies.label(record.policy)
-        self._requests.add((policy, model, str(record.status)))
+        self._requests.add((model, policy, record.path, str(record.status)))
         if record.error:
             self._refusals.add((policy, record.error))
-        repeated = record.cache in _REPEATED
+        if not model:
+            return
+        self._duration.observe((model,), record.duration)
         if record.cache:
-            self._cache.add((model, record.cache))
-        if repeated:
-            self._saved.add((model,), record.prompt_tokens + record.output_tokens)
-        elif record.output_tokens or record.prompt_tokens:
-            self._tokens.add((policy, model, "input"), record.prompt_tokens)
-            self._tokens.add((policy, model, "output"), record.output_tokens)
+            self._count_cache(record)
+        if record.cache not in REPEATED:
+            self._count_computed(record, policy)
+
+    def _count_computed(self, record: RequestRecord, policy: str) -> None:
+        model = record.model
+        if record.prompt_tokens:
+            self._prompt.add((model, policy), record.prompt_tokens)
+        if record.output_tokens:
+            self._output.add((model, policy), record.output_tokens)
         if record.attempts:
             self._queued.observe((model, record.band), record.queued)
-        if record.first_token is not None and not repeated:
+            self._overhead.observe((model,), record.overhead)
+        if record.first_token is not None:
             self._first_token.observe((model, record.band), record.first_token)
+        if record.tpot is not None:
+            self._tpot.observe((model,), record.tpot)
+
+    def _count_cache(self, record: RequestRecord) -> None:
+        self._cache.add((record.model, record.cache))
+        if record.cache in REPEATED:
+            self._saved.add((record.model,), record.prompt_tokens + record.output_tokens)
 
     def families(self) -> Iterator[Metric]:
         """For a scrape; policies rise and fall here."""
         gone = self._policies.rank()
-        for counter in (self._requests, self._tokens, self._refusals):
+        for counter in (self._requests, self._prompt, self._output, self._refusals):
             if gone:
                 counter.end("policy", gone)
             yield counter.family()
-        for item in (self._queued, self._first_token, self._cache, self._saved):
+        for item in (
+            self._duration,
+            self._queued,
+            self._first_token,
+            self._tpot,
+            self._overhead,
+            self._cache,
+            self._saved,
+        ):
             yield item.family()
+
+
+def _histogram(
+    name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...] = _SECONDS
+) -> Histogram:
+    return Histogram(PREFIX + name, text, labels=labels, bounds=bounds)

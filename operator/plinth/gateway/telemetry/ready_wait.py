@@ -14,7 +14,10 @@ _SLEPT_SECONDS = 50e-6
 
 
 class ReadyWait:
-    """Told when a round of handlers begins and ends: `now` is monotonic, `ran` the thread's own CPU time; seconds."""
+    """Told when a round of handlers begins and ends: `now` is monotonic, `ran` the thread's own CPU time; seconds.
+
+    Asking for CPU time is a system call, so it is told once a round: what ran beyond the round's own time ran between.
+    """
 
     __slots__ = ("_began", "_ended", "_ran", "_round", "longest")
 
@@ -25,11 +28,12 @@ class ReadyWait:
 
     def begin(self, now: float, ran: float) -> None:
         """The first handler of a round runs."""
-        between, worked = now - self._ended, ran - self._ran
+        between, worked = now - self._ended, max(0.0, ran - self._ran - self._round)
         self.longest = worked if between - worked > _SLEPT_SECONDS else self._round + between
         self._began = now
+        self._ran = ran
 
-    def end(self, now: float, ran: float) -> None:
+    def end(self, now: float) -> None:
         """All handlers of the round have run."""
         self._round = now - self._began
-        self._ended, self._ran = now, ran
+        self._ended = now

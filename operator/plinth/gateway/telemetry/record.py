@@ -52,6 +52,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """The gateway's own work before the request was on its way, with the wait for it."""
     first_token: float | None = None
     """From arrival."""
+    tpot: float | None = None
+    """Between tokens after the first."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     attempts: list[Attempt] = []

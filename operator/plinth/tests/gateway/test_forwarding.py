@@ -310,10 +310,10 @@ async def test_the_metrics_are_fed(tmp_path: Path) -> None:
         text = (await rig.ask("/metrics", method="GET")).body.decode()
     label = f'model="{MODEL}"'
     for line in (
-        f'plinth_gateway_requests_total{{code="200",endpoint="/v1/chat/completions",{label}}} 3.0',
-        f"plinth_gateway_output_tokens_total{{{label}}} 12.0",
-        f"plinth_gateway_prompt_tokens_total{{{label}}} 21.0",
-        f'plinth_gateway_time_to_first_token_seconds_bucket{{le="0.25",{label}}} 3.0',
+        f'plinth_gateway_requests_total{{code="200",endpoint="/v1/chat/completions",{label},policy=""}} 3.0',
+        f'plinth_gateway_output_tokens_total{{{label},policy=""}} 12.0',
+        f'plinth_gateway_prompt_tokens_total{{{label},policy=""}} 21.0',
+        f'plinth_gateway_time_to_first_token_seconds_bucket{{band="default",le="0.25",{label}}} 3.0',
         f'plinth_gateway_time_per_output_token_seconds_bucket{{le="0.1",{label}}} 3.0',
         f'plinth_gateway_request_duration_seconds_bucket{{le="+Inf",{label}}} 3.0',
         f'plinth_gateway_overhead_seconds_bucket{{le="0.05",{label}}} 3.0',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
@@ -12,20 +14,34 @@ from plinth.gateway.telemetry.families import ENDING, RequestFamilies
 from plinth.gateway.telemetry.record import RequestRecord
 
 
+def make_record(model: str, **fields: Any) -> RequestRecord:
+    whole = {
+        "request_id": "r",
+        "began_at": 0.0,
+        "duration": 1.0,
+        "method": "POST",
+        "path": "/v1/x",
+        "status": 200,
+    }
+    return RequestRecord(model=model, **{**whole, **fields})
+
+
 def make_text(
-    *, requests: int = 0, seconds: tuple[float, ...] = (), model: str = "a", replicas: int = 2
+    *, retries: int = 0, seconds: tuple[float, ...] = (), model: str = "a", replicas: int = 2
 ) -> str:
     metrics = Metrics()
     metrics.read_gauges_from(
         lambda: [
             ("replicas", "Seen.", ["model"], [([model], replicas)]),
-            ("in_flight_requests", "Now.", ["model"], [([model], requests)]),
+            ("in_flight_requests", "Now.", ["model"], [([model], retries)]),
         ]
     )
-    if requests:
-        metrics.requests.add((model, "/v1/chat/completions", "200"), requests)
+    families = RequestFamilies()
+    metrics.read_families_from(families)
+    if retries:
+        metrics.retries.add((model, "connection_lost"), retries)
     for item in seconds:
-        metrics.ttft.observe(model, item)
+        families.count(make_record(model, first_token=item))
     return metrics.text().decode()
 
 
@@ -43,10 +59,10 @@ TTFT = "plinth_gateway_time_to_first_token_seconds"
 
 def test_counters_histograms_and_gauges_add_up_unless_told_otherwise() -> None:
     merge = MetricsMerge({"plinth_gateway_replicas": max})
-    merge.take(1, make_text(requests=3, seconds=(0.02, 40.0)))
-    merge.take(2, make_text(requests=4, seconds=(0.02,)))
+    merge.take(1, make_text(retries=3, seconds=(0.02, 40.0)))
+    merge.take(2, make_text(retries=4, seconds=(0.02,)))
     found = read(merge.text())
-    assert found["plinth_gateway_requests_total", "a", ""] == 7
+    assert found["plinth_gateway_retries_total", "a", ""] == 7
     assert found[f"{TTFT}_bucket", "a", "0.025"] == 2
     assert found[f"{TTFT}_bucket", "a", "+Inf"] == found[f"{TTFT}_count", "a", ""] == 3
     assert found["plinth_gateway_in_flight_requests", "a", ""] == 7
@@ -55,37 +71,37 @@ def test_counters_histograms_and_gauges_add_up_unless_told_otherwise() -> None:
 
 def test_what_only_one_worker_has_seen_stands_with_its_family() -> None:
     merge = MetricsMerge({})
-    merge.take(1, make_text(requests=1, seconds=(1.0,)))
-    merge.take(2, make_text(requests=2, seconds=(1.0,), model='b "quoted" and spaced'))
+    merge.take(1, make_text(retries=1, seconds=(1.0,)))
+    merge.take(2, make_text(retries=2, seconds=(1.0,), model='b "quoted" and spaced'))
     text = merge.text()
     assert text.count(f"# TYPE {TTFT} histogram") == 1
-    assert read(text)["plinth_gateway_requests_total", 'b "quoted" and spaced', ""] == 2
+    assert read(text)["plinth_gateway_retries_total", 'b "quoted" and spaced', ""] == 2
 
 
 def test_a_dead_workers_counts_stay_and_its_gauges_go() -> None:
     merge = MetricsMerge({})
-    merge.take(1, make_text(requests=3, seconds=(0.5,)))
-    merge.take(2, make_text(requests=4))
+    merge.take(1, make_text(retries=3, seconds=(0.5,)))
+    merge.take(2, make_text(retries=4))
     before = read(merge.text())
     merge.bury(1)
     after = read(merge.text())
-    assert after["plinth_gateway_requests_total", "a", ""] == 7
+    assert after["plinth_gateway_retries_total", "a", ""] == 7
     assert after[f"{TTFT}_sum", "a", ""] == before[f"{TTFT}_sum", "a", ""] == 0.5
     assert after["plinth_gateway_in_flight_requests", "a", ""] == 4
-    merge.take(3, make_text(requests=5))
+    merge.take(3, make_text(retries=5))
     merge.bury(2)
-    assert read(merge.text())["plinth_gateway_requests_total", "a", ""] == 12
+    assert read(merge.text())["plinth_gateway_retries_total", "a", ""] == 12
 
 
 def test_the_parents_own_metrics_stand_beside_the_workers() -> None:
     merge = MetricsMerge({})
-    merge.take(1, make_text(requests=3))
+    merge.take(1, make_text(retries=3))
     own = "# HELP plinth_gateway_workers W.\n# TYPE plinth_gateway_workers gauge\nplinth_gateway_workers 2\n"
     assert read(merge.text(own))["plinth_gateway_workers", "", ""] == 2
 
 
 def test_one_workers_metrics_come_out_as_they_went_in() -> None:
-    text = make_text(requests=3, seconds=(0.5, 700.0))
+    text = make_text(retries=3, seconds=(0.5, 700.0))
     merge = MetricsMerge({})
     merge.take(1, text)
     assert merge.text() == text
@@ -105,18 +121,7 @@ class Shown:
 
     def count(self, policy: str, requests: int) -> None:
         for _ in range(requests):
-            self._families.count(
-                RequestRecord(
-                    request_id="r",
-                    began_at=0.0,
-                    duration=1.0,
-                    method="POST",
-                    path="/v1/x",
-                    status=200,
-                    model="a/m",
-                    policy=policy,
-                )
-            )
+            self._families.count(make_record("a/m", policy=policy))
 
     def text(self) -> str:
         return generate_latest(self._registry).decode()
@@ -132,7 +137,7 @@ def by_policy(text: str, policy: str) -> float | None:
     """Requests of a policy; None where no series says so."""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name == "plinth_gateway_policy_requests_total" and sample.labels["policy"] == policy:
+            if sample.name == "plinth_gateway_requests_total" and sample.labels["policy"] == policy:
                 return sample.value
     return None
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from plinth.controllers.cycle import Pass
 from plinth.controllers.ports import Statuses
 from plinth.domain.planner import compute_plan
-from plinth.gateway.options import Limits
+from plinth.gateway.options import Options
 from plinth.gateway.server.core import Core
 from plinth.runtime.operator_metrics import OperatorMetrics
 from plinth.tests.domain.builders import make_snapshot
@@ -29,7 +30,8 @@ class NoNews:
 
 async def exposed() -> set[str]:
     """The names of all metrics of gateway and operator, as Prometheus types them."""
-    gateway = Core(secret="secret", limits=Limits(), news=NoNews())
+    options = Options(host="", port=0, control=Path("s"), secret_file=Path("f"))
+    gateway = Core(secret="secret", options=options, news=NoNews())
     operator = OperatorMetrics(lambda: 0.0)
     operator.read_from(leads=lambda: True, status_queue=lambda: 0)
     operator.take_pass(make_pass())

@@ -36,3 +36,8 @@ def make_account(
 ) -> Account:
     terms = make_terms(*limits, key=key, model=model, on_backend_away=on_backend_away)
     return limiter.account(key, model, tenant="a", terms=terms, now=now)
+
+
+def read_lines(lines: bytes) -> dict[bytes, bytes]:
+    """Header lines by name."""
+    return dict(line.split(b": ") for line in lines.split(b"\r\n") if line)  # type: ignore[misc] # name and value

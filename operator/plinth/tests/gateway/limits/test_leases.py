@@ -20,7 +20,7 @@ from plinth.gateway.limits.sharing import Sharing, Waiting
 from plinth.gateway.protocol.resp import MalformedReplyError, RedisError, Reply, ReplyReader, command
 from plinth.gateway.server.leases import Leases, LeaseTimes, _evalsha
 from plinth.gateway.server.redis import connect_to_redis
-from plinth.tests.gateway.limits.builders import make_account, make_limit
+from plinth.tests.gateway.limits.builders import make_account, make_limit, read_lines
 from plinth.tests.gateway.limits.real_redis import RealRedis, free_port, running_redis
 
 pytestmark = pytest.mark.process
@@ -148,7 +148,7 @@ async def test_headers_tell_what_all_gateways_have_left(redis: RealRedis) -> Non
         await two.count(two.account(limit), 1)
         await asyncio.sleep(0.4)
         await two.count(two.account(limit), 1)
-        headers = dict(two.sharing.limiter.headers(two.account(limit), time.monotonic()))
+        headers = read_lines(two.sharing.limiter.headers(two.account(limit), time.monotonic()))
         assert 60 <= int(headers[b"x-ratelimit-remaining-requests"]) <= 70
 
 

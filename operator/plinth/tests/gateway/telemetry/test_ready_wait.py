@@ -10,7 +10,7 @@ from plinth.gateway.telemetry.ready_wait import ReadyWait
 def after_a_round(seconds: float) -> ReadyWait:
     wait = ReadyWait()
     wait.begin(100.0, 5.0)
-    wait.end(100.0 + seconds, 5.0 + seconds)
+    wait.end(100.0 + seconds)
     return wait
 
 
