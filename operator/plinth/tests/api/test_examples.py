@@ -34,7 +34,7 @@ def test_the_example_is_valid_here_and_in_a_cluster(folder: Path) -> None:
     assert contents.errors == ()
     assert contents.warnings == ()
     assert contents.models
-    for resource in (*contents.pools, *contents.models):
+    for resource in (*contents.pools, *contents.policies, *contents.models):
         assert (
             judge(resource.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True))
             == []
