@@ -47,6 +47,8 @@ _UNAUTHORIZED = 401
 _NOT_READY = 503
 _CLIENT_GONE = 499
 _SERVER_ERROR = 500
+QUESTION_SECONDS = 10.0
+"""For each answer that is needed before a stream can go on: where many streams move at once they wait for each other."""
 _SILENT_SECONDS = 5.0
 """Without a byte for so long, a replica is asked whether it hangs."""
 
@@ -503,7 +505,11 @@ class Call:
         found: Joined | bytes | Refusal
         try:
             found = await find_continuation(
-                replica, prepared, ledger, self.order.path.decode(), limits.connect_seconds
+                replica,
+                prepared,
+                ledger,
+                self.order.path.decode(),
+                min(QUESTION_SECONDS, limits.resume_seconds),
             )
         except OSError as error:
             if self._replica is replica and not self._ended:
