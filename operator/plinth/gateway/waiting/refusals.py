@@ -15,7 +15,7 @@ def refusal(rejection: Rejection[Any], *, model: str, message: str = "") -> Refu
     `message` is what the model's route says of itself.
     """
     ticket, seconds = rejection.ticket, math.ceil(rejection.retry_seconds)
-    patience = ticket.deadline - ticket.arrived
+    patience = round(ticket.deadline - ticket.arrived, 2)
     if rejection.reason is Reason.EXPIRED:
         why = f": {message}" if message else ""
         text = f"no replica of {model!r} had room within {patience:g} s{why}"
