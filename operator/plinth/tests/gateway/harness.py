@@ -38,8 +38,11 @@ def scenario(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await test(*args, **kwargs)
+            try:
+                async with asyncio.timeout(20):
+                    await test(*args, **kwargs)
+            finally:
+                await end_children()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(bounded())
@@ -411,21 +414,31 @@ async def replicas(*behaviours: Behaviour | None) -> AsyncIterator[list[Upstream
             await upstream.stop()
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A process that a test started."""
 
     process: asyncio.subprocess.Process
-    announced: str
+    announced: str = ""
 
     async def end(self) -> None:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
+        _children.discard(self)
+
+
+_children: set[Child] = set()
+"""Of the test that runs: uvloop does not close while one lives, so that a failed test would hang."""
+
+
+async def end_children() -> None:
+    for child in list(_children):
+        await child.end()
 
 
 async def start_child(*arguments: str) -> Child:
-    """Starts Python with these arguments and waits for its first line."""
+    """Starts Python with these arguments and waits for its first line. It ends with the test at the latest."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
@@ -433,8 +446,11 @@ async def start_child(*arguments: str) -> Child:
         stderr=asyncio.subprocess.DEVNULL,
         cwd=Path(__file__).parents[3],
     )
+    child = Child(process)
+    _children.add(child)
     assert process.stdout is not None
-    return Child(process, (await process.stdout.readline()).decode().strip())
+    child.announced = (await process.stdout.readline()).decode().strip()
+    return child
 
 
 async def start_gateway_process(folder: Path, *flags: str) -> Child:
