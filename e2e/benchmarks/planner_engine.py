@@ -61,6 +61,7 @@ class Run:
     in_turn: bool = False
     """Whether loads wait until no engine starts and no other load runs: slower, and nothing disturbs."""
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held by whoever puts load on an engine."""
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -72,6 +73,11 @@ class Run:
             while "starting" in list(self.busy.values()) and self.remaining() > 0:
                 time.sleep(1)
             yield
+
+    def begin_start(self, name: str) -> None:
+        """An engine starts from now on; in turn, as soon as no load runs."""
+        with self._turn if self.in_turn else contextlib.nullcontext():
+            self.busy[name] = "starting"
 
     def remaining(self) -> float:
         """Seconds until the end of the run."""
@@ -157,7 +163,7 @@ def make_setup(run: Run, case: Case, devices: Sequence[str]) -> Setup:
 
 
 def _start(run: Run, case: Case, stack: BareVllm, record: dict[str, object]) -> None:
-    run.busy[case.name] = "starting"
+    run.begin_start(case.name)
     run.say(f"{case.name}: starts on {record['devices'] or 'the CPU'}, attempt {record['attempts']}")
     began = time.monotonic()
     stack.start()

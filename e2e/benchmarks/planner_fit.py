@@ -44,6 +44,9 @@ SPEED = (
 LINKS = {"NVLink": LinkKind.NVLINK}
 """What links are measured; as a constant, `all_reduce_microseconds` of one."""
 _MOST_TURNS = 30
+_MOST_BEGINNINGS = 6
+_LEAST_GAIN = 0.01
+"""Of the squared residuals, for which it is begun anew where it ended: over jumps one descent may stop early."""
 _NUDGE = 0.93
 """Down: a fraction that has come to 1 has no slope upwards. Far enough to see past the scheduler's jumps."""
 _LONGEST = 0.4
@@ -51,8 +54,6 @@ _LONGEST = 0.4
 _PULL = 0.003
 _FARTHEST = 0.5
 """A figure that is farther off pulls no harder: one stall, as when a kernel is compiled at first use, sets nothing."""
-_DISTURBED = 0.3
-"""What a level counts during which another engine started."""
 _LONGEST_SHOWN = 4
 
 Constants = Mapping[str, float]
@@ -91,9 +92,8 @@ def speed_residuals(cases: Sequence[Measured], calibration: Calibration) -> list
     for case in cases:
         for level in case.levels:
             predicted = predict_level(case, level, calibration)
-            weight = _DISTURBED if level.is_disturbed else 1.0
             found += [
-                weight * max(-_FARTHEST, min(_FARTHEST, math.log(predicted[name] / level.figures[name])))
+                max(-_FARTHEST, min(_FARTHEST, math.log(predicted[name] / level.figures[name])))
                 for name in FIGURES
             ]
     return found
@@ -162,6 +162,10 @@ def solve(matrix: list[list[float]], right: list[float], damping: float) -> list
     return found
 
 
+def _square(values: Sequence[float]) -> float:
+    return _dot(values, values)
+
+
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(one, other, strict=True))
 
@@ -184,7 +188,11 @@ def fit(cases: Sequence[Measured], start: Calibration = CALIBRATION) -> Calibrat
     constants = read_constants(start)
     names = spoken_of(known)
     constants = settle_memory(constants, known, start)
-    constants = settle(constants, names, lambda c: speed_residuals(known, with_constants(start, c)))
+    for _ in range(_MOST_BEGINNINGS):
+        before = _square(speed_residuals(known, with_constants(start, constants)))
+        constants = settle(constants, names, lambda c: speed_residuals(known, with_constants(start, c)))
+        if _square(speed_residuals(known, with_constants(start, constants))) > before * (1 - _LEAST_GAIN):
+            break
     return with_constants(start, constants)
 
 

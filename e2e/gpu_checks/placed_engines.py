@@ -15,22 +15,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from ray_slots import RaySlots, make_slot
+from ray_slots import RaySlots, make_slot, two_nodes
 from synthetic_model import Qwen2Shape, write_model
 
-from plinth.cluster.local_ray import RAY_ENVIRONMENT, free_port
-from plinth.cluster.processes import end_processes, find_instance_processes, instance_environment
-from plinth.cluster.ray_rest import RayRest
-from plinth.desired.serve_config import ServeSettings
+from plinth.cluster.processes import find_instance_processes
 from plinth.domain.fleet import Engine, EngineSpec, SlotPlace, SlotPlan
-from plinth.tests.engine.serving import SECRET, make_spec
+from plinth.tests.engine.serving import make_spec
 
 INSTANCE = "gpucheck"
 START_SECONDS = 300
@@ -65,46 +59,6 @@ def ask_driver(what: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
-@asynccontextmanager
-async def two_nodes(folder: Path) -> AsyncIterator[RaySlots]:
-    token, port = folder / "token", free_port()
-    token.write_text("t" * 40)
-    (folder / "secret").write_text(SECRET)
-    environment = {
-        **instance_environment(INSTANCE),
-        **RAY_ENVIRONMENT,
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_memory_monitor_refresh_ms": "0",
-    }
-    script = Path(__file__).parents[1] / "tests" / "two_nodes.py"
-    with (folder / "ray.log").open("w") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, script, str(port), "0", "1,0", "0"),
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        )
-    rest = RayRest(f"http://127.0.0.1:{port}", token)
-    settings = ServeSettings(
-        secret_file=str(folder / "secret"),
-        cache_dir=str(folder / "cache"),
-        http_host="127.0.0.1",
-        http_port=free_port(),
-        trust_remote_code=True,
-    )
-    try:
-        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {SECRET}"}) as client:
-            slots = RaySlots(rest=rest, client=client, settings=settings)
-            await slots.until_nodes(2)
-            yield slots
-    finally:
-        await rest.close()
-        process.kill()
-        await process.wait()
-        await end_processes(find_instance_processes(INSTANCE), patience_seconds=5)
-
-
 class Checks:
     """What was looked at, and whether it was as it should be."""
 
@@ -133,7 +87,16 @@ async def answer_of(slots: RaySlots, slot: SlotPlan, checks: Checks, expected: l
 async def check(folder: Path) -> bool:
     checks, driver = Checks(), ask_driver("uuid")
     spec = make_engine_spec(write_model(folder / "model", SHAPE))
-    async with two_nodes(folder) as slots:
+    nodes = two_nodes(
+        sys.executable,
+        *("0", "1,0", "0"),
+        folder=folder,
+        instance=INSTANCE,
+        cache=folder / "cache",
+        environment={"RAY_memory_monitor_refresh_ms": "0"},
+        patience_seconds=5,
+    )
+    async with nodes as slots:
         reversed_node, other = slots.nodes
         # The node with both shows them in reverse order: its index 0 is the driver's 1.
         last = (reversed_node, 0, driver[1])

@@ -1,15 +1,20 @@
-"""Slots of one model at a real Ray, as the operator asks for them, and a client of their replicas."""
+"""Slots of one model at a real Ray, as the operator asks for them, a client of their replicas, and a Ray of two nodes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from plinth.cluster.capacity import CapacityAway
+from plinth.cluster.local_ray import RAY_ENVIRONMENT, free_port
+from plinth.cluster.processes import end_processes, find_instance_processes, instance_environment
 from plinth.cluster.ray_rest import RayRest
 from plinth.desired.names import route_prefix
 from plinth.desired.serve_config import ServeSettings
@@ -25,9 +30,10 @@ from plinth.domain.fleet import (
     SlotPlan,
 )
 from plinth.tests.controllers.capacity_contract import config_of
-from plinth.tests.engine.serving import Served
+from plinth.tests.engine.serving import SECRET, Served
 
 KEY = ModelKey("team", "chat")
+_NODES = Path(__file__).with_name("two_nodes.py")
 
 
 def make_slot(revision: str, spec: EngineSpec, *place: SlotPlace) -> SlotPlan:
@@ -87,3 +93,53 @@ class RaySlots:
 
     async def _serve(self) -> Mapping[str, Any]:
         return (await self.rest.observe()).serve
+
+
+@asynccontextmanager
+async def two_nodes(
+    python: str | Path,
+    *given: str,
+    folder: Path,
+    instance: str,
+    cache: Path,
+    environment: Mapping[str, str],
+    patience_seconds: float,
+) -> AsyncIterator[RaySlots]:
+    """A Ray of two nodes on this machine, by `two_nodes.py` with what it is `given`; at the end nothing of it is left.
+
+    `folder` is for its secrets and its log. What ends late gets so much patience.
+    """
+    token, port = folder / "token", free_port()
+    token.write_text("t" * 40)
+    (folder / "secret").write_text(SECRET)
+    with (folder / "ray.log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(python, _NODES, str(port), *given),
+            env={
+                **instance_environment(instance),
+                **RAY_ENVIRONMENT,
+                "RAY_AUTH_TOKEN_PATH": str(token),
+                **environment,
+            },
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+    rest = RayRest(f"http://127.0.0.1:{port}", token)
+    settings = ServeSettings(
+        secret_file=str(folder / "secret"),
+        cache_dir=str(cache),
+        http_host="127.0.0.1",
+        http_port=free_port(),
+        trust_remote_code=True,
+    )
+    try:
+        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {SECRET}"}) as client:
+            slots = RaySlots(rest=rest, client=client, settings=settings)
+            await slots.until_nodes(2)
+            yield slots
+    finally:
+        await rest.close()
+        process.kill()
+        await process.wait()
+        await end_processes(find_instance_processes(instance), patience_seconds=patience_seconds)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -401,3 +402,20 @@ def test_the_command_s_words_reach_the_measuring_by_way_of_the_background(
     monkeypatch.setattr("sys.argv", ["planner_measure.py", *started[0]])
     planner_measure.main()
     assert measured == [(True, ["qwen2.5-7b-tp1"], ["2", "3"])]
+
+
+def test_in_turn_no_engine_starts_while_another_is_under_load(tmp_path: Path) -> None:
+    run = Run(place=tmp_path, deadline=time.monotonic() + 1000, in_turn=True)
+    starting = threading.Thread(target=run.begin_start, args=("next",), daemon=True)
+    with run.turn():
+        starting.start()
+        starting.join(timeout=0.2)
+        assert run.busy == {}
+    starting.join(timeout=10)
+    assert run.busy == {"next": "starting"}
+
+
+def test_out_of_turn_engines_start_at_any_time(run: Run) -> None:
+    with run.turn():
+        run.begin_start("next")
+    assert run.busy == {"next": "starting"}

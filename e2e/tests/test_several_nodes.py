@@ -9,23 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import pytest
 import pytest_asyncio
-from ray_slots import RaySlots, make_slot
+from ray_slots import RaySlots, make_slot, two_nodes
 
-from plinth.cluster.local_ray import RAY_ENVIRONMENT, free_port
-from plinth.cluster.processes import end_processes, find_instance_processes, instance_environment
-from plinth.cluster.ray_rest import RayRest
-from plinth.desired.serve_config import ServeSettings
+from plinth.cluster.processes import find_instance_processes
 from plinth.domain.fleet import Engine, SlotPlace, SlotPlan
-from plinth.tests.engine.serving import LOOPBACK, SECRET, listening_hosts, make_spec
+from plinth.tests.engine.serving import LOOPBACK, listening_hosts, make_spec
 
 pytestmark = [
     pytest.mark.ray,
@@ -63,44 +58,21 @@ class Fleet(RaySlots):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     assert VENV.exists(), "the vLLM environment is missing: bash e2e/vllm-cpu/setup.sh .venv-vllm"
-    folder = tmp_path_factory.mktemp("nodes")
-    token, port = folder / "token", free_port()
-    token.write_text("t" * 40)
-    (folder / "secret").write_text(SECRET)
     cache = VENV / "model-cache"  # the conversion takes long; it goes when the environment is made anew
     cache.mkdir(exist_ok=True)
-    environment = {
-        **instance_environment(INSTANCE),
-        **RAY_ENVIRONMENT,
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "PYTHONPATH": str(ROOT / "operator"),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(VENV / "bin" / "python", Path(__file__).parent / "two_nodes.py", str(port), "3"),
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    nodes = two_nodes(
+        VENV / "bin" / "python",
+        "3",
+        folder=tmp_path_factory.mktemp("nodes"),
+        instance=INSTANCE,
+        cache=cache,
+        environment={"PYTHONPATH": str(ROOT / "operator")},
+        patience_seconds=3,
     )
-    rest = RayRest(f"http://127.0.0.1:{port}", token)
-    settings = ServeSettings(
-        secret_file=str(folder / "secret"),
-        cache_dir=str(cache),
-        http_host="127.0.0.1",
-        http_port=free_port(),
-        trust_remote_code=True,
-    )
-    try:
-        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {SECRET}"}) as client:
-            made = Fleet(rest=rest, client=client, settings=settings)
-            await made.until_nodes(2)
-            await made.apply(made.whole, made.split)
-            yield made
-    finally:
-        await rest.close()
-        process.kill()
-        await process.wait()
-        await end_processes(find_instance_processes(INSTANCE), patience_seconds=3)
+    async with nodes as slots:
+        made = Fleet(rest=slots.rest, client=slots.client, settings=slots.settings, nodes=slots.nodes)
+        await made.apply(made.whole, made.split)
+        yield made
 
 
 def command_of(pid: int) -> str:

@@ -12,6 +12,7 @@ from plinth.domain.figures import Prediction
 from plinth.domain.fleet import Engine
 from plinth.domain.predictions import make_prediction, vllm_kv_bytes
 from plinth.domain.quantities import MIB, ceil_div, format_bytes, format_count, plural
+from plinth.domain.sizing import performance
 from plinth.domain.sizing.choice import SMALLER, ShapeChoice, SizingRefusal, choose
 from plinth.domain.sizing.goals import Promise, make_promise
 from plinth.domain.sizing.memory import MemoryPlan, plan_memory
@@ -80,7 +81,7 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
         kv_bytes=0,
         threads=0,
         sentences=_sentences(found),
-        prediction=_predict(request, found.shape, found.memory),
+        prediction=_predict(request, found.shape, found.memory, found.predicted),
         promise=found.promise,
         rejected=found.rejected,
     )
@@ -90,12 +91,19 @@ def _sentences(choice: ShapeChoice) -> tuple[str, ...]:
     return (*choice.reasons, *(f"not {each.shape}: {each.reason}" for each in choice.rejected))
 
 
-def _predict(request: FitRequest, shape: Shape, memory: MemoryPlan) -> Prediction:
-    """As computed from model and hardware alone: what was measured corrects it where it is shown."""
-    computed = None
-    if request.knows_speed:
-        computed = predict(replace(request.sizing, speed_permille=FULL_SPEED_PERMILLE), shape, memory)
-    return make_prediction(request.sizing, memory, computed)
+def _predict(
+    request: FitRequest, shape: Shape, memory: MemoryPlan, corrected: performance.Prediction | None = None
+) -> Prediction:
+    """As computed from model and hardware alone: what was measured corrects it where it is shown.
+
+    What is `corrected` already is the same where there is nothing to correct.
+    """
+    sizing, computed = request.sizing, corrected
+    if not request.knows_speed:
+        computed = None
+    elif computed is None or sizing.speed_permille != FULL_SPEED_PERMILLE:
+        computed = predict(replace(sizing, speed_permille=FULL_SPEED_PERMILLE), shape, memory)
+    return make_prediction(sizing, memory, computed)
 
 
 def _on_cpu(request: FitRequest) -> Fit | FitRefusal:

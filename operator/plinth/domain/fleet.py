@@ -138,8 +138,6 @@ class SeenDevice:
     """Among those that the node's Ray has, in its order: what `SlotPlace.accelerators` holds."""
     uuid: str = ""
     """The driver's own name for it; empty where it has none."""
-    link_domain: int | None = None
-    """The lowest index among those that it is linked to directly (NVLink, xGMI), itself included; None: not told."""
 
 
 class NodeState(StrEnum):

@@ -246,9 +246,10 @@ def _fit_on(
         found.place,
         engine=engine,
         context_tokens=context_tokens,
+        speed_permille=model.correction.thousandths,
     )
     request = FitRequest(
-        sizing=replace(sizing, speed_permille=model.correction.thousandths),
+        sizing=sizing,
         file_bytes=0 if changes_weights(args) else file_bytes_of(model.artifact, engine),
         threads=found.threads,
         knows_speed=found.knows_speed,

@@ -162,7 +162,9 @@ def read_options(args: Mapping[str, str], *, concurrency: int, dtype_bytes: int)
 
 def _count(args: Mapping[str, str], name: str) -> int | None:
     """A number as vLLM reads it: of tokens also `8k` and `8K` (utils/argparse_utils.py, `human_readable_int`)."""
-    text = args.get(name, "").strip()
+    if name not in args:
+        return None
+    text = args[name].strip()
     if _COUNT.fullmatch(text):
         return int(text)
     short = _SHORT.fullmatch(text) if name == BATCHED_TOKENS else None

@@ -10,7 +10,15 @@ from dataclasses import replace
 from plinth.api.v1alpha1 import ModelDeploymentSpec, Objectives, Parallelism, Task
 from plinth.domain.fleet import Artifact, ArtifactRefusal, Engine, ModelFormat
 from plinth.domain.models.architecture import ModelArchitecture
-from plinth.domain.sizing.request import Asked, EngineOptions, Goals, Load, Place, SizingRequest
+from plinth.domain.sizing.request import (
+    FULL_SPEED_PERMILLE,
+    Asked,
+    EngineOptions,
+    Goals,
+    Load,
+    Place,
+    SizingRequest,
+)
 from plinth.domain.vllm_arguments import read_options
 
 
@@ -21,6 +29,7 @@ def make_sizing_request(
     *,
     engine: Engine,
     context_tokens: int,
+    speed_permille: int = FULL_SPEED_PERMILLE,
 ) -> SizingRequest:
     """The question to sizing; `context_tokens` is what is planned for, see `targets`."""
     return SizingRequest(
@@ -35,6 +44,7 @@ def make_sizing_request(
         asked=asked_of(spec.parallelism),
         engine=engine,
         options=_options_of(spec, engine, model),
+        speed_permille=speed_permille,
     )
 
 

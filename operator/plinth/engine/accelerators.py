@@ -109,14 +109,7 @@ class NodeAccelerators:
         index = self._index_of(place)
         if index is None:
             return None
-        device = self.driver[place]
-        return SeenDevice(
-            node_id=self.node_id, index=index, uuid=device.uuid, link_domain=self._domain(device.linked)
-        )
-
-    def _domain(self, linked: tuple[int, ...] | None) -> int | None:
-        indices = [self._index_of(place) for place in linked or ()]
-        return min((index for index in indices if index is not None), default=None)
+        return SeenDevice(node_id=self.node_id, index=index, uuid=self.driver[place].uuid)
 
     def _index_of(self, place: int) -> int | None:
         """The index of the driver's device at this place in its order; None where the node does not show it."""

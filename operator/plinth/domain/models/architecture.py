@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, repeat
 from math import gcd
@@ -51,6 +51,14 @@ class ModelArchitecture:
     """Bytes that each quantised part takes, where they told; computed for other parts."""
     task: Task = Task.GENERATE
     """What it looks made for; the user's word counts more."""
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: it goes through all layers, and what is remembered of a model is looked up by it."""
+        return hash(tuple(getattr(self, each.name) for each in fields(self)))
 
     @property
     def parameters(self) -> int:

@@ -19,9 +19,10 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from plinth.domain.quantities import ceil_div
 from plinth.domain.sizing.steps import Batch
@@ -61,17 +62,23 @@ class Capacity:
     """Of a pipeline; so many batches are under way."""
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """Values with how often each occurred, smallest first."""
 
     values: tuple[tuple[float, int], ...]
 
     def percentiles(self, *percents: int) -> list[float]:
         """For each the least value that so many percent of all are at most; 0 where there are none."""
-        reached = list(accumulate(count for _, count in self.values))
+        reached = self._reached
         if not reached:
             return [0.0] * len(percents)
         return [self.values[bisect_left(reached, reached[-1] * each / 100)][0] for each in percents]
+
+    @cached_property
+    def _reached(self) -> list[int]:
+        """How many are at most as large as each value. Kept: a load that was played once is asked about often."""
+        return list(accumulate(count for _, count in self.values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +159,7 @@ class _Run:
     @property
     def goes_on(self) -> bool:
         """Whether anybody waits for anything."""
-        return bool(self.waiting) or not all(lane.is_empty for lane in self.lanes)
+        return bool(self.waiting) or self.under_way > 0
 
     def turn(self) -> None:
         """One step, or many alike, of the batch that comes next."""

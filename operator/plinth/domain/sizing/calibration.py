@@ -11,7 +11,7 @@ from plinth.domain.accelerators.catalogue import LinkKind
 from plinth.domain.fleet import Engine
 
 
-class MemoryConstants(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MemoryConstants(msgspec.Struct, frozen=True, eq=False, kw_only=True, forbid_unknown_fields=True):
     """What an engine takes that no formula gives; see the file for each."""
 
     hidden_copies: int

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from plinth.domain.accelerators.catalogue import CPU, LinkKind
 from plinth.domain.fleet import Engine
+from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.sizing.request import Asked, Place, SizingRequest
 from plinth.domain.sizing.rules import find_obstacle
 from plinth.domain.sizing.shape import Shape
@@ -22,17 +23,15 @@ def find_candidates(request: SizingRequest) -> tuple[Shape, ...]:
     """
     if request.place.accelerator.name == CPU or request.engine is Engine.LLAMA_CPP:
         return tuple(shape for shape in (Shape(),) if _is_as_asked(shape, request.asked))
-    widths = range(1, largest_tensor(request.place) + 1)
-    staged = tuple(tensor for tensor in widths if _is_staged(request, tensor))
-    return _all_shapes(request.place, request.asked, staged, spreads_experts=request.model.experts > 0)
+    return _all_shapes(request.model, request.place, request.asked)
 
 
-@lru_cache(maxsize=1024)
-def _all_shapes(
-    place: Place, asked: Asked, staged: tuple[int, ...], *, spreads_experts: bool
-) -> tuple[Shape, ...]:
-    """Pure, and remembered: models differ in how wide they are split before they are staged, and in little else."""
-    found = _shapes(place, staged, spreads_experts=spreads_experts)
+@lru_cache(maxsize=4096)
+def _all_shapes(model: ModelArchitecture, place: Place, asked: Asked) -> tuple[Shape, ...]:
+    """Pure, and remembered: a fleet has few models and places, and many loads."""
+    widths = range(1, largest_tensor(place) + 1)
+    staged = tuple(tensor for tensor in widths if _is_staged(model, place, asked, tensor))
+    found = _shapes(place, staged, spreads_experts=model.experts > 0)
     return tuple(sorted((shape for shape in found if _is_as_asked(shape, asked)), key=_plainness))
 
 
@@ -58,13 +57,12 @@ def _expert_shapes(tensor: int, most: int) -> Iterator[Shape]:
         yield Shape(tensor=tensor, data=data, expert=tensor * data)
 
 
-def _is_staged(request: SizingRequest, tensor: int) -> bool:
+def _is_staged(model: ModelArchitecture, place: Place, asked: Asked, tensor: int) -> bool:
     """Stages only where splitting layers further is slow or not possible, or by hand; in one node, else on several."""
-    place = request.place
-    asked = request.asked.pipeline is not None
+    by_hand = asked.pipeline is not None
     slow = place.accelerator.link.kind is LinkKind.PCIE
     widest = 2 * tensor > largest_tensor(place)
-    return asked or slow or widest or find_obstacle(request.model, Shape(tensor=2 * tensor)) is not None
+    return by_hand or slow or widest or find_obstacle(model, Shape(tensor=2 * tensor)) is not None
 
 
 def _is_as_asked(shape: Shape, asked: Asked) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from plinth.domain.accelerators.catalogue import CPU
 from plinth.domain.models.architecture import ModelArchitecture
@@ -31,8 +32,12 @@ def refuse_degrees(asked: Asked) -> str | None:
     )
 
 
+@lru_cache(maxsize=4096)
 def refuse_asked(model: ModelArchitecture, asked: Asked) -> str | None:
-    """Why the engine would not take these degrees on whatever pool, with tensor degrees that it would; or None."""
+    """Why the engine would not take these degrees on whatever pool, with tensor degrees that it would; or None.
+
+    Pure, and remembered: each load of a model asks anew.
+    """
     obstacle = find_obstacle(model, Shape(tensor=asked.tensor or 1))
     if obstacle is not None:
         able = [

@@ -10,6 +10,7 @@ file (models/llama.py, `assert self.total_num_kv_heads % tp_size == 0`); the wid
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.blocks import Attention, AttentionKind, Layers
@@ -23,8 +24,9 @@ _UNEVEN_METHODS = frozenset({"mxfp4"})
 tp_size)`), and filled up for the kernel (oracle/mxfp4.py, `mxfp4_round_up_hidden_size_and_intermediate_size`)."""
 
 
+@lru_cache(maxsize=4096)
 def find_obstacle(model: ModelArchitecture, shape: Shape) -> str | None:
-    """Why vLLM would not start the model in this shape, or None."""
+    """Why vLLM would not start the model in this shape, or None. Pure, and remembered: each load asks anew."""
     return next(_obstacles(model, shape), None)
 
 

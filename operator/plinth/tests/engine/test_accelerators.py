@@ -25,14 +25,13 @@ def made(*given: int, own: tuple[str, ...] | None = None, **more: Any) -> NodeAc
     return NodeAccelerators(node_id="n1", own=own, given=given, **more)
 
 
-def pairs(count: int) -> tuple[DriverDevice, ...]:
-    """Devices of which each two neighbours are linked."""
+def devices(count: int) -> tuple[DriverDevice, ...]:
+    """What a driver tells of so many."""
     return tuple(
         DriverDevice(
             place=place,
             uuid=f"GPU-{place}{place}{place}",
             address=f"00000000:{place:02X}:00.0",
-            linked=(place - place % 2, place - place % 2 + 1),
         )
         for place in range(count)
     )
@@ -129,15 +128,15 @@ def test_rays_choice_is_read_as_indices() -> None:
     ],
 )
 def test_what_the_driver_knows_comes_before_what_was_shown(told: ToldDevice) -> None:
-    seen = made(0, driver=pairs(4)).seen(told)
-    assert seen == SeenDevice(node_id="n1", index=3, uuid="GPU-333", link_domain=2)
+    seen = made(0, driver=devices(4)).seen(told)
+    assert seen == SeenDevice(node_id="n1", index=3, uuid="GPU-333")
 
 
 def test_an_index_counts_what_the_node_shows() -> None:
     for own in (("1", "3"), ("GPU-1", "GPU-333")):
-        seen = made(1, own=own, driver=pairs(4)).seen(ToldDevice(0, uuid="333"))
-        assert seen == SeenDevice(node_id="n1", index=1, uuid="GPU-333", link_domain=1)
-    assert made(0, own=("1",), driver=pairs(4)).seen(ToldDevice(0, uuid="333")) is None
+        seen = made(1, own=own, driver=devices(4)).seen(ToldDevice(0, uuid="333"))
+        assert seen == SeenDevice(node_id="n1", index=1, uuid="GPU-333")
+    assert made(0, own=("1",), driver=devices(4)).seen(ToldDevice(0, uuid="333")) is None
 
 
 def test_without_a_driver_to_ask_the_order_it_was_shown_in_tells() -> None:
@@ -173,7 +172,7 @@ class NvmlError(Exception):
 
 
 def make_nvml(fails: str = "") -> Any:
-    """A driver of four devices in two linked pairs, which may fail at one question."""
+    """A driver of four devices, which may fail at one question."""
     opened: list[int] = []
 
     def answer(question: str, value: Any) -> Any:
@@ -183,8 +182,6 @@ def make_nvml(fails: str = "") -> Any:
 
     return SimpleNamespace(
         NVMLError=NvmlError,
-        NVML_P2P_CAPS_INDEX_NVLINK=1,
-        NVML_P2P_STATUS_OK=0,
         opened=opened,
         nvmlInit=lambda: opened.append(answer("init", 1)),
         nvmlShutdown=opened.pop,
@@ -192,13 +189,12 @@ def make_nvml(fails: str = "") -> Any:
         nvmlDeviceGetHandleByIndex=lambda place: answer("handle", place),
         nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}{handle}{handle}",
         nvmlDeviceGetPciInfo=lambda handle: SimpleNamespace(busId=f"00000000:{handle:02X}:00.0".encode()),
-        nvmlDeviceGetP2PStatus=lambda one, other, _: answer("links", int(one // 2 != other // 2)),
     )
 
 
-def test_the_driver_tells_names_addresses_and_links() -> None:
+def test_the_driver_tells_names_and_addresses() -> None:
     nvml = make_nvml()
-    assert read_devices(nvml) == pairs(4)
+    assert read_devices(nvml) == devices(4)
     assert nvml.opened == []
 
 
@@ -207,11 +203,3 @@ def test_no_driver_or_a_broken_one_tells_nothing(fails: str) -> None:
     nvml = make_nvml(fails)
     assert read_devices(nvml) == ()
     assert nvml.opened == []
-
-
-def test_links_that_the_driver_keeps_to_itself_are_not_guessed() -> None:
-    found = read_devices(make_nvml("links"))
-    assert [device.linked for device in found] == [None] * 4
-    assert made(0, driver=found).seen(ToldDevice(0, uuid="222")) == SeenDevice(
-        node_id="n1", index=2, uuid="GPU-222"
-    )

@@ -41,11 +41,11 @@ async def test_the_phases_follow_each_other_and_end_in_ready() -> None:
         status, answer = await served.post("/v1/completions", {})
         assert (status, answer["error"]["code"]) == (503, "replica_not_ready")
         engine.tells = make_figures(kv_tokens=4096)
-        engine.sees = (SeenDevice(node_id="n1", index=3, uuid="GPU-333", link_domain=2),)
+        engine.sees = (SeenDevice(node_id="n1", index=3, uuid="GPU-333"),)
         engine.probed.set()
         ready = await served.until("Ready")
         assert ready["figures"]["memory"]["kv_tokens"] == 4096
-        assert ready["accelerators"] == [{"node_id": "n1", "index": 3, "uuid": "GPU-333", "link_domain": 2}]
+        assert ready["accelerators"] == [{"node_id": "n1", "index": 3, "uuid": "GPU-333"}]
         assert await served.post("/v1/completions", {}) == (200, engine.answer)
     assert engine.closed >= 1
 

@@ -73,7 +73,7 @@ async def test_memory_stays_small_under_load_and_the_process_rests_when_idle(tmp
         await asyncio.sleep(0.7)
         before = cpu_seconds(pid)
         await asyncio.sleep(2.0)
-        assert cpu_seconds(pid) - before <= 0.02  # 1% of a core; the clock ticks in 0.01 s
+        assert cpu_seconds(pid) - before < 0.025  # 1% of a core; the clock ticks in 0.01 s
         await controller.close()
     await gateway.end()
 
