@@ -7,7 +7,6 @@ of a clock that never goes back.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -30,6 +29,9 @@ COUNTERS_KEPT: Final = 65_536
 ACCOUNTS_KEPT: Final = 16_384
 LOOK_SECONDS: Final = 0.25
 """Between two looks at which of an account's limits is nearest to its end."""
+TOLD_SECONDS: Final = 0.05
+"""So old may be what clients are told of limits that are ample: a share of them that nobody notices is used meanwhile."""
+AMPLE: Final = 100_000
 GOLDEN: Final = 0.6180339887498949
 """Multiples of it, modulo 1, are spread evenly, however many there are."""
 _INDEX: Final = {"requests": 0, "inputTokens": 1, "outputTokens": 2, "totalTokens": 3, "concurrency": 4}
@@ -62,11 +64,25 @@ class Meter:
 class Account:
     """All limits that hold for one key on one model."""
 
-    __slots__ = ("_counted", "_most_output", "_most_total", "look_at", "meters", "nearest", "shown")
+    __slots__ = (
+        "_most_output",
+        "_most_total",
+        "by_index",
+        "lines",
+        "look_at",
+        "meters",
+        "nearest",
+        "shown",
+        "tell_at",
+    )
 
     def __init__(self, meters: tuple[Meter, ...]) -> None:
         self.meters = meters
-        self._counted = tuple((meter.index, meter.counter) for meter in meters)
+        self.by_index = tuple(
+            (index, counters)
+            for index in range(len(_INDEX))
+            if (counters := tuple(meter.counter for meter in meters if meter.index == index))
+        )
         self.shown = tuple(
             (names, counters)
             for names, indexes in ((REQUEST_HEADERS, (0,)), (TOKEN_HEADERS, (1, 2, 3)))
@@ -76,6 +92,9 @@ class Account:
         self.nearest: list[tuple[tuple[bytes, bytes, bytes], Counter]] = []
         """Of each kind the one that is nearest to its end, when last looked."""
         self.look_at = 0.0
+        self.lines = b""
+        """What clients were told last."""
+        self.tell_at = 0.0
         self._most_output = min((m.limit.amount for m in meters if m.index == 2), default=None)  # noqa: PLR2004
         self._most_total = min((m.limit.amount for m in meters if m.index == 3), default=None)  # noqa: PLR2004
 
@@ -90,12 +109,28 @@ class Account:
 
     def take(self, costs: Costs, now: float) -> bool:
         """Counts the request in every counter, or, if one has no room, in none."""
-        for index, counter in self._counted:
-            if costs[index] and counter.wait(costs[index], now):
-                return False
-        for index, counter in self._counted:
-            counter.add(costs[index], now)
+        for index, counters in self.by_index:
+            cost = costs[index]
+            if cost:
+                for counter in counters:
+                    if not counter.take(cost, now):
+                        self._untake(costs, counter)
+                        return False
         return True
+
+    def is_ample(self, now: float) -> bool:
+        """Whether every limit that clients are told of is large and has half of it left."""
+        return all(
+            counter.amount >= AMPLE and 2 * counter.used(now) < counter.amount for _, counter in self.nearest
+        )
+
+    def _untake(self, costs: Costs, culprit: Counter) -> None:
+        for index, counters in self.by_index:
+            for counter in counters:
+                if counter is culprit:
+                    return
+                if costs[index]:
+                    counter.untake(costs[index])
 
 
 class Reservation:
@@ -119,7 +154,7 @@ class Limiter:
     def __init__(self, shared: CounterSource | None = None) -> None:
         """Without `shared` this process is the only one that counts."""
         self._shared = shared
-        self._accounts: OrderedDict[tuple[str, str], Account] = OrderedDict()
+        self._accounts: dict[tuple[str, str], Account] = {}
         self._counters: dict[str, Counter] = {}
         self._refusals = 0.0
         self._most_counters = COUNTERS_KEPT
@@ -136,7 +171,6 @@ class Limiter:
         """The limits of a key on a model; `terms` are what its policies say of the two."""
         account = self._accounts.get((key, model))
         if account is not None:
-            self._accounts.move_to_end((key, model))
             return account
         if len(self._counters) > self._most_counters:
             self._forget_idle(now)
@@ -153,7 +187,7 @@ class Limiter:
         )
         self._accounts[key, model] = account
         if len(self._accounts) > ACCOUNTS_KEPT:
-            self._accounts.popitem(last=False)
+            del self._accounts[next(iter(self._accounts))]
         return account
 
     def admit(
@@ -178,22 +212,28 @@ class Limiter:
 
     def headers(self, account: Account, now: float) -> bytes:
         """The lines `x-ratelimit-*` of the request limit and of the token limit that are nearest to their ends."""
+        if now < account.tell_at:
+            return account.lines
         if now >= account.look_at:
             account.look_at = now + LOOK_SECONDS
             account.nearest = [(names, _nearest(counters, now)) for names, counters in account.shown]
         lines = b""
         for names, counter in account.nearest:
             lines += limit_lines(names, counter.amount, counter.used(now), counter.empty_after(now))
+        if account.is_ample(now):
+            account.lines, account.tell_at = lines, now + TOLD_SECONDS
         return lines
 
     def _change(self, reservation: Reservation, used: Costs, now: float) -> None:
         counted, account = reservation.costs, reservation.account
-        for meter in account.meters:
-            more = used[meter.index] - counted[meter.index]
+        for index, counters in account.by_index:
+            more = used[index] - counted[index]
             if more > 0:
-                meter.counter.add(more, now)
+                for counter in counters:
+                    counter.add(more, now)
             elif more < 0:
-                meter.counter.give_back(-more, reservation.taken_at, now)
+                for counter in counters:
+                    counter.give_back(-more, reservation.taken_at, now)
         if self._shared is not None:
             self._shared.touch(account)
 

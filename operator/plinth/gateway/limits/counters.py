@@ -1,7 +1,7 @@
 """What has been used of one limit: a bucket for short windows, a sliding sum for long ones, slots for concurrency.
 
-A request's limits are all asked first (`wait`) and counted only when every one has room (`add`), so a refused
-request costs nothing. Pure; `now` is seconds of a clock that never goes back.
+A request is counted in one after the other (`take`); where one has no room, those before it forget it (`untake`), so
+a refused request costs nothing. Pure; `now` is seconds of a clock that never goes back.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ class Counter(Protocol):
     """What is used of one limit, in requests or tokens."""
 
     amount: float
+
+    def take(self, cost: float, now: float) -> bool:
+        """Counts the cost if it has room; False, and nothing is counted, if it has none."""
+
+    def untake(self, cost: float) -> None:
+        """Takes back what was just taken, as if it had never been."""
 
     def wait(self, cost: float, now: float) -> float:
         """Seconds until the cost has room: 0 when it has now, infinite when it never will."""
@@ -59,6 +65,21 @@ class Bucket:
         self._level = 0.0
         self._at = 0.0
 
+    def take(self, cost: float, now: float) -> bool:
+        """Fills the bucket, up to its rim."""
+        amount = self.amount
+        level = self._level - (now - self._at) * amount / self._window
+        level = cost + level if level > 0.0 else cost
+        if level > amount:
+            return False
+        self._level = level
+        self._at = now
+        return True
+
+    def untake(self, cost: float) -> None:
+        """As above."""
+        self._level -= cost
+
     def used(self, now: float) -> float:
         """What has not drained yet."""
         level = self._level - (now - self._at) * self.amount / self._window
@@ -82,7 +103,8 @@ class Bucket:
     def give_back(self, amount: float, taken_at: float, now: float) -> None:
         """Empties it, unless all of that time's use has drained already."""
         if now - taken_at < self._window:
-            self._level = max(0.0, self.used(now) - amount)
+            level = self._level - (now - self._at) * self.amount / self._window - amount
+            self._level = max(0.0, level)
             self._at = now
 
     def empty_after(self, now: float) -> float:
@@ -103,6 +125,30 @@ class Window:
         self._parts: deque[list[float]] = deque()
         """Number of the part and what was used in it, oldest first; parts without use are not kept."""
         self._sum = 0.0
+
+    def take(self, cost: float, now: float) -> bool:
+        """Counts in the newest part. What is too old was forgotten when that one began."""
+        part, parts = now // self._width, self._parts
+        newest = parts[-1] if parts else None
+        if newest is None or newest[0] < part:
+            self.used(now)
+            newest = None
+        if self._sum + cost > self.amount:
+            return False
+        if newest is None:
+            parts.append([part, cost])
+        else:
+            newest[1] += cost
+        self._sum += cost
+        return True
+
+    def untake(self, cost: float) -> None:
+        """As above."""
+        newest = self._parts[-1]
+        newest[1] -= cost
+        self._sum -= cost
+        if not newest[1]:
+            self._parts.pop()
 
     def used(self, now: float) -> float:
         """The sum of all parts that lie, wholly or in part, within the window before `now`."""
@@ -142,14 +188,15 @@ class Window:
             return
         self.used(now)
         parts = self._parts
-        while amount > 0 and parts:
+        while parts:
             oldest = parts[0]
-            taken = min(amount, oldest[1])
-            amount -= taken
-            oldest[1] -= taken
-            self._sum -= taken
-            if oldest[1] <= 0:
-                parts.popleft()
+            if oldest[1] > amount:
+                oldest[1] -= amount
+                self._sum -= amount
+                return
+            amount -= oldest[1]
+            self._sum -= oldest[1]
+            parts.popleft()
 
     def empty_after(self, now: float) -> float:
         """Until the newest part is forgotten."""
@@ -168,7 +215,18 @@ class Slots:
         self.amount = amount
         self._under_way = 0.0
 
-    def used(self, now: float) -> float:  # noqa: ARG002 - slots know no time
+    def take(self, cost: float, now: float) -> bool:  # noqa: ARG002 - slots know no time
+        """One more, if it may be."""
+        if self._under_way + cost > self.amount:
+            return False
+        self._under_way += cost
+        return True
+
+    def untake(self, cost: float) -> None:
+        """As above."""
+        self._under_way -= cost
+
+    def used(self, now: float) -> float:  # noqa: ARG002 - as above
         """Requests under way."""
         return self._under_way
 

@@ -126,6 +126,19 @@ class Lease:
         self._reported_at = 0.0
         self._seen_at = 0.0
 
+    def take(self, cost: float, now: float) -> bool:
+        """Uses what is in stock; what is not there only where the shared counters are not needed."""
+        if self.stock < cost and self.wait(cost, now):
+            return False
+        self.add(cost, now)
+        return True
+
+    def untake(self, cost: float) -> None:
+        """As above."""
+        self.stock += cost
+        self._lately -= cost
+        self._own.untake(cost)
+
     def wait(self, cost: float, now: float) -> float:
         """Seconds as a Counter says them, ASK or DENIED."""
         if self.stock >= cost:

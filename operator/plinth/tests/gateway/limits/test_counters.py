@@ -19,8 +19,9 @@ def let_through(counter: Counter, steps: list[tuple[float, int]]) -> list[tuple[
     now, passed = 1000.0, []
     for pause, cost in steps:
         now += pause
-        if counter.wait(cost, now) == 0:
-            counter.add(cost, now)
+        has_room = counter.wait(cost, now) == 0
+        assert counter.take(cost, now) is has_room
+        if has_room:
             passed.append((now, cost))
     return passed
 
@@ -57,6 +58,20 @@ def test_a_request_that_comes_back_when_it_was_told_to_has_room(
     if wait > 0.01:
         assert counter.wait(cost, now + wait - 0.01) > 0
     assert counter.wait(cost, now + wait + 1e-6) == 0
+
+
+@given(STEPS, st.integers(1, 100), st.sampled_from([Bucket, Window]))
+def test_what_is_taken_and_untaken_has_never_been(
+    steps: list[tuple[float, int]], cost: int, kind: type[Bucket | Window]
+) -> None:
+    counter, twin = kind(100, 30), kind(100, 30)
+    passed, _ = let_through(counter, steps), let_through(twin, steps)
+    now = passed[-1][0] + 1.0 if passed else 1000.0
+    if counter.take(cost, now):
+        counter.untake(cost)
+    for later in (now, now + 10.0, now + 29.0):
+        assert counter.used(later) == pytest.approx(twin.used(later), abs=1e-6)
+        assert counter.empty_after(later) == pytest.approx(twin.empty_after(later), abs=1e-6)
 
 
 @pytest.mark.parametrize("window", [1, 60, 3600, 86_400])
