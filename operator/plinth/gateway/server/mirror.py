@@ -21,6 +21,8 @@ _TERMS = Terms(priority="bulk", queue_seconds=0.0)
 
 def mirror(core: Core, order: Order) -> None:
     """Sends copies to the models that watch this one, where they have room to spare."""
+    if not order.request.body:
+        return  # it has been refused, or answered from the cache
     for name in mirrors(order.target.route.shares, order.number):
         model = core.fleet.models.get(name)
         if model is None or not open_places(model.standings):

@@ -128,7 +128,7 @@ class Order:
         """Asks a model that only watches, on terms of its own."""
         self.model, self.terms, self.billed = model, terms, model.name
         self.tried_models.update(route.model for route in self.target.chain)
-        return self._prepare()
+        return self._prepare(edits=False)
 
     def first_route(self) -> ModelRoute:
         """The model that was asked for, or its fallback where that one refuses all requests."""
@@ -161,7 +161,8 @@ class Order:
             return self.exchange.refusal_body(refusal, request_id)
         return refusal_document(self.endpoint.path, refusal, request_id)
 
-    def _prepare(self) -> Refusal | None:
+    def _prepare(self, *, edits: bool = True) -> Refusal | None:
+        """What the replica is asked. A stream of which nobody loses anything needs no `edits`: it ends where it breaks."""
         route, request = self.model.route, self.request
         body, path = request.body, request.target
         self.exchange = None
@@ -188,7 +189,8 @@ class Order:
             body = renamed
         self._estimate(route)
         if (
-            self.probe.stream
+            edits
+            and self.probe.stream
             and path in _RESUMABLE
             and (self.terms.limits or self._core.limits.resume_seconds)
         ):

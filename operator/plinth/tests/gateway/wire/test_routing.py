@@ -1,6 +1,5 @@
 """Which replica and which model a request goes to, seen by the replicas themselves."""
 
-
 from __future__ import annotations
 
 import asyncio
