@@ -48,6 +48,7 @@ class Flight:
         "rank",
         "refusal",
         "status",
+        "tokens",
         "whole",
     )
 
@@ -63,6 +64,8 @@ class Flight:
         self.complete = False
         self.refusal: Refusal | None = None
         """Why it ended without being complete."""
+        self.tokens = (0, 0)
+        """Of the prompt and of the answer, once they are known."""
         self.whole = True
         """All that came is held, and more will come."""
         self._flights = flights

@@ -10,6 +10,7 @@ from plinth.gateway.cache.flights import Flight
 from plinth.gateway.cache.key import answer_key, wishes
 from plinth.gateway.protocol.response import whole_response
 from plinth.gateway.server.answer import Attended
+from plinth.gateway.server.ending import Spent
 from plinth.gateway.server.shared_answer import SharedAnswer
 from plinth.gateway.waiting.ticket import RANKS
 
@@ -27,8 +28,8 @@ class Asker(Attended, Protocol):
     def enter_queue(self) -> None:
         """Nobody has the answer: it must be computed."""
 
-    def shared_ended(self, status: int, cache: str) -> None:
-        """The client has the answer, or will have none."""
+    def shared_ended(self, status: int, cache: str, saved: Spent) -> None:
+        """The client has the answer, which need not be computed again, or will have none."""
 
 
 def answer_from_cache(core: Core, client: Client, answer: ClientAnswer, order: Order, asker: Asker) -> bool:
@@ -43,7 +44,7 @@ def answer_from_cache(core: Core, client: Client, answer: ClientAnswer, order: O
         found = cache.find(key, now)
         if found is not None:
             _give(core, client, order, *found)
-            asker.shared_ended(_OK, HIT)
+            asker.shared_ended(_OK, HIT, Spent(found[0].prompt_tokens, found[0].output_tokens))
             client.finish(keep_alive=core.keeps_alive(order.request))
             return True
 

@@ -103,12 +103,6 @@ class Fleet:
         """Whether tokens may be coming, which nothing else tells."""
         return any(model.calls for model in self.models.values())
 
-    def check(self, now: float) -> None:
-        """Has requests look whether their replicas hang: those as well whose clients nobody watches, or that have none."""
-        for replica in (*self._replicas.values(), *self._retired):
-            for call in list(replica.calls):
-                call.check(now)
-
     def expire(self, now: float) -> None:
         """Turns away what has waited too long."""
         for model in self.models.values():

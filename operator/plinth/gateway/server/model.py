@@ -40,8 +40,8 @@ class Dispatchable(AtReplica, Protocol):
     def assign(self, replica: Replica, placement: Placement) -> None:
         """It is this replica's turn."""
 
-    def refuse(self, refusal: Refusal) -> None:
-        """No replica will take it."""
+    def turn_away(self, refusal: Refusal) -> None:
+        """No replica of the model will take it."""
 
     def reject(self, rejection: Rejection[Any]) -> None:
         """It cannot wait, or has waited in vain."""
@@ -150,6 +150,10 @@ class Model:
         """Whether any replica takes requests, now or when it has room."""
         return any(standing.available for standing in self.standings)
 
+    def has_life_beside(self, replica: Replica) -> bool:
+        """Whether another replica takes requests."""
+        return any(standing.available for standing in self.standings if standing is not replica.standing)
+
     def refusal(self) -> Refusal | None:
         """Why waiting would not help, where that is so."""
         if self._gone is None and self.route.availability is Availability.REFUSED and not self.has_life():
@@ -169,7 +173,7 @@ class Model:
         if placement is not None and self.queue.pass_by(call.ticket, reserved=False, slots=0):
             self._give(call, placement, now)
         elif (refusal := self.refusal()) is not None:
-            call.refuse(refusal)
+            call.turn_away(refusal)
         else:
             self._hold(call, now)
 
@@ -177,7 +181,7 @@ class Model:
         """A request that its replica did not answer, or not to the end: it waits at its old place."""
         if (refusal := self.refusal()) is not None:
             self.queue.settle(call.ticket, prompt_tokens=0, output_tokens=0, seconds=0.0)
-            call.refuse(refusal)
+            call.turn_away(refusal)
             return
         self.queue.put_back(call.ticket)
         self._wait_begins(time.monotonic())
@@ -247,7 +251,7 @@ class Model:
         """Nothing that waits will be served."""
         for ticket in self.queue.everything():
             self.withdraw(ticket.item)
-            ticket.item.refuse(refusal)
+            ticket.item.turn_away(refusal)
 
     # Reports.
 

@@ -30,9 +30,6 @@ class AtReplica(Protocol):
     def on_replica_dead(self, detail: str, *, silent: bool) -> None:
         """The replica is dead: go elsewhere if no byte came yet."""
 
-    def check(self, now: float) -> None:
-        """Called twice a second: the replica may have been silent for too long."""
-
 
 class ReplicaWatcher(Protocol):
     """What hears that a replica's readiness or life changed."""

@@ -187,4 +187,5 @@ class ResponseCache:
             return
         answer, seconds = found
         self.memory.keep(flight.key, answer, seconds, time.monotonic())
+        flight.tokens = (answer.prompt_tokens, answer.output_tokens)
         flight.deliver(_OK, answer.headers, answer.body, outcome=HIT)

@@ -14,6 +14,7 @@ from plinth.gateway.cache.answer import cache_status
 from plinth.gateway.cache.flights import Flight
 from plinth.gateway.protocol.errors import Refusal, error_event, stream_broken, waited_in_vain
 from plinth.gateway.protocol.response import LAST_CHUNK, chunk, response_head
+from plinth.gateway.server.ending import NOTHING, Spent
 
 if TYPE_CHECKING:
     from plinth.gateway.server.answer import Client
@@ -50,7 +51,7 @@ class SharedAnswer:
         *,
         rank: int,
         lead: Callable[[Flight], None],
-        ended: Callable[[int, str], None],
+        ended: Callable[[int, str, Spent], None],
     ) -> None:
         self._core = core
         self._client = client
@@ -61,7 +62,7 @@ class SharedAnswer:
         self._lead = lead
         """Makes the call that brings the answer, in this one's place."""
         self._on_end = ended
-        """Told the status and what the cache did."""
+        """Told the status, what the cache did, and what it saved."""
         self._flight: Flight | None = None
         self._began = False
         self._ended = False
@@ -190,8 +191,10 @@ class SharedAnswer:
     def _end(self, status: int) -> None:
         self._ended = True
         flight, self._flight = self._flight, None
-        self._on_end(status, flight.outcome if flight is not None else "")
-        if flight is not None:
+        if flight is None:
+            self._on_end(status, "", NOTHING)
+        else:
+            self._on_end(status, flight.outcome, Spent(*flight.tokens) if flight.complete else NOTHING)
             flight.leave(self)
 
 

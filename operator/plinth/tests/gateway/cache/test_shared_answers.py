@@ -18,6 +18,7 @@ from plinth.gateway.protocol.request import Request
 from plinth.gateway.protocol.response import ResponseReader
 from plinth.gateway.server.answer import Attended
 from plinth.gateway.server.core import Core
+from plinth.gateway.server.ending import NOTHING, Spent
 from plinth.gateway.server.shared_answer import SharedAnswer
 from plinth.tests.gateway.harness import scenario
 
@@ -75,8 +76,8 @@ class Table:
         self.flights = Flights(answer_bytes=1000, most_bytes=10_000)
         self.flight = self.flights.lead(b"k", 2)
         self.led: list[Flight] = []
-        self.ended: list[tuple[int, str]] = []
-        """Statuses, and what the cache did."""
+        self.ended: list[tuple[int, str, Spent]] = []
+        """Statuses, what the cache did and saved."""
 
     def sit(self, *, chunked_ok: bool = True) -> tuple[SharedAnswer, Browser]:
         browser = Browser()
@@ -114,7 +115,7 @@ async def test_a_stream_reaches_each_client_live_in_frames_of_its_own() -> None:
         assert b"x-request-id: req-7\r\n" in browser.written
     assert old.over == "closed"
     assert old.written.endswith(b"\r\n\r\ndata: 1\n\ndata: 2\n\n")
-    assert table.ended == [(200, "fwd=miss; collapsed")] * 3
+    assert table.ended == [(200, "fwd=miss; collapsed", NOTHING)] * 3
     assert table.flights.held == 0
 
 
@@ -136,7 +137,7 @@ async def test_a_refusal_reaches_all() -> None:
     _, browser = table.sit()
     table.flight.fail(queue_full("team/tiny", 3))
     assert browser.refusal == queue_full("team/tiny", 3)
-    assert table.ended == [(429, "")]
+    assert table.ended == [(429, "", NOTHING)]
 
 
 @scenario
@@ -225,10 +226,11 @@ async def test_a_client_that_hangs_up_leaves_the_flight_to_the_others() -> None:
     one.on_client_gone()
     table.flight.begin(200, DOCUMENT)
     table.flight.feed(b"{}")
+    table.flight.tokens = (7, 5)
     table.flight.end()
     assert gone.written == b""
     assert stays.answer().take() == b"{}"
-    assert table.ended == [(499, ""), (200, "fwd=miss; collapsed")]
+    assert table.ended == [(499, "", NOTHING), (200, "fwd=miss; collapsed", Spent(7, 5))]
 
 
 @scenario
@@ -249,7 +251,7 @@ async def test_when_the_one_that_leads_gives_up_the_next_leads_unless_its_client
     for _ in range(2):
         await asyncio.sleep(0)
     assert table.led == [table.flight]
-    assert table.ended == [(499, "")]
+    assert table.ended == [(499, "", NOTHING)]
 
 
 @pytest.mark.parametrize("slow", [False, True])

@@ -65,7 +65,7 @@ async def serving(
 def model_at(*ports: int, concurrency: int = 64, **fields: Any) -> ModelRoute:
     """One model with a replica at each port, its slots in the order of the letters."""
     routes = [
-        make_replica(port, slot=f"{letter}.0", path=f"/{letter}.0", concurrency=concurrency)
+        make_replica(port, slot=f"{letter}.0", concurrency=concurrency)
         for letter, port in zip("abcdefgh", ports, strict=False)
     ]
     return make_model(*routes, **fields)

@@ -1,6 +1,5 @@
 """Requests that another model answers than the one asked for: fallbacks, canaries, mirrors."""
 
-
 from __future__ import annotations
 
 import asyncio
