@@ -43,6 +43,9 @@ class Limits:
     stream_idle_seconds: float = _flag(
         600.0, "without a byte from a replica, or with a client that takes none"
     )
+    stuck_seconds: float = _flag(
+        60.0, "without a token from a replica that still answers, until its streams go on elsewhere"
+    )
     pool_idle_seconds: float = _flag(4.0, "that an idle connection to a replica is kept for reuse")
     check_seconds: float = _flag(2.0, "between active checks of a silent replica")
     cooldown_seconds: float = _flag(1.0, "that a replica which answered 503 gets no request")

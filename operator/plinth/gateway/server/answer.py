@@ -88,6 +88,7 @@ class ClientAnswer:
         "began",
         "cache",
         "first_token_at",
+        "given",
         "last_token_at",
         "status",
     )
@@ -99,6 +100,8 @@ class ClientAnswer:
         self.began = False
         """The client has got bytes."""
         self.status = 0
+        self.given = 0
+        """Pieces of the body that the client has got."""
         self.first_token_at: float | None = None
         self.last_token_at = 0.0
         self.cache = ""
@@ -223,6 +226,7 @@ class ClientAnswer:
         """Bytes as the client reads them, framed and passed on."""
         if not data:
             return
+        self.given += 1
         if self._flight is not None:
             self._flight.feed(data)
         if self._chunked:

@@ -67,6 +67,7 @@ class Call:
         "_core",
         "_ended",
         "_freely_retried",
+        "_given_before",
         "_heard",
         "_held_since",
         "_joined",
@@ -94,22 +95,14 @@ class Call:
         self.prompt = order.prompt
         self.streams = bool(order.probe.stream)
         self.tried: set[str] = set()
-        self.ticket: Ticket[Any] = Ticket(
-            self,
-            number=order.number,
-            arrived=order.arrived,
-            deadline=0.0,
-            key=order.caller.id,
-            band=order.terms.priority,
-            weight=order.terms.weight,
-            prompt_tokens=order.input_tokens,
-            body_bytes=len(order.request.body),
-        )
+        self.ticket = self._make_ticket(0.0)
         self._answer = ClientAnswer(core, client, order)
         self._quota: Waiting | None = None
         self._reservation: Reservation | None = None
         self._body_held = len(order.request.body)
         self._attempts = 0
+        """In a row from which the client got nothing."""
+        self._given_before = 0
         self._resumptions = 0
         """Times that the stream has gone on elsewhere."""
         self._freely_retried = False
@@ -133,6 +126,20 @@ class Call:
         self._began_at = 0.0
         """When this replica was sent what it answers."""
         self._log: list[Attempt] = []
+
+    def _make_ticket(self, deadline: float) -> Ticket[Any]:
+        order = self.order
+        return Ticket(
+            self,
+            number=order.number,
+            arrived=order.arrived,
+            deadline=deadline,
+            key=order.caller.id,
+            band=order.terms.priority,
+            weight=order.terms.weight,
+            prompt_tokens=order.input_tokens,
+            body_bytes=len(order.request.body),
+        )
 
     # The client's connection calls these.
 
@@ -166,6 +173,7 @@ class Call:
         if flight is not None and flight.outlives(self._on_deserted):
             self._client = Nobody()
             self._answer.change_client(self._client)
+            self._core.unattended.add(self)
             if self._upstream is not None:
                 self._upstream.resume()
             return
@@ -187,17 +195,27 @@ class Call:
         if self._answer.is_slow():
             if silence >= limits.stream_idle_seconds:
                 self._break_off(f"the client took nothing for {limits.stream_idle_seconds:g} s")
-        elif self._joined and self._answer.ledger is not None and replica.pace.is_hung(self._heard, now):
-            replica.question(now)
-            self._go_on_elsewhere(f"the replica was silent for {silence:.1f} s")
         elif self._joined:
-            if silence >= limits.stream_idle_seconds:
-                self._go_on_elsewhere(f"nothing for {limits.stream_idle_seconds:g} s")
+            self._check_stream(replica, now, silence)
         elif silence >= limits.first_byte_seconds:
             self._drop_upstream()
             self.refuse(upstream_silent(limits.first_byte_seconds))
         elif silence >= _SILENT_SECONDS:
             replica.question(now)
+
+    def _check_stream(self, replica: Replica, now: float, silence: float) -> None:
+        """Whether a silent stream waits on.
+
+        A replica that answers nothing at all is dead, and all leave it. One that answers while its tokens stay away
+        may be reading a long prompt: its streams wait longer, and leave it only for another.
+        """
+        limits = self._core.limits
+        if silence >= limits.stream_idle_seconds:
+            self._lose_replica(f"nothing for {limits.stream_idle_seconds:g} s", reason="silent")
+        elif self._answer.ledger is not None and replica.pace.is_hung(self._heard, now):
+            replica.question(now)
+            if silence >= limits.stuck_seconds and self.order.model.has_life_beside(replica):
+                self._lose_replica(f"the replica was silent for {silence:.1f} s", reason="silent")
 
     # Its model calls these.
 
@@ -206,6 +224,7 @@ class Call:
         self._replica, self._placement = replica, placement
         self._charged = True
         self._attempts += 1
+        self._given_before = self._answer.given
         now = time.monotonic()
         if self._held_since is not None:
             self._waited += now - self._held_since
@@ -434,15 +453,11 @@ class Call:
 
     # Elsewhere.
 
-    def _go_on_elsewhere(self, detail: str) -> None:
-        self._drop_upstream()
-        self._lose_replica(detail, reason="silent")
-
     def _lose_replica(self, detail: str, *, reason: str, failed: bool = True) -> None:
         """Leaves the replica: the request or what is left of its stream goes to another, if there is one to go to."""
         self._drop_upstream()
         began = self._answer.began
-        if self._joined:
+        if self._answer.given > self._given_before:
             self._attempts = 0
         if self._log:
             self._log[-1].failure = reason
@@ -491,6 +506,7 @@ class Call:
             self.refuse(refusal)
             return True
         self.prompt = order.prompt
+        self.ticket = self._make_ticket(self.ticket.deadline)
         self.tried.clear()
         self._attempts = 0
         self._ask_limits()
@@ -606,6 +622,7 @@ class Call:
         self._settle(spent, reached=answer.status > 0 or self._began_at > 0)
         self._leave_replica(failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
         self._release_body()
+        self._core.unattended.discard(self)
         self.ticket.item = None  # the two know each other: without this only the collector would free them
         tell(
             self._core,

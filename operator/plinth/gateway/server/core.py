@@ -32,6 +32,7 @@ from plinth.gateway.telemetry.tracing import FRESH_BYTES, Trace, join_trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from plinth.gateway.server.answer import Attended
     from plinth.gateway.server.client import ClientConnection
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class Core:
         self.body_bytes = 0
         """Request bodies held now, all connections together."""
         self.connections: set[ClientConnection] = set()
+        self.unattended: set[Attended] = set()
+        """Calls without a connection: copies, and answers that only others wait for."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._id_prefix = f"req-{os.urandom(6).hex()}-".encode()
@@ -172,7 +175,8 @@ class Core:
         now = time.monotonic()
         for connection in list(self.connections):
             connection.check(now)
-        self.fleet.check(now)
+        for call in list(self.unattended):
+            call.check(now)
         self.fleet.expire(now)
         self.fleet.close_idle_connections(now - self.limits.pool_idle_seconds)
         if now - self._reviewed_at >= REVIEW_SECONDS:

@@ -31,4 +31,6 @@ def mirror(core: Core, order: Order) -> None:
             core, copy(order.request), order.endpoint, order.probe, caller=order.caller, target=order.target
         )
         if copied.turn_to_copy(model, _TERMS) is None:
-            Call(core, Nobody(), copied).start()
+            call = Call(core, Nobody(), copied)
+            core.unattended.add(call)
+            call.start()

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plinth.domain.traffic import ReplicaState
 from plinth.tests.gateway.harness import (
     MODEL,
     STREAM_HEAD,
@@ -24,6 +26,7 @@ from plinth.tests.gateway.harness import (
     replicas,
     running_gateway,
     scenario,
+    start_replica_process,
     whole,
 )
 from plinth.tests.gateway.token_engine import Engine, read_stream
@@ -109,13 +112,13 @@ def test_a_stream_whose_replica_ends_goes_on_at_another(
 
 
 @scenario
-async def test_a_hung_stream_goes_on_at_another_within_the_patience_that_its_replica_has_taught(
+async def test_a_stuck_stream_goes_on_at_another_after_the_patience_that_its_replica_has_taught(
     tmp_path: Path,
 ) -> None:
     hung = serving(Engine(), ends_after=9, how="hang")
     async with replicas(hung, serving(Engine())) as (one, two):
         table = make_table(make_model(make_replica(one.port, slot="a"), make_replica(two.port, slot="b")))
-        async with running_gateway(tmp_path, table) as rig:
+        async with running_gateway(tmp_path, table, stuck_seconds=1.0) as rig:
             replica = rig.gateway.core.fleet.replicas()[0]
             for _ in range(3000):  # streams of this replica are quick
                 replica.pace.saw(0.0, 0.005)
@@ -125,6 +128,28 @@ async def test_a_hung_stream_goes_on_at_another_within_the_patience_that_its_rep
             assert await rig.metric("plinth_gateway_resumed_streams_total") == 1
     assert read_stream(got.body).texts == undisturbed().texts
     assert 1.5 < took < 6
+
+
+@scenario
+async def test_the_streams_of_a_process_that_stops_go_on_at_another(tmp_path: Path) -> None:
+    child, port = await start_replica_process("stream(10000, every=0.02)")
+    async with replicas(serving(Engine())) as (other,):
+        alone = make_table(make_model(make_replica(port, slot="a")))
+        async with running_gateway(tmp_path, alone) as rig:
+            asked = asyncio.ensure_future(rig.ask(body=BODY))
+            replica = rig.gateway.core.fleet.replicas()[0]
+            await eventually(lambda: replica.calls)
+            for _ in range(3000):
+                replica.pace.saw(0.0, 0.005)
+            await asyncio.sleep(0.3)
+            both = make_model(make_replica(port, slot="a"), make_replica(other.port, slot="b"))
+            await rig.controller.apply(make_table(both, version=2))
+            child.process.send_signal(signal.SIGSTOP)
+            got = await asked  # nothing of the sort is at the other one, which is found out there
+            assert 1 <= await rig.metric("plinth_gateway_resumed_streams_total") <= 4, "attempts are bounded"
+            assert b"stream_broken" in got.body
+            assert rig.controller.last.replicas["a"].state is ReplicaState.DEAD
+    await child.end()
 
 
 @scenario
