@@ -52,6 +52,7 @@ COMBINATIONS: dict[str, Values] = {
         "monitoring": {
             "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
             "dashboard": {"enabled": True},
+            "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
         }
     },
     "neither crds nor roles for people": {"crds": {"install": False}, "userRoles": {"create": False}},

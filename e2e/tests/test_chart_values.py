@@ -28,6 +28,8 @@ NEEDED: dict[str, Values] = {
     "monitoring.serviceMonitor.enabled": {},
     "monitoring.dashboard": {"monitoring": {"dashboard": {"enabled": True}}},
     "monitoring.dashboard.enabled": {},
+    "monitoring.alerts": {"monitoring": {"alerts": {"enabled": True}}},
+    "monitoring.alerts.enabled": {},
 }
 # Another value than the default, where none can be made up from the default alone.
 OTHERS: dict[str, Any] = {
@@ -54,7 +56,7 @@ OTHERS: dict[str, Any] = {
         f"{part}": {"requests": {"cpu": "7m"}}
         for part in ("operator.resources", "gateway.resources", "gateway.agentResources", "redis.resources")
     },
-    **{f"monitoring.{part}.labels": {"a": "b"} for part in ("serviceMonitor", "dashboard")},
+    **{f"monitoring.{part}.labels": {"a": "b"} for part in ("serviceMonitor", "dashboard", "alerts")},
 }
 
 
