@@ -316,7 +316,7 @@ async def test_another_gateway_cannot_slip_in_at_the_same_address(tmp_path: Path
 async def test_any_worker_shows_the_metrics_of_all_and_no_counter_falls_when_one_dies(tmp_path: Path) -> None:
     async with running_pool(tmp_path) as running:
         await running.ask_often(20)
-        series = 'plinth_gateway_requests_total{code="200",endpoint="/v1/chat/completions",model="team/tiny"}'
+        series = 'plinth_gateway_requests_total{code="200",endpoint="/v1/chat/completions",model="team/tiny",policy=""}'
         before = await running.metrics()
         assert before[series] == 20
         assert before["plinth_gateway_workers"] == 2
