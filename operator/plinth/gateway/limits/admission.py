@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+import msgspec
+
 from plinth.domain.access import Limit
 from plinth.gateway.access.terms import AppliedLimit, Terms
 from plinth.gateway.limits.answers import (
@@ -133,15 +135,12 @@ class Account:
                     counter.untake(costs[index])
 
 
-class Reservation:
+class Reservation(msgspec.Struct, eq=False, gc=False):
     """What has been counted for one request. Ends by `settle` or `cancel`, once."""
 
-    __slots__ = ("account", "costs", "taken_at")
-
-    def __init__(self, account: Account, costs: Costs, now: float) -> None:
-        self.account = account
-        self.costs = costs
-        self.taken_at = now
+    account: Account
+    costs: Costs
+    taken_at: float
 
 
 def _nearest(counters: tuple[Counter, ...], now: float) -> Counter:

@@ -8,9 +8,10 @@ boundaries at which bytes arrive, the same requests and the same refusal come ou
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httptools
+import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, body_too_large, malformed
 from plinth.gateway.protocol.headers import NOT_FORWARDED, is_sane_request_id, named_by_connection
@@ -31,13 +32,12 @@ class RequestLimits:
     body: int = 32 * 1024 * 1024
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct, eq=False, gc=False):
     """One request: complete when the reader hands it out."""
 
     method: bytes = b""
     target: bytes = b""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    headers: list[tuple[bytes, bytes]] = []
     """What may be passed on, names in lower case."""
     body: bytes = b""
     keep_alive: bool = False
@@ -101,9 +101,9 @@ class RequestReader:
 
     def _begin(self) -> None:
         self._request = Request()
-        self._target_parts: list[bytes] = []
-        self._head_bytes = 0
-        self._header_lines = 0
+        self._target = b""
+        self._lines: list[tuple[bytes, bytes]] = []
+        """Of the head, then of the trailer."""
         self._body: bytes | bytearray = b""
         """One buffer from the second part on: thousands of small parts would cost many times their size."""
         self._hosts = 0
@@ -120,26 +120,15 @@ class RequestReader:
 
     def on_url(self, part: bytes) -> None:
         """A part of the target."""
-        self._target_parts.append(part)
-        self._head_bytes += len(part)
-        if self._head_bytes > self._limits.head:
-            self._refuse_head()
+        self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header line, or one of a trailer."""
-        if self.refusal is not None:
-            raise _RefusedError  # the parser reads no further
-        self._head_bytes += len(name) + len(value) + 4
-        self._header_lines += 1
-        if self._head_bytes > self._limits.head or self._header_lines > _MOST_HEADER_LINES:
+        lines = self._lines
+        lines.append((name, value))
+        if len(lines) > _MOST_HEADER_LINES:
             self._refuse_head()
-        if self.reading_body:
-            return  # a trailer: nothing here reads trailers
-        name = name.lower()
-        if name in NOT_FORWARDED:
-            self._note(name, value)
-        else:
-            self._request.headers.append((name, value))
+            raise _RefusedError  # the parser reads no further
 
     def on_headers_complete(self) -> None:
         """The empty line after the head."""
@@ -148,7 +137,17 @@ class RequestReader:
         self.reading_body = True
         request = self._request
         request.method = self._parser.get_method()
-        request.target = b"".join(self._target_parts)
+        request.target = self._target
+        size, headers = len(self._target), request.headers
+        for name, value in self._lines:
+            size += len(name) + len(value) + 4
+            name = name.lower()  # noqa: PLW2901 - nobody needs the other
+            if name in NOT_FORWARDED:
+                self._note(name, value)
+            else:
+                headers.append((name, value))
+        if size > self._limits.head:
+            self._refuse_head()
         version = self._parser.get_http_version()
         request.chunked_ok = version == "1.1"
         request.keep_alive = self._parser.should_keep_alive()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 _TAIL_BYTES = 8192
 MOST_HELD_BYTES = 256 * 1024
@@ -17,8 +18,7 @@ _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
 _COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What the engine says it read and wrote, in tokens; None where it does not say."""
 
     prompt_tokens: int | None

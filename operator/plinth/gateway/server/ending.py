@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from plinth.gateway.routing.objectives import Outcome, time_per_output_token
 from plinth.gateway.telemetry.families import REPEATED
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 _OK = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(msgspec.Struct, frozen=True, gc=False):
     """Tokens that replicas read and wrote for a request; `tpot` in seconds, where it is known."""
 
     prompt: int = 0
@@ -34,8 +34,7 @@ class Spent:
 NOTHING = Spent()
 
 
-@dataclass(slots=True)
-class Ending:
+class Ending(msgspec.Struct, kw_only=True, eq=False):
     """How a request ended. Times in seconds."""
 
     status: int
