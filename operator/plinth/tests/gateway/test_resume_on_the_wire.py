@@ -47,7 +47,7 @@ def serving(
     engine: Engine, *, every: float = 0.005, ends_after: int | None = None, how: str = ""
 ) -> Behaviour:
     """The engine over HTTP; its first stream ends after so many events: `cut`, `hang`, or in peace without its end."""
-    done = []
+    done: list[int] = []
 
     async def behave(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) -> None:
         path = seen.line.split()[1].removeprefix("/team.tiny.abc.0")
