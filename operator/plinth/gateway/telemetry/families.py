@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import Metric
 
 from plinth.gateway.telemetry.record import RequestRecord
-from plinth.gateway.telemetry.series import Counter, Histogram, TopLabels
+from plinth.gateway.telemetry.series import Counter, Histogram, Series, TopLabels
 
 PREFIX = "plinth_gateway_"
 _MOST_POLICIES = 50
@@ -20,6 +20,47 @@ ENDING = frozenset(f"{PREFIX}{name}_total" for name in _BY_POLICY)
 REPEATED = ("hit", "fwd=miss; collapsed")
 """What the cache did for requests that nothing was computed for."""
 _BAND = ("model", "band")
+_MOST_TALLIES = 4096
+Labels = tuple[str, str, str, str, int]
+"""Model, policy, band, path and status."""
+
+
+class _Tally:
+    """What requests with the same labels have in common: found once for each request, in the place of every series."""
+
+    __slots__ = (
+        "duration",
+        "first_token",
+        "output_tokens",
+        "overhead",
+        "policy",
+        "prompt_tokens",
+        "queued",
+        "requests",
+        "tpot",
+    )
+
+    def __init__(
+        self,
+        policy: str,
+        *,
+        duration: Series,
+        queued: Series,
+        first_token: Series,
+        tpot: Series,
+        overhead: Series,
+    ) -> None:
+        self.policy = policy
+        """As its series are labelled until the next scrape."""
+        self.requests = 0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        """These three since the last scrape."""
+        self.duration = duration
+        self.queued = queued
+        self.first_token = first_token
+        self.tpot = tpot
+        self.overhead = overhead
 
 
 class RequestFamilies:
@@ -27,6 +68,8 @@ class RequestFamilies:
 
     def __init__(self) -> None:
         self._policies = TopLabels(_MOST_POLICIES)
+        self._tallies: dict[Labels, _Tally] = {}
+        """Since the last scrape."""
         requests, prompt, output, refusals = (PREFIX + name for name in _BY_POLICY)
         self._requests = Counter(
             requests, "Requests answered, by status code.", ("model", "policy", "endpoint", "code")
@@ -55,32 +98,56 @@ class RequestFamilies:
 
     def count(self, record: RequestRecord) -> None:
         """One request is over."""
-        model = record.model
-        policy = self._policies.label(record.policy)
-        self._requests.add((model, policy, record.path, str(record.status)))
+        labels = (record.model, record.policy, record.band, record.path, record.status)
+        tally = self._tallies.get(labels)
+        if tally is None:
+            tally = self._begin(labels)
+        tally.requests += 1
         if record.error:
-            self._refusals.add((policy, record.error))
-        if not model:
+            self._refusals.add((tally.policy, record.error))
+        if not record.model:
             return
-        self._duration.observe((model,), record.duration)
+        tally.duration.observe(record.duration)
         if record.cache:
             self._count_cache(record)
         if record.cache not in REPEATED:
-            self._count_computed(record, policy)
+            self._count_computed(record, tally)
 
-    def _count_computed(self, record: RequestRecord, policy: str) -> None:
-        model = record.model
-        if record.prompt_tokens:
-            self._prompt.add((model, policy), record.prompt_tokens)
-        if record.output_tokens:
-            self._output.add((model, policy), record.output_tokens)
+    def _begin(self, labels: Labels) -> _Tally:
+        model, policy, band, _, _ = labels
+        if len(self._tallies) >= _MOST_TALLIES:
+            self._add_up()
+        tally = self._tallies[labels] = _Tally(
+            self._policies.label(policy),
+            duration=self._duration.of((model,)),
+            queued=self._queued.of((model, band)),
+            first_token=self._first_token.of((model, band)),
+            tpot=self._tpot.of((model,)),
+            overhead=self._overhead.of((model,)),
+        )
+        return tally
+
+    def _add_up(self) -> None:
+        for (model, policy, _, path, status), tally in self._tallies.items():
+            self._policies.use(policy, tally.requests - 1)  # one was counted when it began
+            self._requests.add((model, tally.policy, path, str(status)), tally.requests)
+            if tally.prompt_tokens:
+                self._prompt.add((model, tally.policy), tally.prompt_tokens)
+            if tally.output_tokens:
+                self._output.add((model, tally.policy), tally.output_tokens)
+        self._tallies.clear()
+
+    @staticmethod
+    def _count_computed(record: RequestRecord, tally: _Tally) -> None:
+        tally.prompt_tokens += record.prompt_tokens
+        tally.output_tokens += record.output_tokens
         if record.attempts:
-            self._queued.observe((model, record.band), record.queued)
-            self._overhead.observe((model,), record.overhead)
+            tally.queued.observe(record.queued)
+            tally.overhead.observe(record.overhead)
         if record.first_token is not None:
-            self._first_token.observe((model, record.band), record.first_token)
+            tally.first_token.observe(record.first_token)
         if record.tpot is not None:
-            self._tpot.observe((model,), record.tpot)
+            tally.tpot.observe(record.tpot)
 
     def _count_cache(self, record: RequestRecord) -> None:
         self._cache.add((record.model, record.cache))
@@ -89,6 +156,7 @@ class RequestFamilies:
 
     def families(self) -> Iterator[Metric]:
         """For a scrape; policies rise and fall here."""
+        self._add_up()
         gone = self._policies.rank()
         for counter in (self._requests, self._prompt, self._output, self._refusals):
             if gone:

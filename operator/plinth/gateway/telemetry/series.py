@@ -38,14 +38,18 @@ class TopLabels:
 
     def label(self, value: str) -> str:
         """The value itself, or `other`; counts one use of it."""
+        self.use(value, 1)
+        return value if value in self._own else OTHER
+
+    def use(self, value: str, times: int) -> None:
+        """Counts some uses of a value."""
         counts = self._counts
         if value in counts:
-            counts[value] += 1
+            counts[value] += times
         elif len(counts) < self._most * _CANDIDATES:
-            counts[value] = 1
+            counts[value] = times
             if len(self._own) < self._most:
                 self._own.add(value)
-        return value if value in self._own else OTHER
 
     def rank(self) -> set[str]:
         """Once a scrape: lets those used most rise. Those that fell are given back: their series must end.
@@ -101,32 +105,46 @@ class Counter:
         return family
 
 
-class Histogram:
-    """Counts by labels how often a value was at most each bound."""
+class Series:
+    """Counts how often a value was at most each bound."""
 
-    __slots__ = ("bounds", "counts", "labels", "name", "sums", "text")
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+
+class Histogram:
+    """A series for each set of labels."""
+
+    __slots__ = ("bounds", "labels", "name", "series", "text")
 
     def __init__(self, name: str, text: str, *, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
         self.name, self.text, self.labels, self.bounds = name, text, labels, bounds
-        self.counts: dict[tuple[str, ...], list[int]] = {}
-        self.sums: dict[tuple[str, ...], float] = {}
+        self.series: dict[tuple[str, ...], Series] = {}
 
-    def observe(self, labels: tuple[str, ...], value: float) -> None:
-        """Counts one."""
-        counts = self.counts.get(labels)
-        if counts is None:
-            if len(self.counts) >= _MOST_SERIES:
-                return
-            counts = self.counts[labels] = [0] * (len(self.bounds) + 1)
-            self.sums[labels] = 0.0
-        counts[bisect_left(self.bounds, value)] += 1
-        self.sums[labels] += value
+    def of(self, labels: tuple[str, ...]) -> Series:
+        """The series of these labels; one that is never shown where there are too many."""
+        found = self.series.get(labels)
+        if found is None:
+            found = Series(self.bounds)
+            if len(self.series) < _MOST_SERIES:
+                self.series[labels] = found
+        return found
 
     def family(self) -> Metric:
-        """As Prometheus wants it."""
+        """As Prometheus wants it, without series that have counted nothing."""
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         names = [f"{bound:g}" for bound in self.bounds] + ["+Inf"]
-        for labels, counts in self.counts.items():
-            buckets = list(zip(names, accumulate(counts), strict=True))
-            family.add_metric(labels, buckets, sum_value=self.sums[labels])
+        for labels, series in self.series.items():
+            if any(series.counts):
+                buckets = list(zip(names, accumulate(series.counts), strict=True))
+                family.add_metric(labels, buckets, sum_value=series.sum)
         return family

@@ -65,8 +65,8 @@ def test_a_metric_with_unbounded_labels_stops_growing() -> None:
     histogram = Histogram("times", "Times.", labels=("who",), bounds=(1.0,))
     for number in range(5000):
         counter.add((str(number),))
-        histogram.observe((str(number),), 0.5)
-    assert len(counter.values) == len(histogram.counts) == 4096
+        histogram.of((str(number),)).observe(0.5)
+    assert len(counter.values) == len(histogram.series) == 4096
 
 
 class Scrape(Collector):
@@ -106,7 +106,9 @@ def test_what_the_cache_gave_was_not_computed() -> None:
     lines = scraped(families)
     assert 'plinth_gateway_cache_answers_total{model="team-a/qwen",outcome="hit"} 1.0' in lines
     assert 'plinth_gateway_cache_saved_tokens_total{model="team-a/qwen"} 1000.0' in lines
-    assert not any("_tokens_total" in item.replace("saved_tokens", "") or "first_token" in item for item in lines)
+    assert not any(
+        "_tokens_total" in item.replace("saved_tokens", "") or "first_token" in item for item in lines
+    )
 
 
 def test_waiting_and_the_first_token_are_told_by_band() -> None:
@@ -133,7 +135,5 @@ def test_no_number_of_policies_makes_more_than_51_series() -> None:
             families.count(make_record(policy=f"team/{number}", attempts=[], first_token=None))
             if number % 7 == scrape:
                 families.count(make_record(policy=f"team/{number}", attempts=[], first_token=None))
-        policies = {
-            item.split('policy="')[1] for item in scraped(families) if "_requests_total" in item
-        }
+        policies = {item.split('policy="')[1] for item in scraped(families) if "_requests_total" in item}
         assert len(policies) <= 51
