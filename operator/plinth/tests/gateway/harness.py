@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -148,8 +149,10 @@ class Upstream:
         self.port = 0
         self._server: asyncio.Server | None = None
 
-    async def start(self, port: int = 0, *, host: str = "127.0.0.1") -> None:
-        self._server = await asyncio.start_server(self._serve, host, port)
+    async def start(
+        self, port: int = 0, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._server = await asyncio.start_server(self._serve, host, port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

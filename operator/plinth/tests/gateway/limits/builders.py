@@ -40,4 +40,4 @@ def make_account(
 
 def read_lines(lines: bytes) -> dict[bytes, bytes]:
     """Header lines by name."""
-    return dict(line.split(b": ") for line in lines.split(b"\r\n") if line)  # type: ignore[misc] # name and value
+    return dict(line.split(b": ") for line in lines.split(b"\r\n") if line)
