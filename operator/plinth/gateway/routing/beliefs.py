@@ -23,6 +23,8 @@ class CacheBeliefs:
         self._held: dict[int, OrderedDict[int, None]] = {}
         """By bit: block names, least recently used first."""
         self._capacity: dict[int, int] = {}
+        self._room: dict[int, int] = {}
+        """By bit as well: blocks that are remembered at most."""
 
     def join(self, capacity: int) -> int:
         """A replica comes, its cache empty, with room for so many blocks; returns the bit that it is known by."""
@@ -39,6 +41,7 @@ class CacheBeliefs:
         for block in self._held.pop(bit):
             self._drop(block, bit)
         del self._capacity[bit]
+        self._share_out()
 
     def reach(self, blocks: Sequence[int]) -> dict[int, int]:
         """How many of a prompt's first blocks each replica should hold, by bit; those that hold none are left out."""
@@ -68,21 +71,21 @@ class CacheBeliefs:
             else:
                 held[block] = None
                 holders[block] = holders.get(block, 0) | bit
-        self._trim(bit, self._room(bit))
+        if len(held) > self._room[bit]:
+            self._trim(bit)
 
     def count(self, bit: int) -> int:
         """Blocks that a replica should hold."""
         return len(self._held[bit])
 
-    def _room(self, bit: int) -> int:
-        return min(self._capacity[bit], self._most_blocks // len(self._held))
-
     def _share_out(self) -> None:
+        share = self._most_blocks // max(1, len(self._held))
+        self._room = {bit: min(capacity, share) for bit, capacity in self._capacity.items()}
         for bit in self._held:
-            self._trim(bit, self._room(bit))
+            self._trim(bit)
 
-    def _trim(self, bit: int, most: int) -> None:
-        held = self._held[bit]
+    def _trim(self, bit: int) -> None:
+        held, most = self._held[bit], self._room[bit]
         while len(held) > most:
             block, _ = held.popitem(last=False)
             self._drop(block, bit)

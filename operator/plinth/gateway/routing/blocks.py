@@ -29,10 +29,12 @@ def blocks_of_bytes(prompt: Bytes, *, before: Bytes = b"", adapter: str = "") ->
     `before` is what the chat template puts ahead of it wherever the client wrote it: `tools`, and the
     `cache_salt` by which vLLM keeps callers' caches apart. An adapter has keys and values of its own.
     """
+    names: list[int] = []
+    if len(prompt) < BLOCK_BYTES:
+        return names
     name = crc32(before, crc32(adapter.encode()) if adapter else 0)
     view = memoryview(prompt)
     end = min(len(view), MOST_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1
-    names = []
     for start in range(0, end, BLOCK_BYTES):
         name = crc32(view[start : start + BLOCK_BYTES], name)
         names.append(name)

@@ -93,7 +93,8 @@ class Router:
         placement.beside = standing.in_flight + standing.in_flight_elsewhere
         standing.count(1, placement.uncached)
         standing.kept_tokens += placement.uncached + prompt.output_tokens
-        standing.kv_seconds = kv_barrier(standing)
+        if standing.kv_tokens or standing.kv_seconds:
+            standing.kv_seconds = kv_barrier(standing)
         placement.work = standing.pending_tokens + standing.pending_tokens_elsewhere
         if prompt.blocks and standing.bit:
             self.beliefs.remember(standing.bit, prompt.blocks)
@@ -121,7 +122,8 @@ class Router:
         standing = placement.standing
         standing.count(-1, 0 if placement.answered else -placement.uncached)
         standing.kept_tokens -= placement.uncached + placement.prompt.output_tokens
-        standing.kv_seconds = kv_barrier(standing)
+        if standing.kv_tokens or standing.kv_seconds:
+            standing.kv_seconds = kv_barrier(standing)
         if failed:
             standing.pace.saw_failure()
         elif placement.answered:

@@ -17,7 +17,7 @@ from plinth.gateway.routing.scores import expected_ttft, least_load, predicted_l
 
 Reach = Mapping[int, int]
 """Blocks of the prompt that each replica should hold, by its bit."""
-Score = Callable[[Standing, Prompt, int], float]
+Score = Callable[[Sequence[Standing], Prompt, Sequence[int]], list[float]]
 
 UPPER_BANDS = frozenset({"system", "interactive"})
 LOWEST_BAND = "bulk"
@@ -45,18 +45,23 @@ class Cheapest:
         self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
     ) -> Standing:
         """Equal scores: the slot's name decides, so that two gateways with the same view choose the same."""
-        score, prefers = self._score, prompt.session or prompt.adapter
         if avoid:
             roomy = [item for item in roomy if item.slot not in avoid] or roomy
-        best, least, tokens = roomy[0], float("inf"), prompt.tokens
-        for item in roomy:
-            depth = reach.get(item.bit)
-            cost = score(item, prompt, prompt.uncached_tokens(depth) if depth else tokens)
-            if prefers:
-                cost += self._affinity.penalty(item, prompt)
-            if cost < least or (cost == least and item.slot < best.slot):
-                best, least = item, cost
-        return best
+        if reach:
+            uncached = [prompt.uncached_tokens(reach.get(item.bit, 0)) for item in roomy]
+        else:
+            uncached = [prompt.tokens] * len(roomy)
+        costs = self._score(roomy, prompt, uncached)
+        if prompt.session or prompt.adapter:
+            penalty = self._affinity.penalty
+            costs = [cost + penalty(item, prompt) for cost, item in zip(costs, roomy, strict=True)]
+        least = min(costs)
+        if costs.count(least) == 1:
+            return roomy[costs.index(least)]
+        return min(
+            (item for cost, item in zip(costs, roomy, strict=True) if cost == least),
+            key=lambda item: item.slot,
+        )
 
 
 class PrefixHash:
