@@ -38,6 +38,15 @@ class Afterwards:
         if self._exporter is not None:
             self._exporter.add(record)
 
+    def dropped(self) -> dict[str, float]:
+        """What was never told, since nobody took it in time."""
+        found: dict[str, float] = {}
+        if self._lines is not None:
+            found["log_line"] = self._lines.dropped
+        if self._exporter is not None:
+            found["trace"] = self._exporter.dropped
+        return found
+
     async def close(self) -> None:
         """Lets go of what waits, within seconds."""
         if self._exporter is not None:

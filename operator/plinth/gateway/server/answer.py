@@ -335,13 +335,13 @@ class ClientAnswer:
         flight = self._flight
         if flight is None:
             return
-        headers = flight.headers
+        headers, usage = flight.headers, self.usage()
+        flight.tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0)
         body = flight.end()
         order, cache = self._order, self._core.cache
         generates = order.endpoint.task == "Generate"
         if cache is None or body is None or not self._keeps:
             return
         if is_worth_keeping(self.status, body, event_stream=self._streamed, generates=generates):
-            usage = self.usage()
-            kept = Answer(headers, body, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+            kept = Answer(headers, body, *flight.tokens)
             cache.keep(flight.key, kept, order.terms.cache_seconds, time.monotonic())

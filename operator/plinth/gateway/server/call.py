@@ -359,7 +359,7 @@ class Call:
     def shared_ended(self, status: int, cache: str, saved: Spent = NOTHING) -> None:
         """Another request's answer was this one's, or none came: the request counts, `saved` tokens do not."""
         self._answer.cache = cache
-        self._answer.status = status
+        self._answer.status = status if status == _OK else 0  # what was refused has reached no replica
         self._end(failed=status >= _SERVER_ERROR or status == 0, status=status, saved=saved)
 
     # At a replica.

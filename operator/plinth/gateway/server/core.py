@@ -216,6 +216,16 @@ class Core:
             ["model", "state"],
             [(list(key), count) for key, count in states.items()],
         )
+        if self.leases is not None:
+            away = float(self.leases.away)
+            yield "shared_counts_away", "1 while limits are counted apart.", [], [([], away)]
+        dropped = self.afterwards.dropped() | ({"answer": self.cache.dropped()} if self.cache else {})
+        yield (
+            "dropped",
+            "Log lines, traces and kept answers that found no room on their way out, since the start.",
+            ["what"],
+            [([what], count) for what, count in dropped.items()],
+        )
         yield "connections", "Client connections open now.", [], [([], len(self.connections))]
         yield "held_body_bytes", "Request bodies held now.", [], [([], self.body_bytes)]
         yield "route_table_version", "The newest table applied.", [], [([], self.fleet.version)]

@@ -66,6 +66,11 @@ class Leases:
         self._task: asyncio.Task[None] | None = None
         self._ticks: asyncio.TimerHandle | None = None
 
+    @property
+    def away(self) -> bool:
+        """Whether each gateway counts apart for now."""
+        return self._sharing.backend.away
+
     def start(self) -> None:
         """Begins to connect. Until Redis has answered it counts as away."""
         self._task = self._loop.create_task(self._stay_connected())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -130,6 +131,12 @@ def _spare_the_collector() -> None:
     gc.set_threshold(_GC_THRESHOLD, 20, 20)
 
 
+def _allow_many_sockets() -> None:
+    """The soft limit of many systems is 1,024 files; connections are bounded by our own flag."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def read_secret(path: Path) -> str:
     """The secret that replicas ask for; raises ValueError when there is none."""
     secret = path.read_text(encoding="utf-8").strip()
@@ -152,6 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = replace(options, shared=with_password(options.shared))
     except (OSError, ValueError) as error:
         return _complain(f"cannot read a secret: {error}")
+    _allow_many_sockets()
     running = (
         _run_worker(options, secret, options.worker)
         if options.worker is not None

@@ -173,6 +173,10 @@ class ResponseCache:
         if self.redis is not None:
             self.redis.keep(key, answer, seconds, now)
 
+    def dropped(self) -> int:
+        """Answers that Redis did not take."""
+        return self.redis.dropped if self.redis is not None else 0
+
     async def close(self) -> None:
         """Hangs up; requests that wait for Redis lead."""
         if self.redis is not None:

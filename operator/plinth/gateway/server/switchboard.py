@@ -29,6 +29,7 @@ SCRAPE_SECONDS = 0.3
 """That workers get to tell their metrics; of one that is late the last ones known are shown."""
 GAUGES = {
     "plinth_gateway_replicas": max,  # each worker sees all of them
+    "plinth_gateway_shared_counts_away": max,
     "plinth_gateway_route_table_version": min,
     "process_start_time_seconds": min,
 }
