@@ -19,10 +19,14 @@ def upstream_head(
     prefix: tuple[bytes, bytes], target: bytes, headers: Headers, *, length: int, request_id: bytes
 ) -> bytes:
     """The head of the request as a replica gets it; a body of so many bytes follows."""
-    parts = [b"POST", prefix[0], target, prefix[1]]
-    parts.extend([b"%s: %s\r\n" % item for item in headers])
-    parts.append(b"content-length: %d\r\nx-request-id: %s\r\n\r\n" % (length, request_id))
-    return b"".join(parts)
+    return b"POST%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+        prefix[0],
+        target,
+        prefix[1],
+        b"".join([b"%b: %b\r\n" % item for item in headers]),
+        length,
+        request_id,
+    )
 
 
 def question_head(prefix: tuple[bytes, bytes], target: str, length: int) -> bytes:

@@ -166,15 +166,20 @@ def response_head(
     lines: bytes = b"",
 ) -> bytes:
     """The head of an answer: everything up to and including the empty line; `lines` are headers written already."""
-    parts = [b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"Status"))]
-    parts.extend([b"%s: %s\r\n" % item for item in headers])
+    framing = b""
     if length is not None and status not in _BODILESS:
-        parts.append(b"content-length: %d\r\n" % length)
+        framing = b"content-length: %d\r\n" % length
     elif chunked:
-        parts.append(b"transfer-encoding: chunked\r\n")
-    parts.append(b"%bx-request-id: %b\r\n" % (lines, request_id))
-    parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
-    return b"".join(parts)
+        framing = b"transfer-encoding: chunked\r\n"
+    return b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        status,
+        _PHRASES.get(status, b"Status"),
+        b"".join([b"%b: %b\r\n" % item for item in headers]),
+        framing,
+        lines,
+        request_id,
+        b"" if keep_alive else b"connection: close\r\n",
+    )
 
 
 def whole_response(

@@ -36,10 +36,11 @@ class Tail:
 
     def add(self, data: bytes) -> None:
         """Takes the next piece in and lets go of what is too old."""
-        self._parts.append(data)
+        parts = self._parts
+        parts.append(data)
         self._size += len(data)
-        while self._size - len(self._parts[0]) >= _TAIL_BYTES:
-            self._size -= len(self._parts.popleft())
+        while self._size - len(parts[0]) >= _TAIL_BYTES:
+            self._size -= len(parts.popleft())
 
     def bytes(self) -> bytes:
         """At most the last 8 KiB, whatever the pieces were."""

@@ -28,11 +28,12 @@ class Exchange(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """Carries one exchange at a time."""
 
-    __slots__ = ("_exchange", "_pool", "_sent", "idle_since", "reader", "reused", "transport")
+    __slots__ = ("_exchange", "_paused", "_pool", "_sent", "idle_since", "reader", "reused", "transport")
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._exchange: Exchange | None = None
+        self._paused = False
         self.reader = ResponseReader()
         self.reused = False
         self.idle_since = 0.0
@@ -90,11 +91,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Reads no more until `resume`: the client is slower than the replica."""
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
+            self._paused = True
 
     def resume(self) -> None:
         """Reads again."""
-        if self.transport is not None and not self.transport.is_closing():
+        if self._paused and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
+            self._paused = False
 
     def abort(self) -> None:
         """Closes at once and tells nobody: the engine sees it and stops working."""
@@ -154,7 +157,7 @@ class ConnectionPool:
             connection.abort()
             return
         connection.reused = True
-        connection.idle_since = time.monotonic()
+        connection.idle_since = self.last_heard
         self._idle.append(connection)
 
     def has_idle(self) -> bool:

@@ -140,10 +140,10 @@ class BandQueue(Generic[T]):
             if len(self._flows) >= MOST_FLOWS:
                 self._forget_one()
             flow = self._flows[ticket.key] = Flow(ticket.key, EXPECTED_OUTPUT)
-        if not flow.is_busy():
-            flow.weight = ticket.weight
-            self.busy_weight += flow.weight
         if not flow.waiting:
+            if not flow.running:
+                flow.weight = ticket.weight
+                self.busy_weight += flow.weight
             flow.charged = max(flow.charged, self._floor())
         return flow
 
