@@ -64,7 +64,7 @@ class Fleet:
         slots: dict[str, Replica] = {}
         for route in table.models:
             model = before.get(route.model) or self._make_model(route)
-            model.apply(route, [self._replica_for(item) for item in route.replicas])
+            model.apply(route, [self._replica_for(model, item) for item in route.replicas])
             slots.update({item.route.slot: item for item in model.replicas})
             self.models[route.model] = model
         for slot, replica in self._replicas.items():
@@ -219,8 +219,8 @@ class Fleet:
             wake=self._peers.wakes.wake if self._peers is not None else None,
         )
 
-    def _replica_for(self, route: ReplicaRoute) -> Replica:
-        replica = self._replicas.get(route.slot)
+    def _replica_for(self, model: Model, route: ReplicaRoute) -> Replica:
+        replica = model.replica(route.slot)
         if replica is not None and replica.is_same_place(route):
             replica.update(route)
             return replica

@@ -146,6 +146,10 @@ class Model:
         self.share.replicas = [replica.share for replica in replicas if replica.share is not None]
         self._by_slot = {replica.route.slot: replica for replica in replicas}
 
+    def replica(self, slot: str) -> Replica | None:
+        """The one of this name; another model's of the same name is another."""
+        return self._by_slot.get(slot)
+
     def has_life(self) -> bool:
         """Whether any replica takes requests, now or when it has room."""
         return any(standing.available for standing in self.standings)

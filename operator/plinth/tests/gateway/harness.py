@@ -186,6 +186,7 @@ class Upstream:
         gone = asyncio.ensure_future(reader.read(1))
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
+            gone.exception()  # whether it ended or reset the connection
             seen.hung_up = not work.done()
             work.cancel()
             raise ConnectionResetError
