@@ -17,6 +17,8 @@ from prometheus_client.metrics_core import Metric
 
 from plinth.gateway.options import Limits, Options, parse_options
 from plinth.gateway.server.core import Core
+from plinth.gateway.server.redis import RedisAddress
+from plinth.gateway.shared_options import Shared
 
 _FLAG = re.compile(r"^  (--[\w-]+)(?: (\S+))?\s+(.+)$", re.MULTILINE)
 _SIZES = (("MiB", 1024 * 1024), ("KiB", 1024))
@@ -37,7 +39,8 @@ Each is a flag. Times are looked at twice a second. Where there are several work
 _METRICS = """\
 ## Metrics
 
-On `GET /metrics`, without a key; beside them stand Prometheus' usual `process_*`. Of several workers any one tells the sum of all. A
+On `GET /metrics`, without a key; beside them stand Prometheus' usual `process_*`. Of several workers any one tells the sum of all, and
+with it `plinth_gateway_workers`, those that accept clients. `plinth_gateway_shared_counts_away` is there with a Redis or with workers. A
 series exists from its first event on. `policy` has the 50 policies used most, the rest is `other`; `band` is the priority in lower
 case; `model` is `namespace/name`, and empty for a request that named none that is served.
 """
@@ -51,12 +54,10 @@ class NoNews:
 
 
 def make_core() -> Core:
-    """A gateway that knows no models; for a running event loop."""
-    return Core(
-        secret="secret",
-        options=Options(host="", port=0, control=Path("s"), secret_file=Path("f")),
-        news=NoNews(),
-    )
+    """A gateway that knows no models and has a Redis to look for; for a running event loop, to be closed."""
+    shared = Shared(redis=RedisAddress(host="127.0.0.1", port=1))
+    options = Options(host="", port=0, control=Path("s"), secret_file=Path("f"), shared=shared)
+    return Core(secret="secret", options=options, news=NoNews())
 
 
 def render() -> str:
@@ -112,7 +113,11 @@ def _amount(name: str, amount: object) -> str:
 
 
 async def _metrics() -> list[tuple[str, ...]]:
-    return sorted(_rows(make_core().metrics.collect()))
+    core = make_core()
+    try:
+        return sorted(_rows(core.metrics.collect()))
+    finally:
+        await core.close()
 
 
 def _rows(families: Iterable[Metric]) -> Iterator[tuple[str, ...]]:

@@ -41,7 +41,9 @@ async def exposition() -> str:
     operator.read_from(leads=lambda: True, status_queue=lambda: 0)
     operator.take_pass(make_pass())
     operator.take_failure(ValueError("a fault"))
-    return (gateway.metrics.text() + operator.page()).decode()
+    text = gateway.metrics.text()
+    await gateway.close()
+    return (text + operator.page()).decode()
 
 
 def make_record(*, cache: str) -> RequestRecord:
