@@ -127,7 +127,10 @@ async def test_a_stream_that_falls_silent_ends_with_an_error_event(tmp_path: Pat
     async with (
         replicas(stall) as (upstream,),
         running_gateway(
-            tmp_path, make_table(make_model(make_replica(upstream.port))), stream_idle_seconds=0.3
+            tmp_path,
+            make_table(make_model(make_replica(upstream.port))),
+            stream_idle_seconds=0.3,
+            resume_seconds=0.5,
         ) as rig,
     ):
         got = await rig.ask(body=STREAMING)

@@ -51,7 +51,7 @@ def test_a_key_s_own_list_narrows_what_its_policies_open() -> None:
 
 def test_a_policy_that_does_not_cover_the_model_does_not_count() -> None:
     narrow = policy("narrow", models=("a/embed",), limits=(PER_KEY,), priority="system")
-    assert granted(policy(), narrow) == Terms()
+    assert granted(policy(), narrow) == Terms(policy="a/p")
     assert terms(narrow) is None
 
 
