@@ -47,7 +47,7 @@ class BandQueue(Generic[T]):
         ticket.work = flow.estimate(ticket.prompt_tokens)
         flow.join(ticket)
         self.waiting[ticket.number] = ticket
-        self.waiting_work += ticket.work
+        self.waiting_work += flow.foresee(ticket.prompt_tokens)
         if flow.waiting == 1:
             self._enter(flow)
 
@@ -84,7 +84,9 @@ class BandQueue(Generic[T]):
         flow = ticket.flow
         assert flow is not None  # noqa: S101 - what runs has its flow
         if output_tokens:
+            before = flow.waiting_work
             flow.learn(output_tokens)
+            self.waiting_work += flow.waiting_work - before
         self._correct(flow, ticket, prompt_tokens + OUTPUT_WEIGHT * output_tokens)
 
     def first(self, share: float) -> Ticket[T] | None:
@@ -162,7 +164,8 @@ class BandQueue(Generic[T]):
         assert flow is not None  # noqa: S101 - what waits has its flow
         flow.leave(ticket)
         # Sums of floats drift; an empty band starts anew.
-        self.waiting_work = self.waiting_work - ticket.work if self.waiting else 0.0
+        work = flow.foresee(ticket.prompt_tokens)
+        self.waiting_work = self.waiting_work - work if self.waiting else 0.0
         return flow
 
     def _charge(self, flow: Flow, ticket: Ticket[T]) -> None:

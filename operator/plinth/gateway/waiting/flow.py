@@ -17,14 +17,16 @@ class Flow:
     """Tickets of one key, the earliest deadline first; of equal deadlines the one that arrived first."""
 
     __slots__ = (
+        "_answers",
         "_line",
+        "_prompt_tokens",
+        "_typical_output",
         "charged",
         "expected_output",
         "key",
         "running",
         "turn",
         "waiting",
-        "waiting_work",
         "weight",
     )
 
@@ -36,11 +38,15 @@ class Flow:
         self.turn = 0
         """When it was served last, in turns of the band: of equal counters the one that has waited longest."""
         self.waiting = 0
-        self.waiting_work = 0.0
+        self._prompt_tokens = 0
+        """Of the requests that wait."""
         self.running = 0
         """Requests at replicas."""
         self.expected_output = expected_output
-        """Tokens of its next answer, learnt from the last ones."""
+        """Tokens of its next answer, learnt from the last ones: what is charged until it is known."""
+        self._typical_output = expected_output
+        """The same for what all its waiting requests will be, where the first answers tell more than the supposition."""
+        self._answers = 0
         self._line: list[tuple[float, int, Ticket[Any]]] = []
 
     def is_busy(self) -> bool:
@@ -51,8 +57,19 @@ class Flow:
         """Work that a request is expected to be."""
         return prompt_tokens + OUTPUT_WEIGHT * self.expected_output
 
+    def foresee(self, prompt_tokens: int) -> float:
+        """Work that one of its waiting requests will probably be."""
+        return prompt_tokens + OUTPUT_WEIGHT * self._typical_output
+
+    @property
+    def waiting_work(self) -> float:
+        """Work that all its waiting requests will probably be, by what is known now."""
+        return self._prompt_tokens + OUTPUT_WEIGHT * self._typical_output * self.waiting
+
     def learn(self, output_tokens: int) -> None:
         """How long an answer was."""
+        self._answers += 1
+        self._typical_output += max(_ADAPTS, 1 / self._answers) * (output_tokens - self._typical_output)
         self.expected_output += _ADAPTS * (output_tokens - self.expected_output)
 
     def join(self, ticket: Ticket[Any]) -> None:
@@ -60,17 +77,16 @@ class Flow:
         ticket.flow = self
         ticket.waits = True
         self.waiting += 1
-        self.waiting_work += ticket.work
+        self._prompt_tokens += ticket.prompt_tokens
         heappush(self._line, (ticket.deadline, ticket.number, ticket))
 
     def leave(self, ticket: Ticket[Any]) -> None:
         """It waits no more. Its place in the line is cleared when it comes to the front, or with many others."""
         ticket.waits = False
         self.waiting -= 1
-        self.waiting_work -= ticket.work
+        self._prompt_tokens -= ticket.prompt_tokens
         if not self.waiting:
             self._line.clear()
-            self.waiting_work = 0.0  # sums of floats drift
         elif len(self._line) > 2 * self.waiting + _SLACK:
             self._line = [place for place in self._line if place[2].waits]
             heapify(self._line)

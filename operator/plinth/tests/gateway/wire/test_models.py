@@ -158,6 +158,24 @@ async def test_an_answer_that_has_begun_never_goes_on_at_a_fallback(tmp_path: Pa
         assert not two.seen
 
 
+@pytest.mark.parametrize("how", ["it refuses from now on", "it leaves the table"])
+def test_those_who_wait_go_to_the_fallback_when_their_model_serves_no_more(tmp_path: Path, how: str) -> None:
+    @scenario
+    async def run() -> None:
+        async with two_models(tmp_path, hang, answer(NAMED), fallbacks=("other",)) as (rig, one, two):
+            asked = [asyncio.ensure_future(rig.ask()) for _ in range(5)]
+            await eventually(lambda: len(one.seen) == 2)
+            await eventually(lambda: len(rig.gateway.core.fleet.models["team/tiny"].queue) == 3)
+            refusing = make_model(availability=Availability.REFUSED, message="no room", fallbacks=("other",))
+            left = (other(two),) if how == "it leaves the table" else (refusing, other(two))
+            await rig.controller.apply(make_table(*left, version=2))
+            await eventually(lambda: len(two.seen) == 3)
+            await one.stop()
+            assert [got.json() for got in await asyncio.gather(*asked)] == [NAMED] * 5
+
+    run()
+
+
 # --- canaries ----------------------------------------------------------------------------------------------------
 
 

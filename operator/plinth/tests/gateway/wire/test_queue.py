@@ -152,7 +152,7 @@ async def test_a_request_that_cannot_be_served_in_time_is_refused_at_once_with_t
         got = [await ask(rig, "sk-patient") for _ in range(3)]
         assert time.monotonic() - began < 0.5
         assert told(got[0]) == (429, "queue_too_long", "overloaded_error")
-        assert int(got[0].headers["retry-after"]) >= 1
+        assert 1 <= int(got[0].headers["retry-after"]) <= 6, "what it takes, not what answers might have been"
         await asyncio.gather(*waiting)
 
 
