@@ -77,6 +77,7 @@ class Call:
         "_quota",
         "_replica",
         "_reservation",
+        "_resume_until",
         "_resumptions",
         "_sent",
         "_upstream",
@@ -103,6 +104,7 @@ class Call:
         self._attempts = 0
         """In a row from which the client got nothing."""
         self._given_before = 0
+        self._resume_until = 0.0
         self._resumptions = 0
         """Times that the stream has gone on elsewhere."""
         self._freely_retried = False
@@ -457,15 +459,21 @@ class Call:
         """Leaves the replica: the request or what is left of its stream goes to another, if there is one to go to."""
         self._drop_upstream()
         began = self._answer.began
+        now = time.monotonic()
         if self._answer.given > self._given_before:
             self._attempts = 0
+            self._resume_until = now + self._core.limits.resume_seconds
         if self._log:
             self._log[-1].failure = reason
         self._leave_replica(failed=failed, tried=True)
         ledger = self._answer.ledger
         if began and ledger is None:
             self._break_off(detail)
-        elif self._attempts >= self._core.limits.attempts or not self._may_repeat():
+        elif (
+            self._attempts >= self._core.limits.attempts
+            or (began and now >= self._resume_until)
+            or not self._may_repeat()
+        ):
             if began:
                 self._break_off(detail)
             else:
@@ -482,9 +490,9 @@ class Call:
         return self.order.model.budget.take(time.monotonic())
 
     def _come_back(self) -> None:
-        self._held_since = now = time.monotonic()
+        self._held_since = time.monotonic()
         if self._answer.began:
-            self.ticket.deadline = now + self._core.limits.resume_seconds
+            self.ticket.deadline = self._resume_until
         self._charged = False
         self.order.model.come_back(self)
 
@@ -517,7 +525,7 @@ class Call:
         prepared, ledger = self.order.prepared, self._answer.ledger
         assert prepared is not None  # noqa: S101 - only what was prepared has a ledger
         assert ledger is not None  # noqa: S101 - callers look
-        limits = self._core.limits
+        patience = min(QUESTION_SECONDS, self._resume_until - time.monotonic())
         found: Joined | bytes | Refusal
         try:
             found = await find_continuation(
@@ -525,7 +533,7 @@ class Call:
                 prepared,
                 ledger,
                 self.order.path.decode(),
-                min(QUESTION_SECONDS, limits.resume_seconds),
+                patience,
             )
         except OSError as error:
             if self._replica is replica and not self._ended:

@@ -46,6 +46,7 @@ class ClientConnection(asyncio.Protocol):
         "_body_held",
         "_call",
         "_core",
+        "_paused",
         "_peer",
         "_reader",
         "_request",
@@ -64,6 +65,8 @@ class ClientConnection(asyncio.Protocol):
         self._call: Attended | None = None
         self._request: Request | None = None
         self._slow = False
+        self._paused = False
+        """No bytes are read for now."""
         self._serving = False
         self._body_held = 0
         self._stage = Stage.HEAD
@@ -121,7 +124,6 @@ class ClientConnection(asyncio.Protocol):
         if self._call is not None:
             self._call.on_client_drained()
         elif self._transport is not None and self._stage is not Stage.LINGER:
-            self._transport.resume_reading()
             self._go_on()
 
     # The call in hand calls these.
@@ -190,8 +192,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Serves what is complete, in order, then sees what the connection waits for."""
-        if self._serving:
-            return  # an answer given at once led back here; the loop below goes on with the next request
+        if self._serving or self._stage is Stage.LINGER:
+            return  # an answer given at once led back here, and the loop below goes on; or nothing more is answered
         self._serving = True
         try:
             open_still = self._serve_complete()
@@ -205,7 +207,6 @@ class ClientConnection(asyncio.Protocol):
         served = 0
         while self._call is None and reader.requests and self._transport is not None and not self._slow:
             if served == MOST_AT_ONCE:
-                self._core.loop.call_soon(self._go_on)
                 break
             served += 1
             request = reader.requests.popleft()
@@ -222,13 +223,16 @@ class ClientConnection(asyncio.Protocol):
         if self._call is not None:
             self._enter(Stage.ANSWER)
             if len(reader.requests) >= MOST_PIPELINED:
-                transport.pause_reading()  # until the answer is out, hanging up goes unseen: memory comes first
+                self._pause()  # until the answer is out, hanging up goes unseen: memory comes first
             return
         if self._slow:
-            transport.pause_reading()  # who takes no answers gets no more of them
+            self._pause()  # who takes no answers gets no more of them
             return
         if reader.requests:
-            return  # their turn comes
+            self._pause()
+            self._core.loop.call_soon(self._go_on)
+            return
+        self._unpause()
         if reader.refusal is not None:
             self._refuse_connection(reader.refusal)
         elif reader.reading_body:
@@ -238,6 +242,16 @@ class ClientConnection(asyncio.Protocol):
                 transport.write(CONTINUE)
         else:
             self._enter(Stage.HEAD if reader.reading_head else Stage.IDLE)
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _unpause(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     def _serve(self, request: Request) -> None:
         self._request = request
@@ -304,7 +318,7 @@ class ClientConnection(asyncio.Protocol):
         if not keep_alive:
             self._close()
             return
-        self._transport.resume_reading()
+        self._unpause()
         self._stage = Stage.IDLE
         self._since = time.monotonic()
         self._go_on()
