@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ async def test_smuggling_is_refused_and_the_connection_ends(tmp_path: Path) -> N
 
 @scenario
 async def test_all_bodies_together_are_bounded(tmp_path: Path) -> None:
-    limits = {"all_body_bytes": 250_000, "body_bytes": 100_000}
+    limits: dict[str, Any] = {"all_body_bytes": 250_000, "body_bytes": 100_000}
     async with running_gateway(tmp_path, make_table(make_model()), **limits) as rig:
         body = {"model": "tiny", "pad": "x" * 90_000}
         for _ in range(2):
@@ -86,7 +87,7 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
 
 @scenario
 async def test_slow_requests_and_idle_connections_end_in_time(tmp_path: Path) -> None:
-    limits = {"header_seconds": 0.4, "body_seconds": 0.4, "keep_alive_seconds": 0.4}
+    limits: dict[str, Any] = {"header_seconds": 0.4, "body_seconds": 0.4, "keep_alive_seconds": 0.4}
     async with running_gateway(tmp_path, make_table(make_model()), **limits) as rig:
         slow_head, slow_body, idle, silent = [await rig.connect() for _ in range(4)]
         slow_head.send(b"POST /v1/completions HT")
