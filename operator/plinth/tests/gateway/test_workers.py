@@ -61,7 +61,8 @@ class Pool:
 
     @property
     def load(self) -> ModelLoad:
-        return self.controller.last.models[MODEL]
+        """As last reported; while no worker lives a report names no model."""
+        return next(r.models[MODEL] for _, r in reversed(self.controller.reports) if MODEL in r.models)
 
     @property
     def pids(self) -> set[int]:
