@@ -307,7 +307,7 @@ class Call:
         self._heard = now
         if reader.parts:
             answer.feed(reader.take(), now)
-            if answer.failure is not None:
+            if answer.ledger is not None and answer.failure is not None:
                 self._drop_upstream()
                 self._lose_replica(answer.failure, reason="engine_failed")
                 return
@@ -629,7 +629,8 @@ class Call:
         spent = spent_on(answer, order, sent=self._began_at > 0)
         self._settle(spent, reached=answer.status > 0 or self._began_at > 0)
         self._leave_replica(failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
-        self._release_body()
+        if self._body_held:
+            self._release_body()
         self._core.unattended.discard(self)
         self.ticket.item = None  # the two know each other: without this only the collector would free them
         tell(

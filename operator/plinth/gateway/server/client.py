@@ -95,8 +95,10 @@ class ClientConnection(asyncio.Protocol):
         if self._stage is Stage.LINGER:
             return
         self._core.clock.ready_at()
-        self._reader.feed(data)
-        self._count_body()
+        reader = self._reader
+        reader.feed(data)
+        if not self._has_one_to_serve():
+            self._count_body()
         self._go_on()
 
     def eof_received(self) -> bool:
@@ -210,7 +212,8 @@ class ClientConnection(asyncio.Protocol):
                 break
             served += 1
             request = reader.requests.popleft()
-            self._count_body()
+            if self._body_held:
+                self._count_body()
             self._serve(request)
             if self._transport is None or self._transport.is_closing():
                 return False
@@ -262,7 +265,8 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(outcome, Order):
             self._call = call = Call(self._core, self, outcome)
             call.start()
-            mirror(self._core, outcome)
+            if outcome.model.route.shares:
+                mirror(self._core, outcome)
         elif isinstance(outcome, Scrape):
             self._call = outcome
             self._core.spawn(outcome.run(partial(self._answer_after_all, request)))
@@ -321,7 +325,9 @@ class ClientConnection(asyncio.Protocol):
         self._unpause()
         self._stage = Stage.IDLE
         self._since = time.monotonic()
-        self._go_on()
+        reader = self._reader
+        if reader.requests or reader.reading_head or reader.reading_body or reader.refusal is not None:
+            self._go_on()
 
     def _refuse_connection(self, refusal: Refusal) -> None:
         """Says why nothing more is read, then waits a little for the client to read it."""
@@ -345,6 +351,16 @@ class ClientConnection(asyncio.Protocol):
             reader.refuse(bodies_exhausted())
             reader.requests.clear()
             self._recount_body()
+
+    def _has_one_to_serve(self) -> bool:
+        """Whether all that is held is one request whose turn it is: its call counts it, if there is room for it."""
+        core, reader = self._core, self._reader
+        return (
+            len(reader.requests) == 1
+            and not (self._body_held or reader.body_bytes or self._slow)
+            and self._call is None
+            and core.body_bytes + len(reader.requests[0].body) <= core.limits.all_body_bytes
+        )
 
     def _recount_body(self) -> bool:
         reader = self._reader

@@ -169,10 +169,11 @@ class Model:
     def submit(self, call: Dispatchable) -> None:
         """A new request: to a replica at once, or into the queue."""
         now = time.monotonic()
-        self.share.look(now)
-        self._bell.hear_of_caches(now)
+        if self._turns is not None:
+            self.share.look(now)
+            self._bell.hear_of_caches(now)
         placement = None
-        if not self.queue and not self._gives_way(call.ticket, now):
+        if not self.queue and (self._turns is None or not self._gives_way(call.ticket, now)):
             placement = self._find_place(call)
         if placement is not None and self.queue.pass_by(call.ticket, reserved=False, slots=0):
             self._give(call, placement, now)
@@ -306,7 +307,7 @@ class Model:
     def _give(self, call: Dispatchable, placement: Placement, now: float) -> None:
         replica = self._by_slot[placement.standing.slot]
         self.router.take(placement, now)
-        if call.prompt.blocks:
+        if self._turns is not None and call.prompt.blocks:
             self._bell.tell_of_cache(replica, call.prompt.blocks)
         replica.took(call, now, streamed=call.streams)
         self.calls.add(call)

@@ -85,7 +85,7 @@ class Order:
         self.number = core.next_number()
         self.asked = probe.model
         self.body_bytes = len(request.body)
-        self.trace = core.trace(request)
+        self.trace = core.trace(request) if core.traces_share is not None else None
         self.tried_models: set[str] = set()
         self.session = ""
         self.model: Model
@@ -133,7 +133,7 @@ class Order:
     def first_route(self) -> ModelRoute:
         """The model that was asked for, or its fallback where that one refuses all requests."""
         route = self.target.route
-        if self.caller.may_ask(route) and self._core.fleet.models[route.model].refusal() is not None:
+        if self._core.fleet.models[route.model].refusal() is not None and self.caller.may_ask(route):
             return self.next_route() or route
         return route
 
