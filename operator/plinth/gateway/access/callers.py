@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Final
 
 from plinth.domain.access import AccessTable, KeyRecord, PolicyRecord
 from plinth.domain.traffic import ModelRoute
@@ -19,10 +20,10 @@ from plinth.gateway.access.terms import Terms, make_terms
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.routing.names import model_not_found
 
-ANONYMOUS = KeyRecord(id="anonymous", tenant="", digest="")
+ANONYMOUS: Final = KeyRecord(id="anonymous", tenant="", digest="")
 """Whoever shows no key where none is needed."""
-_BEARER = b"bearer "
-_MOST_TERMS = 4096
+_BEARER: Final = b"bearer "
+_MOST_TERMS: Final = 4096
 """Models that terms are remembered for; begun anew beyond."""
 
 

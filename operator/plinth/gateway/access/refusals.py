@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from plinth.gateway.protocol.errors import INVALID, Refusal
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
-CODE = "invalid_api_key"
+CODE: Final = "invalid_api_key"
 
 
 def key_missing() -> Refusal:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from plinth.gateway.protocol.unreadable import UNREADABLE
@@ -10,15 +12,15 @@ Headers = tuple[tuple[bytes, bytes], ...]
 HIT, MISS, COLLAPSED, BYPASS = "hit", "fwd=miss", "fwd=miss; collapsed", "fwd=bypass"
 """What the cache did for a request, in the words of RFC 9211: the answer was kept; was computed; is another
 request's, got while it was computed; was computed because the client asked for that."""
-_OK = 200
-_HEAD_BYTES = 768
+_OK: Final = 200
+_HEAD_BYTES: Final = 768
 """What an answer weighs beside its body: key, two headers, the objects around them (723 bytes measured)."""
-_FINISH = b'"finish_reason"'
-_NOT_YET = b'"finish_reason":null'
-_ERRORS = (b'data: {"error"', b'data:{"error"')
-_WHOLE = frozenset({b"stop", b"length", b"tool_calls", b"function_call"})
+_FINISH: Final = b'"finish_reason"'
+_NOT_YET: Final = b'"finish_reason":null'
+_ERRORS: Final = (b'data: {"error"', b'data:{"error"')
+_WHOLE: Final = frozenset({b"stop", b"length", b"tool_calls", b"function_call"})
 """Reasons that the request itself brings about; vLLM also says `abort`, `error` and `repetition`."""
-_DONE = b"data: [DONE]"
+_DONE: Final = b"data: [DONE]"
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -61,8 +63,8 @@ def _finish_reasons(body: bytes) -> set[bytes]:
     return reasons
 
 
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(Answer)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Answer)
 
 
 def pack(answer: Answer) -> bytes:

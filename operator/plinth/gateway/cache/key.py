@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from plinth.domain.access import CacheUse
 
-_SAYS_NOTHING = frozenset(
+_SAYS_NOTHING: Final = frozenset(
     {
         "metadata",
         "priority",
@@ -34,8 +34,8 @@ _SAYS_NOTHING = frozenset(
 """Fields that change who is billed, what is logged or when it runs, never what is answered."""
 _DEFAULTS: dict[str, object] = {"echo": False, "logprobs": False, "n": 1, "stop": []}
 """Fields whose absence means this in every engine, whatever its arguments."""
-_DECODER = msgspec.json.Decoder()
-_ENCODER = msgspec.json.Encoder()
+_DECODER: Final = msgspec.json.Decoder()
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 def answer_key(

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-import msgspec
-
 from plinth.domain.access import Limit
 from plinth.gateway.access.terms import AppliedLimit, Terms
 from plinth.gateway.limits.answers import (
@@ -43,6 +41,8 @@ Costs = tuple[int, int, int, int, int]
 
 class CounterSource(Protocol):
     """Where counters are shared, in the place of local ones."""
+
+    __slots__ = ()
 
     def make_lease(self, name: str, limit: Limit, *, tenant: str, lives_alone: bool) -> Counter:
         """A new lease of a limit."""
@@ -135,12 +135,15 @@ class Account:
                     counter.untake(costs[index])
 
 
-class Reservation(msgspec.Struct, eq=False, gc=False):
+class Reservation:
     """What has been counted for one request. Ends by `settle` or `cancel`, once."""
 
-    account: Account
-    costs: Costs
-    taken_at: float
+    __slots__ = ("account", "costs", "taken_at")
+
+    def __init__(self, account: Account, costs: Costs, taken_at: float) -> None:
+        self.account = account
+        self.costs = costs
+        self.taken_at = taken_at
 
 
 def _nearest(counters: tuple[Counter, ...], now: float) -> Counter:

@@ -26,6 +26,8 @@ SLOT_SECONDS: Final = 0.25
 class Counter(Protocol):
     """What is used of one limit, in requests or tokens."""
 
+    __slots__ = ("amount",)
+
     amount: float
 
     def take(self, cost: float, now: float) -> bool:
@@ -50,14 +52,14 @@ class Counter(Protocol):
         """Seconds until nothing counts any more, if nothing is added."""
 
 
-class Bucket:
+class Bucket(Counter):
     """A leaky bucket as a meter, the same law as GCRA (ITU-T I.371): what is in it drains at amount/window a second.
 
     What is given back late can let through once more what the full bucket would have lost meanwhile; the excess
     is bounded by what was reserved and not used.
     """
 
-    __slots__ = ("_at", "_level", "_window", "amount")
+    __slots__ = ("_at", "_level", "_window")
 
     def __init__(self, amount: float, window: float) -> None:
         self.amount = amount
@@ -113,10 +115,10 @@ class Bucket:
         return used * self._window / self.amount if used else 0.0
 
 
-class Window:
+class Window(Counter):
     """A sliding sum: in no span as long as the window is more let through than the amount."""
 
-    __slots__ = ("_parts", "_sum", "_width", "_window", "amount")
+    __slots__ = ("_parts", "_sum", "_width", "_window")
 
     def __init__(self, amount: float, window: float) -> None:
         self.amount = amount
@@ -206,10 +208,10 @@ class Window:
         return (part + PARTS + 1) * self._width
 
 
-class Slots:
+class Slots(Counter):
     """Requests under way."""
 
-    __slots__ = ("_under_way", "amount")
+    __slots__ = ("_under_way",)
 
     def __init__(self, amount: float) -> None:
         self.amount = amount

@@ -14,7 +14,7 @@ from math import inf
 from typing import Final
 
 from plinth.domain.access import Limit
-from plinth.gateway.limits.counters import SLOT_SECONDS, Bucket, Slots, Window, make_counter
+from plinth.gateway.limits.counters import SLOT_SECONDS, Bucket, Counter, Slots, Window, make_counter
 
 ASK: Final = -1.0
 """In the place of seconds: only the shared counters know."""
@@ -76,7 +76,7 @@ class Report:
     """What would be welcome, the need included."""
 
 
-class Lease:
+class Lease(Counter):
     """Requests or tokens. `stock` is what may be used; negative, it is owed to the shared counters."""
 
     __slots__ = (
@@ -94,7 +94,6 @@ class Lease:
         "_seen_at",
         "_seen_used",
         "_window",
-        "amount",
         "asked",
         "name",
         "stock",
@@ -106,7 +105,7 @@ class Lease:
         self.tenant = tenant
         self.asked = False
         """A report is on its way; the next one waits for its answer, since each builds on the last."""
-        self.amount: float = limit.amount
+        self.amount = float(limit.amount)
         self.stock = 0.0
         self._window = limit.window_seconds
         self._backend = backend

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from plinth.domain.access import Limit
-from plinth.gateway.limits.admission import Account, Limiter, Reservation
+from plinth.gateway.limits.admission import Account, CounterSource, Limiter, Reservation
 from plinth.gateway.limits.answers import Denial
 from plinth.gateway.limits.exchange import Exchange
 from plinth.gateway.limits.lease import ASK, Backend, Lease
@@ -42,7 +42,7 @@ class Waiting:
         """Its client has gone; `decide` is not called any more."""
 
 
-class Sharing:
+class Sharing(CounterSource):
     """The leases of a gateway process."""
 
     def __init__(self, gateway: str) -> None:

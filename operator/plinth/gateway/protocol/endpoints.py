@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.surface.operations import OPERATIONS, Operation
@@ -33,7 +34,7 @@ class Endpoint:
     needs_key: bool = True
 
 
-MODEL_PREFIX = b"/v1/models/"
+MODEL_PREFIX: Final = b"/v1/models/"
 """One model of the list; what follows is its name, slashes in it and all."""
 
 
@@ -47,9 +48,11 @@ def _endpoint(operation: Operation) -> Endpoint:
     )
 
 
-_ENDPOINTS = {each.path.encode(): _endpoint(each) for each in OPERATIONS if "{" not in each.path}
-_EXACT = {(method, path): endpoint for path, endpoint in _ENDPOINTS.items() for method in endpoint.methods}
-PATHS = tuple(path.decode() for path in _ENDPOINTS)
+_ENDPOINTS: Final = {each.path.encode(): _endpoint(each) for each in OPERATIONS if "{" not in each.path}
+_EXACT: Final = {
+    (method, path): endpoint for path, endpoint in _ENDPOINTS.items() for method in endpoint.methods
+}
+PATHS: Final = tuple(path.decode() for path in _ENDPOINTS)
 
 
 def match(method: bytes, target: bytes) -> Endpoint | Refusal:

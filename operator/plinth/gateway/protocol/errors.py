@@ -7,13 +7,14 @@ A Refusal is a value: the status, the words and what the client should do next. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
-INVALID = "invalid_request_error"
-OVERLOADED = "overloaded_error"
-UPSTREAM = "upstream_error"
-_UNAUTHORIZED = 401
+INVALID: Final = "invalid_request_error"
+OVERLOADED: Final = "overloaded_error"
+UPSTREAM: Final = "upstream_error"
+_UNAUTHORIZED: Final = 401
 
 
 @dataclass(frozen=True)

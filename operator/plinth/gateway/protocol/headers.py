@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -19,7 +20,7 @@ HOP_BY_HOP = frozenset(
 )
 """RFC 9110 section 7.6.1, and the two that clients send beside it."""
 
-NOT_FORWARDED = HOP_BY_HOP | {
+NOT_FORWARDED: Final = HOP_BY_HOP | {
     b"accept-encoding",  # usage is read from the answer as it passes, so it must not be compressed
     b"authorization",  # the gateway's own secret takes its place
     b"content-length",
@@ -28,9 +29,9 @@ NOT_FORWARDED = HOP_BY_HOP | {
     b"x-api-key",  # the client's secret is the gateway's business, as `authorization` is
     b"x-request-id",
 }
-NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"x-request-id", b"server", b"date"}
+NOT_RETURNED: Final = HOP_BY_HOP | {b"content-length", b"x-request-id", b"server", b"date"}
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_SANE_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 def is_sane_request_id(value: bytes) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, bad_request
 from plinth.gateway.protocol.unreadable import UNREADABLE
 
-_ABSENT = msgspec.Raw()
+_ABSENT: Final = msgspec.Raw()
 
 
 class Probe(msgspec.Struct):
@@ -40,7 +42,7 @@ class Probe(msgspec.Struct):
         return bytes(self.tools) + bytes(self.cache_salt) if self.tools or self.cache_salt else b""
 
 
-_DECODER = msgspec.json.Decoder(Probe)
+_DECODER: Final = msgspec.json.Decoder(Probe)
 
 
 def probe_body(body: bytes) -> Probe | Refusal:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 import httptools
-import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, body_too_large, malformed
 from plinth.gateway.protocol.headers import NOT_FORWARDED, is_sane_request_id, named_by_connection
 
-_MOST_HEADER_LINES = 128
+_MOST_HEADER_LINES: Final = 128
 """Each costs far more memory than its bytes."""
 
 
@@ -32,24 +32,38 @@ class RequestLimits:
     body: int = 32 * 1024 * 1024
 
 
-class Request(msgspec.Struct, eq=False, gc=False):
+class Request:
     """One request: complete when the reader hands it out."""
 
-    method: bytes = b""
-    target: bytes = b""
-    headers: list[tuple[bytes, bytes]] = []
-    """What may be passed on, names in lower case."""
-    body: bytes = b""
-    keep_alive: bool = False
-    chunked_ok: bool = True
-    """False for HTTP/1.0, which does not know chunked answers."""
-    request_id: bytes = b""
-    """The client's, when it is sane; else empty."""
-    authorization: bytes = b""
-    api_key: bytes = b""
-    """The header `x-api-key`, by which some clients show their key instead."""
-    peer: str = ""
-    """The client's address."""
+    __slots__ = (
+        "api_key",
+        "authorization",
+        "body",
+        "chunked_ok",
+        "headers",
+        "keep_alive",
+        "method",
+        "peer",
+        "request_id",
+        "target",
+    )
+
+    def __init__(self, *, request_id: bytes = b"", peer: str = "") -> None:
+        self.method = b""
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        """What may be passed on, names in lower case."""
+        self.body = b""
+        self.keep_alive = False
+        self.chunked_ok = True
+        """False for HTTP/1.0, which does not know chunked answers."""
+        self.request_id = request_id
+        """The client's, when it is sane; else empty."""
+        self.authorization = b""
+        self.api_key = b""
+        """The header `x-api-key`, by which some clients show their key instead."""
+        self.peer = peer
+        """The client's address."""
 
 
 class RequestReader:

@@ -6,17 +6,19 @@ stream can be ended by an event of our own at any moment.
 
 from __future__ import annotations
 
+from typing import Final
+
 import httptools
 
 from plinth.gateway.protocol.errors import Refusal, error_body, error_headers
 from plinth.gateway.protocol.headers import NOT_RETURNED
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-LAST_CHUNK = b"0\r\n\r\n"
-_BODILESS = frozenset({204, 304})
-_MOST_UNREAD_BYTES = 256 * 1024
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+_BODILESS: Final = frozenset({204, 304})
+_MOST_UNREAD_BYTES: Final = 256 * 1024
 """Of heads and trailers together, and of what frames a body; the parser holds a line until it ends."""
-_PHRASES = {
+_PHRASES: Final = {
     200: b"OK",
     201: b"Created",
     202: b"Accepted",

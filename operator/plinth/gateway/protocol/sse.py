@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from typing import Final
 
-import msgspec
-
-_TAIL_BYTES = 8192
-MOST_HELD_BYTES = 256 * 1024
+_TAIL_BYTES: Final = 8192
+MOST_HELD_BYTES: Final = 256 * 1024
 """An event longer than this is passed on in pieces: memory is bounded."""
-_PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
-_COMPLETION = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
+_PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
+_COMPLETION: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
+class Usage:
     """What the engine says it read and wrote, in tokens; None where it does not say."""
 
-    prompt_tokens: int | None
-    completion_tokens: int | None
+    __slots__ = ("completion_tokens", "prompt_tokens")
+
+    def __init__(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
 
 
 class Tail:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from plinth.gateway.protocol.unreadable import UNREADABLE
 
-_NOTHING = msgspec.Raw(b"null")
-_PLAIN_FORMATS = frozenset({b"null", b'{"type":"text"}'})
-_MEDIA = re.compile(rb'"(?:image_url|image_embeds|input_audio|audio_url|video_url)"')
+_NOTHING: Final = msgspec.Raw(b"null")
+_PLAIN_FORMATS: Final = frozenset({b"null", b'{"type":"text"}'})
+_MEDIA: Final = re.compile(rb'"(?:image_url|image_embeds|input_audio|audio_url|video_url)"')
 """Names of a message's parts; the same words in a text have escaped quotes. One pass, for prompts may be long."""
-_SEVERAL = re.compile(rb'\[\s*["\[]')
+_SEVERAL: Final = re.compile(rb'\[\s*["\[]')
 
 
 class StreamOptions(msgspec.Struct):
@@ -82,7 +83,7 @@ class Asked(msgspec.Struct):
         return self.temperature == 0 or self.top_k == 1 or self.seed is not None
 
 
-_DECODER = msgspec.json.Decoder(Asked)
+_DECODER: Final = msgspec.json.Decoder(Asked)
 
 
 def read_asked(body: bytes) -> Asked | None:

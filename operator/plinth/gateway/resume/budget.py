@@ -7,10 +7,12 @@ when a replica dies, all its streams move at once, and there are no more of them
 
 from __future__ import annotations
 
-_SHARE = 0.2
+from typing import Final
+
+_SHARE: Final = 0.2
 """Repetitions for each request: load grows by a fifth at most."""
-_FREE_PER_SECOND = 10.0
-_SECONDS_SAVED = 10.0
+_FREE_PER_SECOND: Final = 10.0
+_SECONDS_SAVED: Final = 10.0
 """Free repetitions of so many seconds may be saved up; as many again may be paid in."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,10 +21,10 @@ from plinth.gateway.resume.ledger import Ledger
 from plinth.gateway.resume.manner import Manner, choose_manner
 from plinth.gateway.resume.splice import ContinuedSplice, ReplayedSplice, Splice, closing_events
 
-COMPLETIONS = "/v1/completions"
-_COMPLETIONS_DEFAULT_TOKENS = 16
+COMPLETIONS: Final = "/v1/completions"
+_COMPLETIONS_DEFAULT_TOKENS: Final = 16
 """OpenAI's and vLLM's `max_tokens` of completions where none is asked for."""
-_DROPPED = frozenset(
+_DROPPED: Final = frozenset(
     {
         *("messages", "prompt", "max_tokens", "max_completion_tokens", "min_tokens", "n", "best_of"),
         *("stream", "stream_options", "return_token_ids", "logprobs", "top_logprobs", "echo", "suffix"),
@@ -86,9 +86,9 @@ class _Tokens(msgspec.Struct):
     tokens: list[_Token]
 
 
-_MODELS = msgspec.json.Decoder(_Models)
-_RENDERED = msgspec.json.Decoder(_Rendered)
-_TOKENS = msgspec.json.Decoder(_Tokens)
+_MODELS: Final = msgspec.json.Decoder(_Models)
+_RENDERED: Final = msgspec.json.Decoder(_Rendered)
+_TOKENS: Final = msgspec.json.Decoder(_Tokens)
 _PROMPT: msgspec.json.Decoder[str | list[int]] = msgspec.json.Decoder(str | list[int])
 T = TypeVar("T")
 

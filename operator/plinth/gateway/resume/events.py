@@ -7,19 +7,21 @@ inside a JSON string is escaped, so the bytes after the string cannot be met wit
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.resume.ledger import TOOL_CALLS, Ledger, Run, StreamHead, Usage, text_parts
 
-_IDS = b'"token_ids":['
-_PROMPT_IDS = b'"prompt_token_ids":['
-_END = b"\n\n"
-_NEWLINE = 10
-DONE = b"data: [DONE]\n\n"
-_NO_SHAPE = b"data: [DONE]\n"
+_IDS: Final = b'"token_ids":['
+_PROMPT_IDS: Final = b'"prompt_token_ids":['
+_END: Final = b"\n\n"
+_NEWLINE: Final = 10
+DONE: Final = b"data: [DONE]\n\n"
+_NO_SHAPE: Final = b"data: [DONE]\n"
 """For `_before` and `_after` while nothing is learnt: no event with text begins so."""
-_OF_ARRAYS = b"0123456789,"
+_OF_ARRAYS: Final = b"0123456789,"
 
 
 class Choice(msgspec.Struct):
@@ -49,8 +51,8 @@ class ErrorEvent(msgspec.Struct):
     error: msgspec.Raw
 
 
-_EVENT = msgspec.json.Decoder(Event)
-_ERROR = msgspec.json.Decoder(ErrorEvent)
+_EVENT: Final = msgspec.json.Decoder(Event)
+_ERROR: Final = msgspec.json.Decoder(ErrorEvent)
 
 
 class EventEditor:

@@ -7,14 +7,15 @@ appended to buffers that read as one JSON array each. They are decoded only when
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
-TEXTS = frozenset({"text", "content", "reasoning", "reasoning_content", "refusal"})
+TEXTS: Final = frozenset({"text", "content", "reasoning", "reasoning_content", "refusal"})
 """Where an event may carry text: `text` of completions, the others of a chat's delta. vLLM says `reasoning`,
 llama.cpp `reasoning_content`."""
-TOOL_CALLS = "tool_calls"
-_EMPTY = frozenset({b"null", b'""', b"[]"})
+TOOL_CALLS: Final = "tool_calls"
+_EMPTY: Final = frozenset({b"null", b'""', b"[]"})
 
 
 class Usage(msgspec.Struct):
@@ -89,11 +90,11 @@ class ToolCallPart(msgspec.Struct, omit_defaults=True):
     function: FunctionPart | None = None
 
 
-_DECODE_TEXTS = msgspec.json.Decoder(list[str]).decode
-_DECODE_RAW = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_DECODE_IDS = msgspec.json.Decoder(list[list[int]]).decode
-DECODE_PARTS = msgspec.json.Decoder(list[ToolCallPart]).decode
-_DECODE_CALLS = msgspec.json.Decoder(list[list[ToolCallPart]]).decode
+_DECODE_TEXTS: Final = msgspec.json.Decoder(list[str]).decode
+_DECODE_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_DECODE_IDS: Final = msgspec.json.Decoder(list[list[int]]).decode
+DECODE_PARTS: Final = msgspec.json.Decoder(list[ToolCallPart]).decode
+_DECODE_CALLS: Final = msgspec.json.Decoder(list[list[ToolCallPart]]).decode
 
 
 class Ledger:

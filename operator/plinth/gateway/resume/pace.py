@@ -7,12 +7,14 @@ than streams there ever are, and so has the whole replica, or this stream alone 
 
 from __future__ import annotations
 
-_FORGETTING = 0.999
+from typing import Final
+
+_FORGETTING: Final = 0.999
 """Of the longest silence, for each event: after 700 events half of it is left."""
-_TIMES_THE_LONGEST = 8.0
-_TIMES_ALONE = 4.0
-_LEAST_SECONDS = 2.0
-_MOST_SECONDS = 30.0
+_TIMES_THE_LONGEST: Final = 8.0
+_TIMES_ALONE: Final = 4.0
+_LEAST_SECONDS: Final = 2.0
+_MOST_SECONDS: Final = 30.0
 
 
 class Pace:

@@ -6,7 +6,7 @@ ledger, so that a stream can break and go on more than once. Only broken streams
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -41,11 +41,13 @@ class _Event(msgspec.Struct):
     error: msgspec.Raw | None = None
 
 
-_EVENT = msgspec.json.Decoder(_Event)
+_EVENT: Final = msgspec.json.Decoder(_Event)
 
 
 class Splice(Protocol):
     """What stands between a later replica and the client; EventEditor has the same face."""
+
+    __slots__ = ()
 
     ledger: Ledger
     failure: str | None

@@ -6,18 +6,18 @@ Both are preferences and never fences: a replica too busy by more than the reaso
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.placement import Prompt
 
-SESSION_SECONDS = 5.0
+SESSION_SECONDS: Final = 5.0
 """A named session stays where it was until another replica is expected to answer so much sooner: the point at
 which llm-d's affinity filter lets go."""
-ADAPTER_SECONDS = 0.5
+ADAPTER_SECONDS: Final = 0.5
 """Supposed for bringing an adapter of some 100 MB to the accelerator, and for the room it takes from another."""
-MOST_SESSIONS = 10_000
-MOST_ADAPTERS = 8
+MOST_SESSIONS: Final = 10_000
+MOST_ADAPTERS: Final = 8
 """Adapters supposed at a replica at once. vLLM's `max_loras` is 1 unless set, its CPU cache holds as many."""
 
 T = TypeVar("T")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
-MOST_BLOCKS = 32_768
+MOST_BLOCKS: Final = 32_768
 """Of all replicas of a model together, 8 million tokens in some 10 MiB of memory: a bound for the gateway, whatever the replicas hold."""
 
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import Final
 
-RING_WORDS = 1 << 16
+RING_WORDS: Final = 1 << 16
 """Of 32 bits: blocks of some 250 prompts of 64,000 tokens each, or of 15,000 short ones."""
-RING_BYTES = 8 + 4 * RING_WORDS
-_READABLE_WORDS = RING_WORDS // 2
+RING_BYTES: Final = 8 + 4 * RING_WORDS
+_READABLE_WORDS: Final = RING_WORDS // 2
 """The rest is room for what the writer may be overwriting meanwhile."""
-_HEAD_WORDS = 3
-_LOW = 0xFFFFFFFF
+_HEAD_WORDS: Final = 3
+_LOW: Final = 0xFFFFFFFF
 
 
 class CacheNews:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
+from typing import Final
 from zlib import crc32
 
-BLOCK_BYTES = 1024
+BLOCK_BYTES: Final = 1024
 """About 256 tokens: 17 ms of reading at 15,000 a second, finer than which routing need not see."""
-BLOCK_TOKENS = 256
-MOST_BLOCKS = 1024
+BLOCK_TOKENS: Final = 256
+MOST_BLOCKS: Final = 1024
 """Of one prompt: what a longer one shares beyond the first MiB is read at the replica that holds the start."""
 
 Bytes = bytes | memoryview

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from plinth.gateway.routing.pace import Pace
 
-REQUEST_TOKENS = 32
+REQUEST_TOKENS: Final = 32
 """What a running request weighs against prompt tokens still to be read. Decoding one request beside others costs
 a prompt about 2 ms, in which an accelerator reads some 30 prompt tokens (15k a second)."""
 
 
 class Share(Protocol):
     """A replica's load where several processes see it."""
+
+    __slots__ = ()
 
     def add(self, requests: int, tokens: int) -> None:
         """Counts, in the standing and for the other processes."""

@@ -10,21 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_high, median_low
+from typing import Final
 
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.pace import TELLING_ANSWERS, Pace
 
-TIMES_SLOWER = 3.0
+TIMES_SLOWER: Final = 3.0
 """Than the median of its kind, in reading or in writing."""
-SLOW_TPOT_SECONDS = 0.05
+SLOW_TPOT_SECONDS: Final = 0.05
 """Streams as fast as this are never slow, whatever their peers do: reading is slower."""
-FAILURES_IN_A_ROW = 5
+FAILURES_IN_A_ROW: Final = 5
 """Envoy's default for consecutive 5xx answers."""
-MOST_OUT = 0.25
+MOST_OUT: Final = 0.25
 """Part of a model's replicas that may be out at once; at least one may where there are two."""
-FIRST_SECONDS = 10.0
-LONGEST_SECONDS = 300.0
-FORGIVEN_SECONDS = 600.0
+FIRST_SECONDS: Final = 10.0
+LONGEST_SECONDS: Final = 300.0
+FORGIVEN_SECONDS: Final = 600.0
 """In line for so long, and the next time counts as the first."""
 
 

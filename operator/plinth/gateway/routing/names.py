@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from plinth.domain.traffic import ModelRoute, RouteTable
 from plinth.gateway.protocol.errors import Refusal
 
-_MOST_NAMES_SHOWN = 20
+_MOST_NAMES_SHOWN: Final = 20
 
 
 def routes_by_name(table: RouteTable) -> dict[str, ModelRoute]:

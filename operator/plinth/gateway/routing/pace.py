@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Final
 
-FIRST_RATE = 8000.0
+FIRST_RATE: Final = 8000.0
 """Prompt tokens a second supposed of a replica that has not answered yet, where its peers have not either."""
-IN_FLIGHT_SECONDS = 0.002
+IN_FLIGHT_SECONDS: Final = 0.002
 """What decoding one request beside a prompt adds to the prompt's time to first token."""
-_KEEP = 1 - 1 / 32
+_KEEP: Final = 1 - 1 / 32
 """Weight of the past at each new sample: some thirty answers are remembered."""
-_PRIOR_SECONDS = 0.25
+_PRIOR_SECONDS: Final = 0.25
 """How much reading time the supposed rate counts for: a few prompts outweigh it."""
-TELLING_ANSWERS = 16
+TELLING_ANSWERS: Final = 16
 """First bytes before a replica's own rate counts against that of its kind."""
-NOISE = 1.3
+NOISE: Final = 1.3
 """Equal replicas were seen to differ by a fifth in what is learnt of them. A prompt of 40,000 tokens would wait half a
 second behind others for such a difference, or be read anew beside its cache: on the Mooncake synthetic trace that cost
 two points of TTFT below 2 s at its plain speed."""
-_TELLING_TOKENS = 256
-_TELLING_SECONDS = 0.2
+_TELLING_TOKENS: Final = 256
+_TELLING_SECONDS: Final = 0.2
 """Shorter on both counts, and an answer tells of the connection rather than of reading."""
 
 

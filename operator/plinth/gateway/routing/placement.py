@@ -4,27 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from plinth.gateway.routing.blocks import BLOCK_TOKENS
 from plinth.gateway.routing.choice import Standing
 
 
-class Prompt(msgspec.Struct, eq=False, gc=False):
+class Prompt:
     """One request as routing sees it; made once, used again for each attempt."""
 
-    tokens: int
-    """Estimated, or counted where the prompt came as ids."""
-    blocks: Sequence[int] = ()
-    block_tokens: int = BLOCK_TOKENS
-    """What each block stands for."""
-    output_tokens: int = 0
-    """Expected of the answer."""
-    band: str = "default"
-    session: str = ""
-    """The client's own name for a conversation; empty without one."""
-    adapter: str = ""
-    """A LoRA adapter; empty for the plain model."""
+    __slots__ = ("adapter", "band", "block_tokens", "blocks", "output_tokens", "session", "tokens")
+
+    def __init__(
+        self,
+        tokens: int,
+        blocks: Sequence[int] = (),
+        block_tokens: int = BLOCK_TOKENS,
+        *,
+        output_tokens: int = 0,
+        band: str = "default",
+        session: str = "",
+        adapter: str = "",
+    ) -> None:
+        self.tokens = tokens
+        """Estimated, or counted where the prompt came as ids."""
+        self.blocks = blocks
+        self.block_tokens = block_tokens
+        """What each block stands for."""
+        self.output_tokens = output_tokens
+        """Expected of the answer."""
+        self.band = band
+        self.session = session
+        """The client's own name for a conversation; empty without one."""
+        self.adapter = adapter
+        """A LoRA adapter; empty for the plain model."""
 
     def uncached_tokens(self, depth: int) -> int:
         """What a replica has to read that holds the first `depth` blocks. Engines read one token at the least."""
@@ -32,16 +43,19 @@ class Prompt(msgspec.Struct, eq=False, gc=False):
         return left if left > 0 else 1
 
 
-class Placement(msgspec.Struct, eq=False, gc=False):
+class Placement:
     """A prompt at a replica: what was counted there, so that exactly that is taken away again."""
 
-    standing: Standing
-    prompt: Prompt
-    uncached: int
-    """Prompt tokens that the replica has to read."""
-    work: int = 0
-    """Uncached tokens outstanding at the replica when the prompt was sent, its own included."""
-    beside: int = 0
-    """Requests that were there already."""
-    sent_at: float = 0.0
-    answered: bool = False
+    __slots__ = ("answered", "beside", "prompt", "sent_at", "standing", "uncached", "work")
+
+    def __init__(self, standing: Standing, prompt: Prompt, uncached: int) -> None:
+        self.standing = standing
+        self.prompt = prompt
+        self.uncached = uncached
+        """Prompt tokens that the replica has to read."""
+        self.work = 0
+        """Uncached tokens outstanding at the replica when the prompt was sent, its own included."""
+        self.beside = 0
+        """Requests that were there already."""
+        self.sent_at = 0.0
+        self.answered = False

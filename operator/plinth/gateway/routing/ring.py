@@ -9,13 +9,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import Final
 
 from plinth.gateway.routing.choice import Standing
 
-VIRTUAL_NODES = 256
-LOAD_BOUND = 1.25
+VIRTUAL_NODES: Final = 256
+LOAD_BOUND: Final = 1.25
 """A replica is passed over above so many times the mean number of requests."""
-KEY_BLOCKS = 4
+KEY_BLOCKS: Final = 4
 """Some 1,000 tokens: fewer, and all that share a system prompt would meet at one replica."""
 
 

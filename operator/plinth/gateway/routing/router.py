@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
+from typing import Final
 
 from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.affinity import Affinity
@@ -27,7 +28,7 @@ from plinth.gateway.routing.placement import Placement, Prompt
 from plinth.gateway.routing.scores import kv_barrier
 from plinth.gateway.routing.strategies import make_picker
 
-SUPPOSED_KV_TOKENS = 500_000
+SUPPOSED_KV_TOKENS: Final = 500_000
 """Where nobody knows what a replica's KV cache holds: about that of a 7B model on an 80 GB accelerator."""
 
 

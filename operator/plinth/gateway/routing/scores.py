@@ -7,19 +7,20 @@ nothing but the score.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.pace import IN_FLIGHT_SECONDS
 from plinth.gateway.routing.placement import Prompt
 
-OTHERS = 1.0
+OTHERS: Final = 1.0
 """How much the wait that a prompt causes counts against its own. Reading it occupies the replica for uncached /
 rate seconds, in which whoever comes next waits; under load somebody does. On the Mooncake synthetic trace, at 1.5
 to 3 times its speed and with half to twice the cache, 1 beat 0 everywhere (by 0.2 to 30 points of TTFT below 2 s)
 and stood within 0.5 of the best weight wherever the goal is within reach."""
-KV_SECONDS = 0.15
+KV_SECONDS: Final = 0.15
 """Weight of the barrier before a full KV cache, k / (1 - k), as SMG has it: 0.15 s at half, 1.35 s at 90%."""
-_FULLEST = 0.95
+_FULLEST: Final = 0.95
 
 
 def kv_barrier(standing: Standing) -> float:

@@ -6,7 +6,7 @@ A strategy picks among replicas that all may and can take the prompt. It changes
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from plinth.domain.traffic import Strategy
 from plinth.gateway.routing.affinity import Affinity
@@ -19,14 +19,16 @@ Reach = Mapping[int, int]
 """Blocks of the prompt that each replica should hold, by its bit."""
 Score = Callable[[Sequence[Standing], Prompt, Sequence[int]], list[float]]
 
-UPPER_BANDS = frozenset({"system", "interactive"})
-LOWEST_BAND = "bulk"
-ALIKE = 0.8
+UPPER_BANDS: Final = frozenset({"system", "interactive"})
+LOWEST_BAND: Final = "bulk"
+ALIKE: Final = 0.8
 """Replicas that read at this part of the fastest one's rate count as fast as it."""
 
 
 class Picker(Protocol):
     """A strategy at work."""
+
+    __slots__ = ()
 
     def pick(
         self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
@@ -34,7 +36,7 @@ class Picker(Protocol):
         """One of the replicas given, of which there is at least one."""
 
 
-class Cheapest:
+class Cheapest(Picker):
     """The replica with the lowest score, preferences for session and adapter added."""
 
     def __init__(self, score: Score, affinity: Affinity) -> None:
@@ -64,7 +66,7 @@ class Cheapest:
         )
 
 
-class PrefixHash:
+class PrefixHash(Picker):
     """Stateless: prompts with a common start meet; prompts shorter than a block go by load."""
 
     def __init__(self, slots: Collection[str], affinity: Affinity) -> None:
@@ -81,7 +83,7 @@ class PrefixHash:
         return self._ring.choose(untried or roomy, prompt.blocks)
 
 
-class FastestFirst:
+class FastestFirst(Picker):
     """For pools of unlike accelerators: the upper bands go by whole latency, bulk leaves the fastest alone.
 
     Between them, and where all replicas are alike, the least expected time to first token decides.

@@ -7,13 +7,14 @@ fall evenly, so that a canary of 5% gets its requests one by one and not in burs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 from zlib import crc32
 
 from plinth.domain.traffic import TrafficShare
 
-_GOLDEN = 0.6180339887498949
+_GOLDEN: Final = 0.6180339887498949
 """Multiples of the golden ratio's fraction fill [0, 1) more evenly than those of any other number."""
-_SILVER = 0.41421356237309515
+_SILVER: Final = 0.41421356237309515
 """The same of the square root of 2: drawn beside the other, the pairs fill the square."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from plinth.gateway.options import Telling
 from plinth.gateway.server.log_lines import LineWriter
 from plinth.gateway.server.trace_export import TraceExporter
@@ -9,7 +11,7 @@ from plinth.gateway.telemetry.access_log import access_line
 from plinth.gateway.telemetry.families import RequestFamilies
 from plinth.gateway.telemetry.record import RequestRecord
 
-_STANDARD_OUTPUT = 1
+_STANDARD_OUTPUT: Final = 1
 
 
 def make_afterwards(telling: Telling, instance: str) -> Afterwards:

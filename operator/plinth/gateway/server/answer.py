@@ -7,7 +7,7 @@ those who ask the same and share the answer.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from plinth.gateway.cache.answer import Answer, cache_status, is_worth_keeping
 from plinth.gateway.limits.answers import Header
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from plinth.gateway.cache.flights import Flight
     from plinth.gateway.server.core import Core
 
-_OK = 200
-_EVENTS_BESIDE_TOKENS = 1  # `data: [DONE]`
-_MOST_EDITED_BYTES = 16 * 1024 * 1024
+_OK: Final = 200
+_EVENTS_BESIDE_TOKENS: Final = 1  # `data: [DONE]`
+_MOST_EDITED_BYTES: Final = 16 * 1024 * 1024
 """Of one event: vLLM's first names all tokens of the prompt."""
-_KEPT_HEADERS = frozenset({b"content-type"})
+_KEPT_HEADERS: Final = frozenset({b"content-type"})
 
 
 class Attended(Protocol):
     """Who answers on a connection now."""
+
+    __slots__ = ()
 
     def on_client_gone(self) -> None:
         """The client hung up."""
@@ -47,6 +49,8 @@ class Attended(Protocol):
 
 class Client(Protocol):
     """The connection that the request came on."""
+
+    __slots__ = ()
 
     def attend(self, call: Attended) -> None:
         """This one answers from now on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from plinth.gateway.cache.answer import BYPASS, HIT, MISS, Answer, cache_status
 from plinth.gateway.cache.flights import Flight
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from plinth.gateway.server.core import Core
     from plinth.gateway.server.order import Order
 
-_OK = 200
+_OK: Final = 200
 
 
 class Asker(Attended, Protocol):
     """The call that asks."""
+
+    __slots__ = ()
 
     def enter_queue(self) -> None:
         """Nobody has the answer: it must be computed."""

@@ -8,7 +8,7 @@ event, and any other broken answer with its connection, so that no client takes 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from plinth.gateway.limits.admission import Reservation
 from plinth.gateway.limits.answers import Denial, Header
@@ -28,10 +28,11 @@ from plinth.gateway.server import cached
 from plinth.gateway.server.answer import Client, ClientAnswer
 from plinth.gateway.server.continuing import find_continuation
 from plinth.gateway.server.ending import NOTHING, Ending, Spent, spent_on, tell
+from plinth.gateway.server.model import Dispatchable
 from plinth.gateway.server.nobody import Nobody
 from plinth.gateway.server.order import Order
 from plinth.gateway.server.replica import Replica
-from plinth.gateway.server.upstream import UpstreamConnection
+from plinth.gateway.server.upstream import Exchange, UpstreamConnection
 from plinth.gateway.telemetry.families import REPEATED
 from plinth.gateway.telemetry.record import Attempt
 from plinth.gateway.waiting.queue import Rejection
@@ -42,18 +43,18 @@ if TYPE_CHECKING:
     from plinth.gateway.resume.splice import Splice
     from plinth.gateway.server.core import Core
 
-_OK = 200
-_UNAUTHORIZED = 401
-_NOT_READY = 503
-_CLIENT_GONE = 499
-_SERVER_ERROR = 500
-QUESTION_SECONDS = 10.0
+_OK: Final = 200
+_UNAUTHORIZED: Final = 401
+_NOT_READY: Final = 503
+_CLIENT_GONE: Final = 499
+_SERVER_ERROR: Final = 500
+QUESTION_SECONDS: Final = 10.0
 """For each answer that is needed before a stream can go on: where many streams move at once they wait for each other."""
-_SILENT_SECONDS = 5.0
+_SILENT_SECONDS: Final = 5.0
 """Without a byte for so long, a replica is asked whether it hangs."""
 
 
-class Call:
+class Call(Exchange, Dispatchable, cached.Asker):
     """Created when a request is complete and its model known; ends once, in `_end`."""
 
     __slots__ = (

@@ -6,12 +6,13 @@ import asyncio
 import time
 from enum import Enum
 from functools import partial
+from typing import Final
 
 from plinth.gateway.limits.answers import Header
 from plinth.gateway.protocol.errors import Refusal, bodies_exhausted, error_body, error_headers, too_slow
 from plinth.gateway.protocol.request import Request, RequestLimits, RequestReader
 from plinth.gateway.protocol.response import CONTINUE, whole_response
-from plinth.gateway.server.answer import Attended
+from plinth.gateway.server.answer import Attended, Client
 from plinth.gateway.server.call import Call
 from plinth.gateway.server.core import Core
 from plinth.gateway.server.ending import tell_refused
@@ -21,11 +22,11 @@ from plinth.gateway.server.order import Order
 from plinth.gateway.server.reception import receive, refusal_body
 from plinth.gateway.server.scrape import Scrape
 
-LINGER_SECONDS = 2.0
+LINGER_SECONDS: Final = 2.0
 """After a refusal that leaves the client's bytes unread: closing at once would make the kernel reset the
 connection, and the client might never see the refusal."""
-MOST_PIPELINED = 8
-MOST_AT_ONCE = 16
+MOST_PIPELINED: Final = 8
+MOST_AT_ONCE: Final = 16
 """Requests of one connection that are answered in one turn of the loop: the others' turn comes between."""
 
 
@@ -39,7 +40,7 @@ class Stage(Enum):
     LINGER = "linger"
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol, Client):
     """Answers in the order of the requests; while one is under way, those pipelined after it wait."""
 
     __slots__ = (

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from plinth.domain.access import AccessTable
 from plinth.domain.control_lines import ControlLineError, Shutdown, decode_line, encode_report
@@ -15,10 +16,10 @@ from plinth.domain.traffic import LoadReport, RouteTable
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 0.5
-QUIET_SECONDS = 2.0
-_LONGEST_LINE = 64 * 1024 * 1024
-_MOST_UNREAD = 1024 * 1024
+BUSY_SECONDS: Final = 0.5
+QUIET_SECONDS: Final = 2.0
+_LONGEST_LINE: Final = 64 * 1024 * 1024
+_MOST_UNREAD: Final = 1024 * 1024
 """A controller that reads nothing gets no more reports until it does: only the newest is worth anything."""
 
 

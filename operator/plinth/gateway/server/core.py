@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from plinth.domain.access import AccessTable
 from plinth.gateway.access.callers import Caller, Gate
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 0.5
-REVIEW_SECONDS = 1.0
+SWEEP_SECONDS: Final = 0.5
+REVIEW_SECONDS: Final = 1.0
 """Between two reviews of how fast replicas are."""
-TRACE_PARENT = b"traceparent"
-MOST_ANSWER_BYTES = 4 * 1024 * 1024
+TRACE_PARENT: Final = b"traceparent"
+MOST_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Of one answer that is kept or shared."""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
-CPU_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")
+CPU_LIMIT_FILE: Final = Path("/sys/fs/cgroup/cpu.max")
 """The container's limit, as `microseconds each-microseconds` or `max …` (Linux, control groups v2)."""
 
 

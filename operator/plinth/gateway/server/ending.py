@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from plinth.gateway.routing.objectives import Outcome, time_per_output_token
 from plinth.gateway.telemetry.families import REPEATED
@@ -18,33 +16,52 @@ if TYPE_CHECKING:
     from plinth.gateway.server.core import Core
     from plinth.gateway.server.order import Order
 
-_OK = 200
+_OK: Final = 200
 
 
-class Spent(msgspec.Struct, frozen=True, gc=False):
+class Spent:
     """Tokens that replicas read and wrote for a request; `tpot` in seconds, where it is known."""
 
-    prompt: int = 0
-    output: int = 0
-    tpot: float | None = None
-    told: bool = False
-    """By the engine's usage, not estimated."""
+    __slots__ = ("output", "prompt", "told", "tpot")
+
+    def __init__(
+        self, prompt: int = 0, output: int = 0, tpot: float | None = None, *, told: bool = False
+    ) -> None:
+        self.prompt = prompt
+        self.output = output
+        self.tpot = tpot
+        self.told = told
+        """By the engine's usage, not estimated."""
 
 
-NOTHING = Spent()
+NOTHING: Final = Spent()
 
 
-class Ending(msgspec.Struct, kw_only=True, eq=False):
+class Ending:
     """How a request ended. Times in seconds."""
 
-    status: int
-    failed: bool
-    error: str
-    cache: str
-    queued: float
-    overhead: float
-    first_token_at: float | None
-    attempts: list[Attempt]
+    __slots__ = ("attempts", "cache", "error", "failed", "first_token_at", "overhead", "queued", "status")
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        failed: bool,
+        error: str,
+        cache: str,
+        queued: float,
+        overhead: float,
+        first_token_at: float | None,
+        attempts: list[Attempt],
+    ) -> None:
+        self.status = status
+        self.failed = failed
+        self.error = error
+        self.cache = cache
+        self.queued = queued
+        self.overhead = overhead
+        self.first_token_at = first_token_at
+        self.attempts = attempts
 
 
 def spent_on(answer: ClientAnswer, order: Order, *, sent: bool) -> Spent:

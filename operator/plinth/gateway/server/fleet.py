@@ -6,20 +6,20 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from plinth.domain.traffic import LoadReport, ModelRoute, ReplicaRoute, ReplicaState, RouteTable
 from plinth.gateway.routing.names import model_not_found
 from plinth.gateway.server.metrics import Metrics
-from plinth.gateway.server.model import Model, Totals
+from plinth.gateway.server.model import Bell, Model, Totals
 from plinth.gateway.server.peers import Peers
-from plinth.gateway.server.replica import Replica, ReplicaSetup
+from plinth.gateway.server.replica import Replica, ReplicaSetup, ReplicaWatcher
 from plinth.gateway.surface.names import NameIndex
 
 log = logging.getLogger(__name__)
 
-_MOST_MODELS_REMEMBERED = 1024
-HEAR_SECONDS = 0.01
+_MOST_MODELS_REMEMBERED: Final = 1024
+HEAR_SECONDS: Final = 0.01
 """Between two looks at what the other workers sent where: a prompt takes longer to be read."""
 
 
@@ -33,7 +33,7 @@ class News(Protocol):
         """Something happened, the first since the last report."""
 
 
-class Fleet:
+class Fleet(Bell, ReplicaWatcher):
     """All models and replicas."""
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -15,9 +15,9 @@ from plinth.gateway.server.core import Core
 from plinth.gateway.server.model import Model
 from plinth.gateway.server.surface_pages import surface_answers
 
-_JSON = [(b"content-type", b"application/json")]
-_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
-METRICS = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+_JSON: Final = [(b"content-type", b"application/json")]
+_TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
+METRICS: Final = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
 
 Local = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""

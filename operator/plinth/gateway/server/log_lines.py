@@ -11,12 +11,13 @@ import logging
 import os
 from queue import SimpleQueue
 from threading import Thread
+from typing import Final
 
 log = logging.getLogger(__name__)
 
-_EVERY_SECONDS = 0.05
-_MOST_BYTES = 4 * 1024 * 1024
-_CLOSE_SECONDS = 1.0
+_EVERY_SECONDS: Final = 0.05
+_MOST_BYTES: Final = 4 * 1024 * 1024
+_CLOSE_SECONDS: Final = 1.0
 
 
 class LineWriter:
@@ -30,8 +31,8 @@ class LineWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._batches: SimpleQueue[bytes | None] = SimpleQueue()
         self._written: SimpleQueue[int] = SimpleQueue()
-        self._thread = Thread(target=self._write, name="log-lines", daemon=True)
-        self._thread.start()
+        self._writer = Thread(target=self._write, name="log-lines", daemon=True)
+        self._writer.start()
         self.dropped = 0
         """Lines."""
 
@@ -53,7 +54,7 @@ class LineWriter:
             self._timer.cancel()
         self._hand_over()
         self._batches.put(None)
-        self._thread.join(_CLOSE_SECONDS)
+        self._writer.join(_CLOSE_SECONDS)
 
     def _hand_over(self) -> None:
         self._timer = None

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from operator import add
+from typing import Final
 
 from prometheus_client.utils import floatToGoString
 
 format_value: Callable[[float], str] = floatToGoString
 Combine = Callable[[float, float], float]
-_GROWING = {"counter", "histogram", "summary"}
+_GROWING: Final = {"counter", "histogram", "summary"}
 
 
 class _Family:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
+from typing import Final
 
 from plinth.domain.load_reports import TOTALS
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState
 
-_MOST_MODELS_REMEMBERED = 4096
-_NOTHING = (0,) * len(TOTALS)
+_MOST_MODELS_REMEMBERED: Final = 4096
+_NOTHING: Final = (0,) * len(TOTALS)
 _read_totals = attrgetter(*TOTALS)
 Counts = tuple[int, ...]
 """In the order of TOTALS."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from plinth.gateway.access.terms import Terms
 from plinth.gateway.routing.weights import mirrors
@@ -15,7 +15,7 @@ from plinth.gateway.waiting.places import open_places
 if TYPE_CHECKING:
     from plinth.gateway.server.core import Core
 
-_TERMS = Terms(priority="bulk", queue_seconds=0.0)
+_TERMS: Final = Terms(priority="bulk", queue_seconds=0.0)
 """A copy counts against nobody's limits and waits for nothing."""
 
 

@@ -30,6 +30,8 @@ from plinth.gateway.waiting.ticket import Ticket
 class Dispatchable(AtReplica, Protocol):
     """A request on its way to a replica."""
 
+    __slots__ = ()
+
     ticket: Ticket[Any]
     prompt: Prompt
     streams: bool
@@ -78,6 +80,8 @@ class Totals:
 
 class Bell(Protocol):
     """Who is told what happens to a model and at its replicas."""
+
+    __slots__ = ()
 
     def mark_changed(self) -> None:
         """The next report will tell."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from plinth.gateway.limits.answers import Header
 from plinth.gateway.protocol.errors import Refusal
-from plinth.gateway.server.answer import Attended
+from plinth.gateway.server.answer import Attended, Client
 
 
-class Nobody:
+class Nobody(Client):
     """Takes everything and keeps nothing."""
 
     def attend(self, call: Attended) -> None:

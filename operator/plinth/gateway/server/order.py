@@ -6,7 +6,7 @@ The model may change until an answer begins: to the one that takes part in its t
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from plinth.domain.traffic import ModelRoute
 from plinth.gateway.access.callers import Caller
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from plinth.gateway.server.core import Core
     from plinth.gateway.server.model import Model
 
-_PLAIN = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"})
+_PLAIN: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"})
 """Paths that every engine knows as they are."""
-_RESUMABLE = frozenset({b"/v1/chat/completions", b"/v1/completions"})
-_SEEDS = 1 << 31
+_RESUMABLE: Final = frozenset({b"/v1/chat/completions", b"/v1/completions"})
+_SEEDS: Final = 1 << 31
 
 
 class Order:

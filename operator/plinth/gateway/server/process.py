@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import uvloop
@@ -23,7 +24,7 @@ from plinth.gateway.server.worker_lines import Place
 from plinth.gateway.server.workers import PoolOptions, WorkerPool
 from plinth.gateway.shared_options import with_password
 
-_GC_THRESHOLD = 50_000
+_GC_THRESHOLD: Final = 50_000
 
 
 class GatewayProcess(Serving):

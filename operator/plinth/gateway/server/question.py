@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from plinth.gateway.protocol.forward import question_head
-from plinth.gateway.server.upstream import ConnectionPool, UpstreamConnection
+from plinth.gateway.server.upstream import ConnectionPool, Exchange, UpstreamConnection
 
-_MOST_BYTES = 16 * 1024 * 1024
+_MOST_BYTES: Final = 16 * 1024 * 1024
 """Of an answer: the tokens of a long prompt."""
-_OK = 200
+_OK: Final = 200
 
 
-class _Question:
+class _Question(Exchange):
     """Waits for one answer."""
 
     def __init__(self) -> None:

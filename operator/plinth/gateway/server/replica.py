@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from plinth.domain.traffic import ReplicaLoad, ReplicaRoute, ReplicaState
 from plinth.gateway.options import Limits
@@ -20,12 +20,14 @@ from plinth.gateway.server.tls import ClientTls
 from plinth.gateway.server.upstream import ConnectionPool
 from plinth.gateway.waiting.saturation import Saturation
 
-_ASK_AGAIN_SECONDS = 5.0
+_ASK_AGAIN_SECONDS: Final = 5.0
 """Between two questions to a replica that a request has heard nothing of."""
 
 
 class AtReplica(Protocol):
     """A request as its replica knows it."""
+
+    __slots__ = ()
 
     def on_replica_dead(self, detail: str, *, silent: bool) -> None:
         """The replica is dead: go elsewhere if no byte came yet."""
@@ -33,6 +35,8 @@ class AtReplica(Protocol):
 
 class ReplicaWatcher(Protocol):
     """What hears that a replica's readiness or life changed."""
+
+    __slots__ = ()
 
     def on_replica_changed(self, replica: Replica, *, important: bool) -> None:
         """Requests may be given out anew; `important` changes are reported at once."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Final
 
 from plinth.gateway.cache.answer import HIT, Answer, pack, unpack
 from plinth.gateway.cache.flights import Flight, Flights, Listener
@@ -19,15 +20,15 @@ from plinth.gateway.server.redis import RedisAddress, RedisConnection, connect_t
 
 log = logging.getLogger(__name__)
 
-_OK = 200
-_PREFIX = b"plinth:answer:1:"
+_OK: Final = 200
+_PREFIX: Final = b"plinth:answer:1:"
 """The number goes up when `Answer` changes: gateways of two versions may share one Redis."""
-_FETCH_SECONDS = 0.03
+_FETCH_SECONDS: Final = 0.03
 """Longest wait for Redis: what a prompt of some hundred tokens takes to be read."""
-_CONNECT_SECONDS = 1.0
-_PAUSE_SECONDS = 1.0
+_CONNECT_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 1.0
 """Redis is left alone so long after it failed."""
-_MOST_UNSETTLED_BYTES = 8 * 1024 * 1024
+_MOST_UNSETTLED_BYTES: Final = 8 * 1024 * 1024
 """Of answers that Redis has not confirmed; more are not sent to it."""
 
 

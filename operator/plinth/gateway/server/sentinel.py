@@ -12,14 +12,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from plinth.gateway.server.upstream import ConnectionPool
 
-BURST_SECONDS = (0.0, 0.005, 0.02, 0.05, 0.1, 0.15)
+BURST_SECONDS: Final = (0.0, 0.005, 0.02, 0.05, 0.1, 0.15)
 """Waits before each attempt to connect again; dead after 0.33 s of refusals."""
-RETRY_DEAD_SECONDS = 1.0
-SHORT_LIFE_SECONDS = 0.2
+RETRY_DEAD_SECONDS: Final = 1.0
+SHORT_LIFE_SECONDS: Final = 0.2
 """A server that accepts and closes at once must not make the sentinel spin."""
 
 

@@ -10,6 +10,7 @@ import logging
 import socket
 import time
 from functools import partial
+from typing import Final
 
 from plinth.domain.access import AccessTable
 from plinth.domain.traffic import LoadReport, RouteTable
@@ -21,12 +22,12 @@ from plinth.gateway.server.peers import Peers
 
 log = logging.getLogger(__name__)
 
-_DRAIN_LOOK_SECONDS = 0.05
+_DRAIN_LOOK_SECONDS: Final = 0.05
 """Between looks at whether the last request has ended; only while draining."""
-_UNDER_WAY_SECONDS = 0.25
+_UNDER_WAY_SECONDS: Final = 0.25
 """That requests get which were sent before their sender could know: closing at once would answer them by a reset."""
-BACKLOG = 2048
-HANDSHAKE_SECONDS = 10.0
+BACKLOG: Final = 2048
+HANDSHAKE_SECONDS: Final = 10.0
 """For TLS: a connection in its handshake is counted nowhere yet."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from plinth.gateway.cache.answer import cache_status
 from plinth.gateway.cache.flights import Flight
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plinth.gateway.server.core import Core
     from plinth.gateway.server.order import Order
 
-_CLIENT_GONE = 499
+_CLIENT_GONE: Final = 499
 
 
 class SharedAnswer:

@@ -16,23 +16,24 @@ import mmap
 import os
 from collections.abc import Iterable
 from struct import Struct
+from typing import Final
 
 from plinth.domain.load_reports import TOTALS
-from plinth.gateway.routing.choice import Standing
+from plinth.gateway.routing.choice import Share, Standing
 
-LOOK_SECONDS = 0.001
+LOOK_SECONDS: Final = 0.001
 """How old a worker's view of the others may be. What it does itself it sees at once."""
-MOST_REPLICAS = 8192
-MOST_MODELS = 2048
+MOST_REPLICAS: Final = 8192
+MOST_MODELS: Final = 2048
 """Seats. Memory that no seat needs is never touched, so never there."""
-_WORD = 8
+_WORD: Final = 8
 _WAITING, _FIRST, _COUNTS = 0, 1, 2
 """Rows of a model's block; the counts take as many words for each lane as there are totals."""
-_MODEL_ROWS = 2 + len(TOTALS)
-_REQUEST = 1 << 40
+_MODEL_ROWS: Final = 2 + len(TOTALS)
+_REQUEST: Final = 1 << 40
 """One word holds both of a replica's figures, so that no reader sees one without the other: requests above bit 40,
 prompt tokens below. The 2^39 tokens that fit are more than any memory holds."""
-_HALF = _REQUEST >> 1
+_HALF: Final = _REQUEST >> 1
 
 
 class LoadBoard:
@@ -97,7 +98,7 @@ class LoadBoard:
                 words[index] = 0
 
 
-class ReplicaShare:
+class ReplicaShare(Share):
     """One replica: this worker's part of its load, published; the others' part, read into its standing."""
 
     __slots__ = ("_at", "_mine", "_read", "_words", "seat", "standing")

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from typing import Final
 
 from plinth.domain.control_lines import ControlLineError, Shutdown, decode_line
 from plinth.domain.traffic import LoadReport, RouteTable
@@ -25,9 +26,9 @@ from plinth.gateway.telemetry.families import ENDING
 
 log = logging.getLogger(__name__)
 
-SCRAPE_SECONDS = 0.3
+SCRAPE_SECONDS: Final = 0.3
 """That workers get to tell their metrics; of one that is late the last ones known are shown."""
-GAUGES = {
+GAUGES: Final = {
     "plinth_gateway_replicas": max,  # each worker sees all of them
     "plinth_gateway_shared_counts_away": max,
     "plinth_gateway_route_table_version": min,

@@ -11,8 +11,9 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-_CLIENT_PROTOCOLS = ["http/1.1"]
+_CLIENT_PROTOCOLS: Final = ["http/1.1"]
 
 
 @dataclass(frozen=True, kw_only=True)

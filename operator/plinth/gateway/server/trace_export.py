@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from typing import Final
 from urllib.parse import urlsplit
 
 from plinth.gateway.protocol.response import ResponseError, ResponseReader
@@ -17,16 +18,16 @@ from plinth.gateway.telemetry.spans import encode_request, make_export
 
 log = logging.getLogger(__name__)
 
-_EVERY_SECONDS = 2.0
-_ANSWER_SECONDS = 10.0
-_LONGEST_PAUSE_SECONDS = 60.0
-_BATCH_BYTES = 512 * 1024
-_MOST_BYTES = 4 * 1024 * 1024
+_EVERY_SECONDS: Final = 2.0
+_ANSWER_SECONDS: Final = 10.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+_BATCH_BYTES: Final = 512 * 1024
+_MOST_BYTES: Final = 4 * 1024 * 1024
 """Of spans that wait; what comes after is dropped and counted."""
-_COME_BACK = frozenset({429, 502, 503, 504})
+_COME_BACK: Final = frozenset({429, 502, 503, 504})
 """OTLP/HTTP: only after these is the same request sent again."""
-_OK = range(200, 300)
-_READ_BYTES = 64 * 1024
+_OK: Final = range(200, 300)
+_READ_BYTES: Final = 64 * 1024
 
 
 class TraceExporter:

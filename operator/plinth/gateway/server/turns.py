@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from plinth.gateway.server.shared_load import ModelShare
 
-YIELD_SECONDS = 0.005
+YIELD_SECONDS: Final = 0.005
 """How long room is left to another worker: some hundred times what a wake-up takes."""
-LOOK_WHILE_WAITING_SECONDS = 0.05
+LOOK_WHILE_WAITING_SECONDS: Final = 0.05
 
 
 class WakeUps:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from plinth.gateway.protocol.response import ResponseError, ResponseReader
 from plinth.gateway.server.tls import ClientTls
 
-COPIED_BYTES = 64 * 1024
+COPIED_BYTES: Final = 64 * 1024
 """Below this, one copy is cheaper than a second call into the kernel."""
-STALE_SECONDS = 1.0
+STALE_SECONDS: Final = 1.0
 """A reused connection that closes this soon after a request was most likely closed before it: a keep-alive race."""
 
 
 class Exchange(Protocol):
     """Who waits for an answer."""
+
+    __slots__ = ()
 
     def on_answer(self, connection: UpstreamConnection) -> None:
         """More of the answer lies in `connection.reader`."""

@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from plinth.domain.access import AccessTable
 from plinth.domain.traffic import LoadReport, RouteTable
@@ -20,7 +21,7 @@ from plinth.gateway.server.worker_lines import Exposition, Listen, Listening, Sc
 
 log = logging.getLogger(__name__)
 
-SCRAPE_SECONDS = 1.0
+SCRAPE_SECONDS: Final = 1.0
 """For the parent's answer; then a worker shows what it has counted itself."""
 
 

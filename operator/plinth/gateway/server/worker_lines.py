@@ -8,6 +8,7 @@ came.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -77,9 +78,9 @@ class _Tag(msgspec.Struct):
     type: str
 
 
-_TAG = msgspec.json.Decoder(_Tag)
+_TAG: Final = msgspec.json.Decoder(_Tag)
 _LINE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
-_TAGS = {"seats", "listen", "listening", "scrape", "exposition"}
+_TAGS: Final = {"seats", "listen", "listening", "scrape", "exposition"}
 
 
 def encode(line: Line) -> bytes:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 from plinth.domain.control_lines import encode_shutdown
 from plinth.domain.traffic import LoadReport
@@ -15,10 +16,10 @@ from plinth.gateway.server.worker_lines import Place
 
 log = logging.getLogger(__name__)
 
-WORKER_FLAG = "--worker"
+WORKER_FLAG: Final = "--worker"
 """Followed by the place, as JSON."""
-_LONGEST_LINE = 64 * 1024 * 1024
-_LEAVE_SECONDS = 5.0
+_LONGEST_LINE: Final = 64 * 1024 * 1024
+_LEAVE_SECONDS: Final = 5.0
 """From the end of the channel to the end of the process, which has nothing left to do."""
 
 

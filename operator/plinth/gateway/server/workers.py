@@ -16,6 +16,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from plinth.gateway.server.control import ControlServer
 from plinth.gateway.server.counter_server import serve_counters
@@ -27,15 +28,15 @@ from plinth.gateway.server.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-LANES_A_WORKER = 2
+LANES_A_WORKER: Final = 2
 """While workers are reloaded there are those that drain and those that have taken their places."""
-STEADY_SECONDS = 5.0
+STEADY_SECONDS: Final = 5.0
 """A worker that lived so long did not die of its start."""
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 10.0
-WATCH_SECONDS = 1.0
-DRAIN_GRACE_SECONDS = 5.0
+WATCH_SECONDS: Final = 1.0
+DRAIN_GRACE_SECONDS: Final = 5.0
 """Beyond the deadline that workers drain by themselves."""
-_BACKLOG = 2048
+_BACKLOG: Final = 2048
 
 
 @dataclass(frozen=True, kw_only=True)

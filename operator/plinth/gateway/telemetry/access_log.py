@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
 from plinth.gateway.telemetry.record import RequestRecord
 
-_MOST_CHARACTERS = 200
+_MOST_CHARACTERS: Final = 200
 """Of what a client wrote itself."""
-_ENCODER = msgspec.json.Encoder()
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class _Line(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):

@@ -3,24 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.metrics_core import Metric
 
 from plinth.gateway.telemetry.record import RequestRecord
 from plinth.gateway.telemetry.series import Counter, Histogram, Series, TopLabels
 
-PREFIX = "plinth_gateway_"
-_MOST_POLICIES = 50
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_TPOT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
-_OVERHEAD_SECONDS = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0)
-_BY_POLICY = ("requests", "prompt_tokens", "output_tokens", "refusals")
-ENDING = frozenset(f"{PREFIX}{name}_total" for name in _BY_POLICY)
+PREFIX: Final = "plinth_gateway_"
+_MOST_POLICIES: Final = 50
+_SECONDS: Final[tuple[float, ...]] = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+_TPOT_SECONDS: Final[tuple[float, ...]] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+    0.075,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+)
+_OVERHEAD_SECONDS: Final[tuple[float, ...]] = (
+    0.00002,
+    0.00005,
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.002,
+    0.005,
+    0.01,
+    0.05,
+    0.1,
+    1.0,
+)
+_BY_POLICY: Final[tuple[str, ...]] = ("requests", "prompt_tokens", "output_tokens", "refusals")
+ENDING: Final = frozenset(f"{PREFIX}{name}_total" for name in _BY_POLICY)
 """Metrics whose series end when their policy falls out of the top, as a scrape names them."""
-REPEATED = ("hit", "fwd=miss; collapsed")
+REPEATED: Final[tuple[str, ...]] = ("hit", "fwd=miss; collapsed")
 """What the cache did for requests that nothing was computed for."""
-_BAND = ("model", "band")
-_MOST_TALLIES = 4096
+_BAND: Final[tuple[str, ...]] = ("model", "band")
+_MOST_TALLIES: Final = 4096
 Labels = tuple[str, str, str, str, int]
 """Model, policy, band, path and status."""
 

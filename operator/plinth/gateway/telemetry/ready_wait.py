@@ -9,7 +9,9 @@ process it looks like sleep.
 
 from __future__ import annotations
 
-_SLEPT_SECONDS = 50e-6
+from typing import Final
+
+_SLEPT_SECONDS: Final = 50e-6
 """Of time in which the process did not run. Less may be the switch into the kernel and back."""
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-OTHER = "other"
-_MOST_SERIES = 4096
+OTHER: Final = "other"
+_MOST_SERIES: Final = 4096
 """Label sets of one metric, should a label be unbounded after all; what comes after is left out."""
-_CANDIDATES = 8
+_CANDIDATES: Final = 8
 """For each series of its own that many values are counted."""
-_LEAD = 2
+_LEAD: Final = 2
 """A value must be used this many times as much as the weakest with a series of its own to take its place."""
 
 

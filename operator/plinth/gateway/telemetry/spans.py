@@ -11,6 +11,7 @@ OTLP's JSON is protobuf's, save that identifiers are hexadecimal and enums are n
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -18,10 +19,10 @@ from plinth.gateway.telemetry.record import RequestRecord
 from plinth.gateway.telemetry.tracing import Trace
 
 _SERVER, _CLIENT = 2, 3  # SpanKind
-_ERROR = 2  # Status.StatusCode
-_SERVER_ERRORS = 500
-_CLIENT_ERRORS = 400
-_OPERATIONS = {
+_ERROR: Final = 2  # Status.StatusCode
+_SERVER_ERRORS: Final = 500
+_CLIENT_ERRORS: Final = 400
+_OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
     "/v1/messages": "chat",
@@ -31,7 +32,7 @@ _OPERATIONS = {
     "/v1/score": "score",
 }
 """`gen_ai.operation.name`: the first three values are of the conventions."""
-_ENCODER = msgspec.json.Encoder()
+_ENCODER: Final = msgspec.json.Encoder()
 
 Json = dict[str, object]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
-FRESH_BYTES = 32
+FRESH_BYTES: Final = 32
 """Random bytes that a request's identifiers take: a trace's 16, and 8 for each of two spans."""
-_LENGTH = 55
-_HEXADECIMAL = frozenset(b"0123456789abcdef")
-_SAMPLED = 1
+_LENGTH: Final = 55
+_HEXADECIMAL: Final = frozenset(b"0123456789abcdef")
+_SAMPLED: Final = 1
 
 
 class Trace(msgspec.Struct, frozen=True, gc=False):

@@ -50,14 +50,16 @@ class Reason(Enum):
     """Its deadline is past."""
 
 
-@dataclass(frozen=True, slots=True)
 class Rejection(Generic[T]):
     """A ticket that is refused: the new one, or one that gave way to it."""
 
-    ticket: Ticket[T]
-    reason: Reason
-    retry_seconds: float
-    """After so long the same request would probably be served."""
+    __slots__ = ("reason", "retry_seconds", "ticket")
+
+    def __init__(self, ticket: Ticket[T], reason: Reason, retry_seconds: float) -> None:
+        self.ticket = ticket
+        self.reason = reason
+        self.retry_seconds = retry_seconds
+        """After so long the same request would probably be served."""
 
 
 class WaitingQueue(Generic[T]):

@@ -18,7 +18,7 @@ from plinth.gateway.protocol.request import Request
 from plinth.gateway.protocol.response import ResponseReader
 from plinth.gateway.server.answer import Attended
 from plinth.gateway.server.core import Core
-from plinth.gateway.server.ending import NOTHING, Spent
+from plinth.gateway.server.ending import Spent
 from plinth.gateway.server.shared_answer import SharedAnswer
 from plinth.tests.gateway.harness import scenario
 
@@ -76,17 +76,19 @@ class Table:
         self.flights = Flights(answer_bytes=1000, most_bytes=10_000)
         self.flight = self.flights.lead(b"k", 2)
         self.led: list[Flight] = []
-        self.ended: list[tuple[int, str, Spent]] = []
-        """Statuses, what the cache did and saved."""
+        self.ended: list[tuple[int, str, int, int]] = []
+        """Statuses, what the cache did, and the tokens of the prompt and of the answer that it saved."""
+
+    def end(self, status: int, cache: str, saved: Spent) -> None:
+        self.ended.append((status, cache, saved.prompt, saved.output))
 
     def sit(self, *, chunked_ok: bool = True) -> tuple[SharedAnswer, Browser]:
         browser = Browser()
-        request = Request(body=b"x" * 50, keep_alive=True, chunked_ok=chunked_ok, request_id=b"req-7")
+        request = Request(request_id=b"req-7")
+        request.body, request.keep_alive, request.chunked_ok = b"x" * 50, True, chunked_ok
         model = SimpleNamespace(name="team/tiny")
         order: Any = SimpleNamespace(request=request, terms=Terms(), arrived=100.0, asked="tiny", model=model)
-        shared = SharedAnswer(
-            self.core, browser, order, rank=2, lead=self.led.append, ended=lambda *how: self.ended.append(how)
-        )
+        shared = SharedAnswer(self.core, browser, order, rank=2, lead=self.led.append, ended=self.end)
         flight = self.flights.join(b"k", shared)
         assert flight is not None
         shared.listen(flight)
@@ -115,7 +117,7 @@ async def test_a_stream_reaches_each_client_live_in_frames_of_its_own() -> None:
         assert b"x-request-id: req-7\r\n" in browser.written
     assert old.over == "closed"
     assert old.written.endswith(b"\r\n\r\ndata: 1\n\ndata: 2\n\n")
-    assert table.ended == [(200, "fwd=miss; collapsed", NOTHING)] * 3
+    assert table.ended == [(200, "fwd=miss; collapsed", 0, 0)] * 3
     assert table.flights.held == 0
 
 
@@ -137,7 +139,7 @@ async def test_a_refusal_reaches_all() -> None:
     _, browser = table.sit()
     table.flight.fail(queue_full("team/tiny", 3))
     assert browser.refusal == queue_full("team/tiny", 3)
-    assert table.ended == [(429, "", NOTHING)]
+    assert table.ended == [(429, "", 0, 0)]
 
 
 @scenario
@@ -230,7 +232,7 @@ async def test_a_client_that_hangs_up_leaves_the_flight_to_the_others() -> None:
     table.flight.end()
     assert gone.written == b""
     assert stays.answer().take() == b"{}"
-    assert table.ended == [(499, "", NOTHING), (200, "fwd=miss; collapsed", Spent(7, 5))]
+    assert table.ended == [(499, "", 0, 0), (200, "fwd=miss; collapsed", 7, 5)]
 
 
 @scenario
@@ -251,7 +253,7 @@ async def test_when_the_one_that_leads_gives_up_the_next_leads_unless_its_client
     for _ in range(2):
         await asyncio.sleep(0)
     assert table.led == [table.flight]
-    assert table.ended == [(499, "", NOTHING)]
+    assert table.ended == [(499, "", 0, 0)]
 
 
 @pytest.mark.parametrize("slow", [False, True])
