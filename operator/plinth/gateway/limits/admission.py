@@ -35,8 +35,8 @@ AMPLE: Final = 100_000
 GOLDEN: Final = 0.6180339887498949
 """Multiples of it, modulo 1, are spread evenly, however many there are."""
 _INDEX: Final = {"requests": 0, "inputTokens": 1, "outputTokens": 2, "totalTokens": 3, "concurrency": 4}
-Costs = tuple[int, int, int, int, int]
-"""In the order of `_INDEX`."""
+Costs = list[int]
+"""Five, in the order of `_INDEX`."""
 
 
 class CounterSource(Protocol):
@@ -63,13 +63,23 @@ class Meter:
         self.index = _INDEX[limit.dimension]
 
 
+class Kind:
+    """An account's counters of one kind of cost."""
+
+    __slots__ = ("counters", "index")
+
+    def __init__(self, index: int, counters: list[Counter]) -> None:
+        self.index = index
+        self.counters = counters
+
+
 class Account:
     """All limits that hold for one key on one model."""
 
     __slots__ = (
         "_most_output",
         "_most_total",
-        "by_index",
+        "kinds",
         "lines",
         "look_at",
         "meters",
@@ -80,15 +90,15 @@ class Account:
 
     def __init__(self, meters: tuple[Meter, ...]) -> None:
         self.meters = meters
-        self.by_index = tuple(
-            (index, counters)
+        self.kinds = [
+            Kind(index, counters)
             for index in range(len(_INDEX))
-            if (counters := tuple(meter.counter for meter in meters if meter.index == index))
-        )
+            if (counters := [meter.counter for meter in meters if meter.index == index])
+        ]
         self.shown = tuple(
-            (names, counters)
+            (names, these)
             for names, indexes in ((REQUEST_HEADERS, (0,)), (TOKEN_HEADERS, (1, 2, 3)))
-            if (counters := tuple(meter.counter for meter in meters if meter.index in indexes))
+            if (these := tuple(meter.counter for meter in meters if meter.index in indexes))
         )
         """Counters whose state clients are told, with the names of the headers."""
         self.nearest: list[tuple[tuple[bytes, bytes, bytes], Counter]] = []
@@ -107,14 +117,14 @@ class Account:
         total = input_tokens + output_tokens
         if self._most_total is not None and total > self._most_total:
             total = max(input_tokens, self._most_total)
-        return 1, input_tokens, output_tokens, total, 1
+        return [1, input_tokens, output_tokens, total, 1]
 
     def take(self, costs: Costs, now: float) -> bool:
         """Counts the request in every counter, or, if one has no room, in none."""
-        for index, counters in self.by_index:
-            cost = costs[index]
+        for kind in self.kinds:
+            cost = costs[kind.index]
             if cost:
-                for counter in counters:
+                for counter in kind.counters:
                     if not counter.take(cost, now):
                         self._untake(costs, counter)
                         return False
@@ -127,12 +137,13 @@ class Account:
         )
 
     def _untake(self, costs: Costs, culprit: Counter) -> None:
-        for index, counters in self.by_index:
-            for counter in counters:
+        for kind in self.kinds:
+            cost = costs[kind.index]
+            for counter in kind.counters:
                 if counter is culprit:
                     return
-                if costs[index]:
-                    counter.untake(costs[index])
+                if cost:
+                    counter.untake(cost)
 
 
 class Reservation:
@@ -206,11 +217,11 @@ class Limiter:
     def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int, now: float) -> None:
         """The request has ended and used so many tokens."""
         total = input_tokens + output_tokens
-        self._change(reservation, (1, input_tokens, output_tokens, total, 0), now)
+        self._change(reservation, [1, input_tokens, output_tokens, total, 0], now)
 
     def cancel(self, reservation: Reservation, now: float) -> None:
         """The request reached no replica: nothing of it counts."""
-        self._change(reservation, (0, 0, 0, 0, 0), now)
+        self._change(reservation, [0, 0, 0, 0, 0], now)
 
     def headers(self, account: Account, now: float) -> bytes:
         """The lines `x-ratelimit-*` of the request limit and of the token limit that are nearest to their ends."""
@@ -228,13 +239,13 @@ class Limiter:
 
     def _change(self, reservation: Reservation, used: Costs, now: float) -> None:
         counted, account = reservation.costs, reservation.account
-        for index, counters in account.by_index:
-            more = used[index] - counted[index]
+        for kind in account.kinds:
+            more = used[kind.index] - counted[kind.index]
             if more > 0:
-                for counter in counters:
+                for counter in kind.counters:
                     counter.add(more, now)
             elif more < 0:
-                for counter in counters:
+                for counter in kind.counters:
                     counter.give_back(-more, reservation.taken_at, now)
         if self._shared is not None:
             self._shared.touch(account)
@@ -270,7 +281,7 @@ class Limiter:
             else:
                 counter = self._shared.make_lease(name, limit, tenant=tenant, lives_alone=lives_alone)
             self._counters[name] = counter
-        counter.amount = limit.amount
+        counter.amount = float(limit.amount)
         return counter
 
     def _forget_idle(self, now: float) -> None:

@@ -6,9 +6,10 @@ a refused request costs nothing. Pure; `now` is seconds of a clock that never go
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from math import inf
-from typing import Final, Protocol
+from typing import Final
 
 from plinth.domain.access import Limit
 
@@ -23,31 +24,39 @@ SLOT_SECONDS: Final = 0.25
 """What a client is told to wait for a request of its own to end; nobody can know."""
 
 
-class Counter(Protocol):
+class Counter(ABC):
     """What is used of one limit, in requests or tokens."""
 
     __slots__ = ("amount",)
 
-    amount: float
+    def __init__(self, amount: float) -> None:
+        self.amount = amount
 
+    @abstractmethod
     def take(self, cost: float, now: float) -> bool:
         """Counts the cost if it has room; False, and nothing is counted, if it has none."""
 
+    @abstractmethod
     def untake(self, cost: float) -> None:
         """Takes back what was just taken, as if it had never been."""
 
+    @abstractmethod
     def wait(self, cost: float, now: float) -> float:
         """Seconds until the cost has room: 0 when it has now, infinite when it never will."""
 
+    @abstractmethod
     def add(self, cost: float, now: float) -> None:
         """Counts the cost, whether or not it has room: what has been used has been used."""
 
+    @abstractmethod
     def give_back(self, amount: float, taken_at: float, now: float) -> None:
         """Takes back what was counted at `taken_at` and not used."""
 
+    @abstractmethod
     def used(self, now: float) -> float:
         """What counts now."""
 
+    @abstractmethod
     def empty_after(self, now: float) -> float:
         """Seconds until nothing counts any more, if nothing is added."""
 
@@ -62,7 +71,7 @@ class Bucket(Counter):
     __slots__ = ("_at", "_level", "_window")
 
     def __init__(self, amount: float, window: float) -> None:
-        self.amount = amount
+        super().__init__(amount)
         self._window = window
         self._level = 0.0
         self._at = 0.0
@@ -115,49 +124,52 @@ class Bucket(Counter):
         return used * self._window / self.amount if used else 0.0
 
 
+class Part:
+    """What was used in one step of a sliding sum."""
+
+    __slots__ = ("number", "used")
+
+    def __init__(self, number: float, used: float) -> None:
+        self.number = number
+        self.used = used
+
+
 class Window(Counter):
     """A sliding sum: in no span as long as the window is more let through than the amount."""
 
-    __slots__ = ("_parts", "_sum", "_width", "_window")
+    __slots__ = ("_newest", "_older", "_sum", "_width", "_window")
 
     def __init__(self, amount: float, window: float) -> None:
-        self.amount = amount
+        super().__init__(amount)
         self._window = window
         self._width = window / PARTS
-        self._parts: deque[list[float]] = deque()
-        """Number of the part and what was used in it, oldest first; parts without use are not kept."""
+        self._newest = Part(-inf, 0.0)
+        self._older: deque[Part] = deque()
+        """The oldest first; parts without use are not kept."""
         self._sum = 0.0
 
     def take(self, cost: float, now: float) -> bool:
         """Counts in the newest part. What is too old was forgotten when that one began."""
-        part, parts = now // self._width, self._parts
-        newest = parts[-1] if parts else None
-        if newest is None or newest[0] < part:
-            self.used(now)
-            newest = None
+        if self._newest.number < now // self._width:
+            self._begin(now)
         if self._sum + cost > self.amount:
             return False
-        if newest is None:
-            parts.append([part, cost])
-        else:
-            newest[1] += cost
+        self._newest.used += cost
         self._sum += cost
         return True
 
     def untake(self, cost: float) -> None:
         """As above."""
-        newest = self._parts[-1]
-        newest[1] -= cost
+        self._newest.used -= cost
         self._sum -= cost
-        if not newest[1]:
-            self._parts.pop()
 
     def used(self, now: float) -> float:
         """The sum of all parts that lie, wholly or in part, within the window before `now`."""
-        parts = self._parts
-        oldest = now // self._width - PARTS
-        while parts and parts[0][0] < oldest:
-            self._sum -= parts.popleft()[1]
+        older, oldest = self._older, now // self._width - PARTS
+        while older and older[0].number < oldest:
+            self._sum -= older.popleft().used
+        if self._newest.number < oldest:
+            self._newest.used = self._sum = 0.0
         return self._sum
 
     def wait(self, cost: float, now: float) -> float:
@@ -167,21 +179,17 @@ class Window(Counter):
             return 0.0
         if cost > self.amount:
             return inf
-        for part, used in self._parts:
-            excess -= used
+        for part in self._older:
+            excess -= part.used
             if excess <= 0:
                 return self._forgotten_at(part) - now
-        return self._window
+        return self._forgotten_at(self._newest) - now if self._newest.used else self._window
 
     def add(self, cost: float, now: float) -> None:
         """Counts in the newest part."""
-        part = now // self._width
-        parts = self._parts
-        if parts and parts[-1][0] >= part:
-            parts[-1][1] += cost
-        else:
-            self.used(now)
-            parts.append([part, cost])
+        if self._newest.number < now // self._width:
+            self._begin(now)
+        self._newest.used += cost
         self._sum += cost
 
     def give_back(self, amount: float, taken_at: float, now: float) -> None:
@@ -189,23 +197,35 @@ class Window(Counter):
         if now - taken_at >= self._window:
             return
         self.used(now)
-        parts = self._parts
-        while parts:
-            oldest = parts[0]
-            if oldest[1] > amount:
-                oldest[1] -= amount
+        older = self._older
+        while older:
+            oldest = older[0]
+            if oldest.used > amount:
+                oldest.used -= amount
                 self._sum -= amount
                 return
-            amount -= oldest[1]
-            self._sum -= oldest[1]
-            parts.popleft()
+            amount -= oldest.used
+            self._sum -= oldest.used
+            older.popleft()
+        amount = min(amount, self._newest.used)
+        self._newest.used -= amount
+        self._sum -= amount
 
     def empty_after(self, now: float) -> float:
         """Until the newest part is forgotten."""
-        return self._forgotten_at(self._parts[-1][0]) - now if self.used(now) and self._parts else 0.0
+        if not self.used(now):
+            return 0.0
+        return self._forgotten_at(self._newest if self._newest.used else self._older[-1]) - now
 
-    def _forgotten_at(self, part: float) -> float:
-        return (part + PARTS + 1) * self._width
+    def _begin(self, now: float) -> None:
+        """A new part is the newest from now on."""
+        self.used(now)
+        if self._newest.used:
+            self._older.append(self._newest)
+        self._newest = Part(now // self._width, 0.0)
+
+    def _forgotten_at(self, part: Part) -> float:
+        return (part.number + PARTS + 1) * self._width
 
 
 class Slots(Counter):
@@ -214,7 +234,7 @@ class Slots(Counter):
     __slots__ = ("_under_way",)
 
     def __init__(self, amount: float) -> None:
-        self.amount = amount
+        super().__init__(amount)
         self._under_way = 0.0
 
     def take(self, cost: float, now: float) -> bool:  # noqa: ARG002 - slots know no time

@@ -105,7 +105,7 @@ class Lease(Counter):
         self.tenant = tenant
         self.asked = False
         """A report is on its way; the next one waits for its answer, since each builds on the last."""
-        self.amount = float(limit.amount)
+        super().__init__(float(limit.amount))
         self.stock = 0.0
         self._window = limit.window_seconds
         self._backend = backend

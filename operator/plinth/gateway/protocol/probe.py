@@ -7,40 +7,8 @@ from typing import Final
 import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, bad_request
+from plinth.gateway.protocol.probe_fields import Probe
 from plinth.gateway.protocol.unreadable import UNREADABLE
-
-_ABSENT: Final = msgspec.Raw()
-
-
-class Probe(msgspec.Struct):
-    """What the gateway reads of a body; everything else is skipped, and what is raw here is not decoded either."""
-
-    model: str
-    stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    messages: msgspec.Raw = _ABSENT
-    prompt: msgspec.Raw = _ABSENT
-    input: msgspec.Raw = _ABSENT
-    tools: msgspec.Raw = _ABSENT
-    cache_salt: msgspec.Raw = _ABSENT
-
-    def most_output_tokens(self) -> int | None:
-        """How long the answer may become; None where the request does not say."""
-        for most in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
-            if most is not None:
-                return most if most > 0 else None
-        return None
-
-    def prompt_bytes(self) -> memoryview:
-        """The raw JSON of what the model is to read first."""
-        return memoryview(self.messages or self.prompt or self.input)
-
-    def before_prompt(self) -> bytes:
-        """The raw JSON of what a chat template puts ahead of that, and of what keeps callers' caches apart."""
-        return bytes(self.tools) + bytes(self.cache_salt) if self.tools or self.cache_salt else b""
-
 
 _DECODER: Final = msgspec.json.Decoder(Probe)
 
@@ -62,6 +30,24 @@ def probe_body(body: bytes) -> Probe | Refusal:
     if not probe.model:
         return bad_request("`model` must name a model", code="invalid_field", param="model")
     return probe
+
+
+def most_output_tokens(probe: Probe) -> int | None:
+    """How long the answer may become; None where the request does not say."""
+    for most in (probe.max_completion_tokens, probe.max_tokens, probe.max_output_tokens):
+        if most is not None:
+            return most if most > 0 else None
+    return None
+
+
+def prompt_bytes(probe: Probe) -> memoryview:
+    """The raw JSON of what the model is to read first."""
+    return memoryview(probe.messages or probe.prompt or probe.input)
+
+
+def before_prompt(probe: Probe) -> bytes:
+    """The raw JSON of what a chat template puts ahead of that, and of what keeps callers' caches apart."""
+    return bytes(probe.tools) + bytes(probe.cache_salt) if probe.tools or probe.cache_salt else b""
 
 
 def _field(message: str) -> str | None:

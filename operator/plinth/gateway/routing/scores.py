@@ -1,12 +1,10 @@
 """What it would cost to give a prompt to a replica, in seconds: the smaller, the better. Pure.
 
-All scores take the replicas, the prompt and the prompt's uncached tokens at each of them, so that strategies differ in
-nothing but the score.
+Of one replica: strategies differ in nothing but the score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from plinth.gateway.routing.choice import Standing
@@ -35,31 +33,27 @@ def kv_barrier(standing: Standing) -> float:
     return KV_SECONDS * use / (1 - use)
 
 
-def expected_ttft(standings: Sequence[Standing], prompt: Prompt, uncached: Sequence[int]) -> list[float]:  # noqa: ARG001 - a score's form
+def expected_ttft(standing: Standing, uncached: int) -> float:
     """Expected seconds to the first token, and those that the prompt makes others wait.
 
     (P + u) / r + u / r + a * n + barrier: P the uncached tokens outstanding, u the prompt's own, r the replica's
     learnt rate, n the requests there, a what each of them adds.
     """
-    return [
-        (item.pending_tokens + item.pending_tokens_elsewhere + (1 + OTHERS) * own) / item.pace.rate
-        + IN_FLIGHT_SECONDS * (item.in_flight + item.in_flight_elsewhere)
-        + item.kv_seconds
-        for item, own in zip(standings, uncached, strict=True)
-    ]
+    tokens = standing.pending_tokens + standing.pending_tokens_elsewhere + (1 + OTHERS) * uncached
+    return tokens / standing.pace.rate + _beside(standing)
 
 
-def predicted_latency(standings: Sequence[Standing], prompt: Prompt, uncached: Sequence[int]) -> list[float]:
+def predicted_latency(standing: Standing, prompt: Prompt, uncached: int) -> float:
     """Expected seconds to the last token. The past latency itself herds: all go where it was low a moment ago."""
-    first = expected_ttft(standings, prompt, uncached)
-    return [ttft + prompt.output_tokens * item.pace.tpot for ttft, item in zip(first, standings, strict=True)]
+    return expected_ttft(standing, uncached) + prompt.output_tokens * standing.pace.tpot
 
 
-def least_load(standings: Sequence[Standing], prompt: Prompt, uncached: Sequence[int]) -> list[float]:  # noqa: ARG001 - a score's form
+def least_load(standing: Standing, prompt: Prompt) -> float:
     """Outstanding work by the replica's rate, whatever its cache holds (SMG's `least_load`)."""
-    return [
-        (item.pending_tokens + item.pending_tokens_elsewhere + prompt.tokens) / item.pace.rate
-        + IN_FLIGHT_SECONDS * (item.in_flight + item.in_flight_elsewhere)
-        + item.kv_seconds
-        for item in standings
-    ]
+    tokens = standing.pending_tokens + standing.pending_tokens_elsewhere + prompt.tokens
+    return tokens / standing.pace.rate + _beside(standing)
+
+
+def _beside(standing: Standing) -> float:
+    """Seconds that the requests at the replica and its fuller KV cache add."""
+    return IN_FLIGHT_SECONDS * (standing.in_flight + standing.in_flight_elsewhere) + standing.kv_seconds

@@ -5,7 +5,8 @@ A strategy picks among replicas that all may and can take the prompt. It changes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from typing import Final, Protocol
 
 from plinth.domain.traffic import Strategy
@@ -17,7 +18,6 @@ from plinth.gateway.routing.scores import expected_ttft, least_load, predicted_l
 
 Reach = Mapping[int, int]
 """Blocks of the prompt that each replica should hold, by its bit."""
-Score = Callable[[Sequence[Standing], Prompt, Sequence[int]], list[float]]
 
 UPPER_BANDS: Final = frozenset({"system", "interactive"})
 LOWEST_BAND: Final = "bulk"
@@ -37,11 +37,14 @@ class Picker(Protocol):
 
 
 class Cheapest(Picker):
-    """The replica with the lowest score, preferences for session and adapter added."""
+    """The replica with the lowest cost, preferences for session and adapter added."""
 
-    def __init__(self, score: Score, affinity: Affinity) -> None:
-        self._score = score
+    def __init__(self, affinity: Affinity) -> None:
         self._affinity = affinity
+
+    def cost(self, standing: Standing, prompt: Prompt, uncached: int) -> float:  # noqa: ARG002 - others look at it
+        """Seconds that it would cost to give the prompt to a replica that has to read so many tokens of it."""
+        return expected_ttft(standing, uncached)
 
     def pick(
         self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
@@ -49,21 +52,32 @@ class Cheapest(Picker):
         """Equal scores: the slot's name decides, so that two gateways with the same view choose the same."""
         if avoid:
             roomy = [item for item in roomy if item.slot not in avoid] or roomy
-        if reach:
-            uncached = [prompt.uncached_tokens(reach.get(item.bit, 0)) for item in roomy]
-        else:
-            uncached = [prompt.tokens] * len(roomy)
-        costs = self._score(roomy, prompt, uncached)
-        if prompt.session or prompt.adapter:
-            penalty = self._affinity.penalty
-            costs = [cost + penalty(item, prompt) for cost, item in zip(costs, roomy, strict=True)]
-        least = min(costs)
-        if costs.count(least) == 1:
-            return roomy[costs.index(least)]
-        return min(
-            (item for cost, item in zip(costs, roomy, strict=True) if cost == least),
-            key=lambda item: item.slot,
-        )
+        prefers = bool(prompt.session or prompt.adapter)
+        best, least = roomy[0], inf
+        for item in roomy:
+            uncached = prompt.uncached_tokens(reach.get(item.bit, 0)) if reach else prompt.tokens
+            cost = self.cost(item, prompt, uncached)
+            if prefers:
+                cost += self._affinity.penalty(item, prompt)
+            if cost < least or (cost == least and item.slot < best.slot):
+                best, least = item, cost
+        return best
+
+
+class LowestLatency(Cheapest):
+    """By the whole answer."""
+
+    def cost(self, standing: Standing, prompt: Prompt, uncached: int) -> float:
+        """See `scores`."""
+        return predicted_latency(standing, prompt, uncached)
+
+
+class LeastLoad(Cheapest):
+    """By what lies ahead, whatever caches hold."""
+
+    def cost(self, standing: Standing, prompt: Prompt, uncached: int) -> float:  # noqa: ARG002 - a cost's form
+        """See `scores`."""
+        return least_load(standing, prompt)
 
 
 class PrefixHash(Picker):
@@ -71,7 +85,7 @@ class PrefixHash(Picker):
 
     def __init__(self, slots: Collection[str], affinity: Affinity) -> None:
         self._ring = PrefixRing(slots)
-        self._short = Cheapest(least_load, affinity)
+        self._short = LeastLoad(affinity)
 
     def pick(
         self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
@@ -90,8 +104,8 @@ class FastestFirst(Picker):
     """
 
     def __init__(self, affinity: Affinity) -> None:
-        self._upper = Cheapest(predicted_latency, affinity)
-        self._plain = Cheapest(expected_ttft, affinity)
+        self._upper = LowestLatency(affinity)
+        self._plain = Cheapest(affinity)
 
     def pick(
         self, roomy: Sequence[Standing], prompt: Prompt, reach: Reach, avoid: Collection[str]
@@ -109,11 +123,11 @@ def make_picker(strategy: Strategy, slots: Collection[str], affinity: Affinity) 
     """The strategy for a set of slots."""
     match strategy:
         case Strategy.LEAST_LOAD:
-            return Cheapest(least_load, affinity)
+            return LeastLoad(affinity)
         case Strategy.LOWEST_LATENCY:
-            return Cheapest(predicted_latency, affinity)
+            return LowestLatency(affinity)
         case Strategy.PREFIX_HASH:
             return PrefixHash(slots, affinity)
         case Strategy.FASTEST_FIRST:
             return FastestFirst(affinity)
-    return Cheapest(expected_ttft, affinity)
+    return Cheapest(affinity)

@@ -14,7 +14,8 @@ from plinth.gateway.access.terms import Terms
 from plinth.gateway.limits.admission import Account
 from plinth.gateway.protocol.endpoints import Endpoint, paths_for
 from plinth.gateway.protocol.errors import Refusal, bad_request
-from plinth.gateway.protocol.probe import Probe
+from plinth.gateway.protocol.probe import before_prompt, most_output_tokens, prompt_bytes
+from plinth.gateway.protocol.probe_fields import Probe
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.resume.asked import Prepared, prepare
 from plinth.gateway.routing.blocks import blocks_of_bytes
@@ -203,11 +204,11 @@ class Order:
     def _estimate(self, route: ModelRoute) -> None:
         probe, estimates = self.probe, self._core.estimates
         self.input_tokens = estimates.input_tokens(route.model, self.body_bytes)
-        self.output_tokens = estimates.output_tokens(self.caller.id, route.model, probe.most_output_tokens())
+        self.output_tokens = estimates.output_tokens(self.caller.id, route.model, most_output_tokens(probe))
         adapter = self.asked if self.asked in route.adapters else ""
         self.prompt = Prompt(
             self.input_tokens,
-            blocks_of_bytes(probe.prompt_bytes(), before=probe.before_prompt(), adapter=adapter),
+            blocks_of_bytes(prompt_bytes(probe), before=before_prompt(probe), adapter=adapter),
             output_tokens=self.output_tokens,
             band=self.terms.priority,
             session=self.session,

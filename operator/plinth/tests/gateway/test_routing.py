@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from plinth.domain.traffic import ObjectiveRoute
 from plinth.gateway.protocol.endpoints import Endpoint, match, paths_for
 from plinth.gateway.protocol.errors import Refusal
-from plinth.gateway.protocol.probe import Probe, probe_body
+from plinth.gateway.protocol.probe import before_prompt, most_output_tokens, probe_body, prompt_bytes
+from plinth.gateway.protocol.probe_fields import Probe
 from plinth.gateway.routing.choice import REQUEST_TOKENS, Standing, choose, order
 from plinth.gateway.routing.names import model_not_found, routes_by_name
 from plinth.gateway.routing.objectives import ObjectiveCounts, Outcome, time_per_output_token
@@ -151,12 +152,12 @@ def test_only_what_routing_needs_is_read_of_a_body() -> None:
         b'{"messages":[{"model":"inner"}],"model":"m","stream":null,"tools":[1],"max_tokens":7}'
     )
     assert isinstance(found, Probe)
-    assert (found.model, found.stream, found.most_output_tokens()) == ("m", None, 7)
-    assert bytes(found.prompt_bytes()) == b'[{"model":"inner"}]'
-    assert found.before_prompt() == b"[1]"
+    assert (found.model, found.stream, most_output_tokens(found)) == ("m", None, 7)
+    assert bytes(prompt_bytes(found)) == b'[{"model":"inner"}]'
+    assert before_prompt(found) == b"[1]"
     plain = probe_body(b'{"model":"m","stream":true,"prompt":"hi"}')
     assert isinstance(plain, Probe)
-    assert (plain.stream, bytes(plain.prompt_bytes()), plain.before_prompt()) == (True, b'"hi"', b"")
+    assert (plain.stream, bytes(prompt_bytes(plain)), before_prompt(plain)) == (True, b'"hi"', b"")
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_request_that_reached_no_replica_counts_nowhere() -> None:
 def test_a_reserve_larger_than_the_limit_does_not_keep_a_key_out_for_ever() -> None:
     limiter = Limiter()
     account = make_account(limiter, make_limit("outputTokens", 100), make_limit("totalTokens", 150))
-    assert reserved(limiter.admit(account, 80, 5000, 0.0)).costs[2:4] == (100, 150)
+    assert reserved(limiter.admit(account, 80, 5000, 0.0)).costs[2:4] == [100, 150]
 
 
 def test_an_output_limit_that_is_overdrawn_does_not_stop_requests_without_output() -> None:

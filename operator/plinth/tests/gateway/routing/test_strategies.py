@@ -12,7 +12,7 @@ from plinth.gateway.routing.choice import Standing
 from plinth.gateway.routing.pace import Pace, settle
 from plinth.gateway.routing.placement import Prompt
 from plinth.gateway.routing.ring import KEY_BLOCKS, LOAD_BOUND, PrefixRing
-from plinth.gateway.routing.scores import expected_ttft, kv_barrier, least_load, predicted_latency
+from plinth.gateway.routing.scores import expected_ttft, kv_barrier, predicted_latency
 from plinth.tests.gateway.routing.builders import make_prompt, make_router, make_standing
 
 
@@ -27,7 +27,7 @@ def test_expected_ttft_is_the_work_ahead_by_the_rate_and_what_others_will_wait()
         pending_tokens=3000, pending_tokens_elsewhere=1000, in_flight=3, in_flight_elsewhere=2
     )
     # (3,000 + 1,000 + 2 x 500) / 10,000 + 5 x 2 ms
-    assert expected_ttft([standing], make_prompt(2000), [500]) == [pytest.approx(0.51)]
+    assert expected_ttft(standing, 500) == pytest.approx(0.51)
 
 
 def test_a_full_kv_cache_is_avoided_the_more_the_fuller_it_is() -> None:
@@ -63,8 +63,12 @@ def test_a_long_answer_under_way_keeps_prompts_away_from_a_small_cache(strategy:
 
 
 def test_least_load_does_not_look_at_caches() -> None:
-    standing = make_standing(pending_tokens=1000)
-    assert least_load([standing], make_prompt(1000), [1]) == least_load([standing], make_prompt(1000), [900])
+    holds, holds_not = make_standing("holds", pending_tokens=1), make_standing("holds not")
+    router = make_router([holds, holds_not], Strategy.LEAST_LOAD)
+    router.heard(holds, (1, 2, 3))
+    placement = router.place([holds, holds_not], make_prompt(1000, blocks=(1, 2, 3)))
+    assert placement is not None
+    assert placement.standing is holds_not
 
 
 def test_lowest_latency_minds_how_fast_a_replica_writes() -> None:
@@ -75,7 +79,7 @@ def test_lowest_latency_minds_how_fast_a_replica_writes() -> None:
     assert choose(Strategy.LOWEST_LATENCY, standings, make_prompt(4000, output_tokens=500)) == "b"
     assert choose(Strategy.LOWEST_LATENCY, standings, make_prompt(4000, output_tokens=1)) == "a"
     assert choose(Strategy.EXPECTED_TTFT, standings, make_prompt(4000, output_tokens=500)) == "a"
-    assert predicted_latency([writes_fast], make_prompt(output_tokens=100), [1])[0] > 2
+    assert predicted_latency(writes_fast, make_prompt(output_tokens=100), 1) > 2
 
 
 def test_bulk_leaves_the_fastest_replicas_to_others_while_a_slower_one_has_room() -> None:
