@@ -75,15 +75,10 @@ class Router:
         return median(rates) if rates else FIRST_RATE
 
     def place(
-        self,
-        standings: Sequence[Standing],
-        prompt: Prompt,
-        *,
-        headroom: int = 0,
-        avoid: Collection[str] = (),
+        self, standings: Sequence[Standing], prompt: Prompt, *, avoid: Collection[str] = ()
     ) -> Placement | None:
         """Where a prompt should go; None when all are busy or away. Replicas in `avoid` are the last resort."""
-        roomy = with_room(standings, headroom)
+        roomy = with_room(standings)
         return self._pick(roomy, prompt, avoid) if roomy else None
 
     def take(self, placement: Placement, now: float) -> None:

@@ -13,7 +13,7 @@ from plinth.gateway.access.terms import Terms
 from plinth.gateway.cache.flights import Flight, Flights
 from plinth.gateway.limits.answers import Header
 from plinth.gateway.options import Limits, Options
-from plinth.gateway.protocol.errors import Refusal, queue_full, stream_broken
+from plinth.gateway.protocol.errors import Refusal, no_table_yet, stream_broken
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.protocol.response import ResponseReader
 from plinth.gateway.server.answer import Attended
@@ -135,9 +135,9 @@ async def test_an_answer_that_is_complete_at_once_has_a_length() -> None:
 async def test_a_refusal_reaches_all() -> None:
     table = Table()
     _, browser = table.sit()
-    table.flight.fail(queue_full("team/tiny", 3))
-    assert browser.refusal == queue_full("team/tiny", 3)
-    assert table.ended == [(429, "", NOTHING)]
+    table.flight.fail(no_table_yet())
+    assert browser.refusal == no_table_yet()
+    assert table.ended == [(503, "", NOTHING)]
 
 
 @scenario
