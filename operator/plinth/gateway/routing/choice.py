@@ -40,6 +40,8 @@ class Standing:
     """What a full cache counts for; see `scores.kv_barrier`. Kept, since it is read for every request."""
     kind: str = ""
     """Accelerator and shape: replicas of one kind should be equally fast."""
+    fault: str = ""
+    """Why its accelerators are not to be trusted, by the table."""
     ejected: bool = False
     """It is out of line with its peers and gets no request while another replica is there."""
     pace: Pace = field(default_factory=Pace)

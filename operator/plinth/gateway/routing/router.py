@@ -7,13 +7,13 @@
 
 and, once a second and off the data path, `router.review(standings, now)`.
 
-`now` is monotonic, in seconds. Apart from a GPU's health, all that routing knows comes from these calls: no engine is
-asked.
+`now` is monotonic, in seconds. Apart from accelerators' faults, which the table tells, all that routing knows comes from these
+calls: no engine is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from plinth.domain.traffic import Strategy
@@ -124,16 +124,14 @@ class Router:
         elif placement.answered:
             standing.pace.saw_end(tpot)
 
-    def review(
-        self, standings: Sequence[Standing], now: float, unwell: Mapping[str, str] | None = None
-    ) -> list[Ejection]:
-        """Settles how fast replicas are, takes out those out of line; `unwell` is told of GPUs, see `Ejector`."""
+    def review(self, standings: Sequence[Standing], now: float) -> list[Ejection]:
+        """Settles how fast replicas are, and takes out those out of line."""
         kinds: dict[str, list[Pace]] = {}
         for item in standings:
             kinds.setdefault(item.kind, []).append(item.pace)
         for paces in kinds.values():
             settle(paces)
-        return self._ejector.review(standings, now, unwell)
+        return self._ejector.review(standings, now)
 
     def _pick(self, roomy: Sequence[Standing], prompt: Prompt, avoid: Collection[str]) -> Placement:
         reach = self.beliefs.reach(prompt.blocks)

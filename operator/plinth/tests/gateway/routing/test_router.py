@@ -194,7 +194,7 @@ def test_a_review_settles_rates_by_kind_and_takes_out_who_is_out_of_line() -> No
     router = make_router(standings)
     for item in standings:
         item.pace.answers = 100
-    told = router.review(standings, 0.0, {})
+    told = router.review(standings, 0.0)
     assert [each.slot for each in told] == ["c"]
     assert [item.pace.rate for item in standings] == [10_000, 10_000, 2000, 700]
     placement = router.place(standings, make_prompt())
