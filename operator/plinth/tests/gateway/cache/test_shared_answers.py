@@ -94,6 +94,15 @@ class Table:
         return shared, browser
 
 
+def streaming() -> tuple[Table, SharedAnswer, Browser]:
+    """One has got the first event of another's stream."""
+    table = Table()
+    shared, browser = table.sit()
+    table.flight.begin(200, STREAM)
+    table.flight.feed(b"data: 1\n\n")
+    return table, shared, browser
+
+
 @scenario
 async def test_a_stream_reaches_each_client_live_in_frames_of_its_own() -> None:
     table = Table()
@@ -142,10 +151,7 @@ async def test_a_refusal_reaches_all() -> None:
 
 @scenario
 async def test_a_broken_stream_ends_with_one_error_and_a_broken_document_with_its_connection() -> None:
-    table = Table()
-    _, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, _, browser = streaming()
     table.flight.fail(stream_broken("gone"))
     assert browser.over == "closed"
     body = browser.answer().take()
@@ -162,10 +168,7 @@ async def test_a_broken_stream_ends_with_one_error_and_a_broken_document_with_it
 
 @scenario
 async def test_a_slow_client_gets_the_rest_when_it_has_caught_up() -> None:
-    table = Table()
-    shared, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, shared, browser = streaming()
     browser.slow = True
     table.flight.feed(b"data: 2\n\n")
     table.flight.end()
@@ -178,10 +181,7 @@ async def test_a_slow_client_gets_the_rest_when_it_has_caught_up() -> None:
 
 @scenario
 async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
-    table = Table()
-    shared, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, shared, browser = streaming()
     shared.check(table.core.loop.time() + 1000)
     assert len(browser.over) == 0  # the flight is slow, not the client
     browser.slow = True
@@ -192,10 +192,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
 
 @scenario
 async def test_a_client_that_lags_beyond_what_is_held_is_told() -> None:
-    table = Table()
-    _, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, _, browser = streaming()
     browser.slow = True
     for _ in range(4):
         table.flight.feed(b"data: %s\n\n" % (b"x" * 300))
