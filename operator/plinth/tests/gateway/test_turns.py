@@ -66,7 +66,7 @@ class Desk:
             self.served.append((self.lane, self.queue.popleft()))
             self.replica.add(1, 0)
             self.loop.call_later(HOLD_SECONDS, self.release)
-        self.share.publish_waiting(len(self.queue), waiting_rank(1, self.queue[0]) if self.queue else 0)
+        self.share.publish_waiting(waiting_rank(1, self.queue[0]) if self.queue else 0)
         if self.queue and self._look is None:
             self._look = self.loop.call_later(LOOK_WHILE_WAITING_SECONDS, self._look_by_itself)
 
