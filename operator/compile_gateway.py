@@ -58,7 +58,7 @@ def compile_into(folder: Path) -> list[Path]:
         OPERATOR / "plinth", folder / "plinth", ignore=shutil.ignore_patterns("tests", "__pycache__", "*.so")
     )
     with tempfile.TemporaryDirectory() as temporary:
-        subprocess.run(
+        subprocess.run(  # noqa: S603 - our own script
             (sys.executable, "-c", _SETUP % (os.cpu_count() or 1), temporary, *_modules(folder)),
             cwd=folder,
             check=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -96,7 +97,7 @@ class Gateway:
             self._routers[worker].heard(fleet[index], blocks)
 
 
-class Rule:
+class Rule(ABC):
     """A rule that reads exact loads and, where it has one, an exact cache: at least as well off as the real peer."""
 
     def __init__(self, backends: list[Backend]) -> None:
@@ -106,8 +107,9 @@ class Rule:
         """Uncached prompt tokens sent and not yet read."""
         self._sent: dict[int, tuple[int, int]] = {}
 
+    @abstractmethod
     def choose(self, asked: Asked) -> int:
-        raise NotImplementedError
+        """The number of the backend that the rule gives it to."""
 
     def send(self, asked: Asked, now: float) -> int:
         del now

@@ -25,8 +25,6 @@ READERS = 4
 MOST_WAITING = 64
 """Questions at once, those that wait for a reader included; more are sent away, to come back."""
 ANSWER_SECONDS = 60.0
-MOST_URL_BYTES = 8190
-"""aiohttp's own limit of a request's first line; a source has at most 1024 characters."""
 
 
 class Answered(msgspec.Struct, kw_only=True):

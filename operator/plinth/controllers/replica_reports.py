@@ -129,5 +129,6 @@ def _told(slot: Slot, report: EngineReport, trouble: str) -> Slot:
         figures=report.figures,
         start_milliseconds=report.start_milliseconds,
         seen=report.accelerators,
+        fault=report.fault,
         message="\n".join(filter(None, [trouble or report.message, *report.log_lines])),
     )

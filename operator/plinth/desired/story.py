@@ -6,11 +6,12 @@ go. After a restart there is no plan before, and nothing is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from plinth.api.v1alpha1 import ConditionType, Reason, ResourceKey
 from plinth.domain.fleet import FleetPlan, ModelPlan, PoolPlan, SlotAction, SlotPlan, Verdict
+from plinth.domain.quantities import list_some
 
 CALM = frozenset(
     {
@@ -123,13 +124,8 @@ def _of_pool(before: PoolPlan | None, after: PoolPlan) -> Iterator[Note]:
             message = f"{where}: {group.workers} workers are asked for instead of {had}"
             yield Note(about=about, reason="WorkersAsked", action="Scale", message=message)
         if leaving := [pod for pod in group.remove if pod not in going]:
-            message = f"{where}: {_listed(leaving)} may go, nothing needs them"
+            message = f"{where}: {list_some(leaving)} may go, nothing needs them"
             yield Note(about=about, reason="WorkersReleased", action="Scale", message=message)
     if retired := [ray for ray in after.retired if before is None or ray not in before.retired]:
-        message = f"{_listed(retired)} holds nothing any more and goes"
+        message = f"{list_some(retired)} holds nothing any more and goes"
         yield Note(about=about, reason="RayClusterRetired", action="Delete", message=message)
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -212,6 +212,8 @@ class EngineReport:
     """From the model's files at hand to the first answer."""
     accelerators: tuple[SeenDevice, ...] = ()
     """Those it computes on, stage by stage; empty on CPUs, and before the engine is up."""
+    fault: str = ""
+    """Why those of its first node are not to be trusted, as their driver says; empty where they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,9 +246,10 @@ class Slot:
     eta_seconds: int | None = None
     message: str = ""
     figures: EngineFigures | None = None
-    """See EngineReport, as are the start's milliseconds and the accelerators that it sees."""
+    """See EngineReport, as are the start's milliseconds, the accelerators that it sees and their fault."""
     start_milliseconds: int | None = None
     seen: tuple[SeenDevice, ...] = ()
+    fault: str = ""
 
     @property
     def node_id(self) -> str:

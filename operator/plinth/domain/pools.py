@@ -111,11 +111,6 @@ class Pool:
     def _nodes_by_engine(self) -> Mapping[Engine, tuple[Node, ...]]:
         return {engine: tuple(node for node in self.nodes if has_engine(node, engine)) for engine in Engine}
 
-    @cached_property
-    def least_accelerator_bytes(self) -> int:
-        """Usable memory of the pool's smallest accelerator: a shape must fit wherever it is placed."""
-        return min((self.usable_accelerator_bytes(node) for node in self.nodes), default=0)
-
 
 def _make_of(node: Node) -> tuple[object, ...]:
     """What nodes of one make have in common."""

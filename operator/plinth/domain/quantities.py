@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 KIB = 2**10
@@ -42,6 +43,16 @@ def format_duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """A count with its noun: `1 replica`, `2 replicas`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def list_some(names: Sequence[str], most: int = 5) -> str:
+    """Names in a sentence, not too many of them.
+
+    >>> list_some(["a", "b", "c", "d"], most=2)
+    'a, b and 2 more'
+    """
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def multiply_money(price: str, units: int) -> str:

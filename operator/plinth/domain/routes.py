@@ -109,6 +109,7 @@ def replica_routes(
                 concurrency=_concurrency(slot.spec),
                 kind=_kind(slot, accelerators or {}),
                 kv_tokens=slot.figures.memory.kv_tokens if slot.figures else 0,
+                fault=slot.fault,
             )
         )
     return tuple(routes)

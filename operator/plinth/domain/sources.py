@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from plinth.domain.fleet import ModelFormat
+from plinth.domain.quantities import list_some
 
 _REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -151,7 +152,7 @@ def detect_format(filenames: Iterable[str]) -> ModelFormat:
     if any(name.endswith(".gguf") for name in names):
         return ModelFormat.GGUF
     raise ValueError(
-        f"no .safetensors or .gguf file among {_some(names)}; name a model in one of these formats"
+        f"no .safetensors or .gguf file among {list_some(names or ['no files'])}; name a model in one of these formats"
     )
 
 
@@ -165,7 +166,7 @@ def select_files(filenames: Iterable[str], named: str | None = None) -> tuple[st
     """
     names = sorted(filenames)
     if named is not None and named not in names:
-        raise ValueError(f"has no file {named}; it has {_some(names)}")
+        raise ValueError(f"has no file {named}; it has {list_some(names or ['no files'])}")
     if named is not None and not named.endswith(".gguf"):
         raise ValueError(
             f"{named} is not a .gguf file; name the repository or folder alone for other formats"
@@ -176,7 +177,7 @@ def select_files(filenames: Iterable[str], named: str | None = None) -> tuple[st
         return _safetensors(names)
     firsts = sorted({_gguf_parts(names, name)[0] for name in names if name.endswith(".gguf")})
     if len(firsts) > 1:
-        raise ValueError(f"holds {len(firsts)} models; name one of them: {_some(firsts)}")
+        raise ValueError(f"holds {len(firsts)} models; name one of them: {list_some(firsts)}")
     return _gguf_parts(names, firsts[0])
 
 
@@ -188,7 +189,7 @@ def _gguf_parts(names: list[str], name: str) -> tuple[str, ...]:
     wanted = [f"{split['stem']}-{part:05d}-of-{split['parts']}.gguf" for part in range(1, count + 1)]
     missing = [part for part in wanted if part not in names]
     if missing:
-        raise ValueError(f"{name} is one of {count} parts, and {_some(missing)} is not there")
+        raise ValueError(f"{name} is one of {count} parts, and {list_some(missing)} is not there")
     return tuple(wanted)
 
 
@@ -210,10 +211,3 @@ def _safetensors(names: list[str]) -> tuple[str, ...]:
         if name.count("/") == 1 and name.endswith("/config.json") and not name.startswith(".")
     ]
     return (*weights, *beside, *nested)
-
-
-def _some(names: list[str], shown: int = 5) -> str:
-    if not names:
-        return "no files"
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

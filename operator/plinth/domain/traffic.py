@@ -44,6 +44,8 @@ class ReplicaRoute:
     """Accelerator, shape and engine: replicas of one kind should be equally fast."""
     kv_tokens: int = 0
     """What its KV cache holds; 0 where nobody knows."""
+    fault: str = ""
+    """Why its accelerators are not to be trusted; while others serve, it should get no request."""
 
 
 @dataclass(frozen=True, kw_only=True)

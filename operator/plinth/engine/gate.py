@@ -65,7 +65,7 @@ class Gate:
             return
         path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
         if path == "/plinth/state":
-            await send_json(send, 200, self._replica.progress.report)
+            await send_json(send, 200, await self._replica.report())
             return
         if path == "/plinth/credentials":
             await self._take_credentials(scope, receive, send)

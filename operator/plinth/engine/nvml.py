@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of a machine's accelerators: their names.
+"""What NVIDIA's driver says of a machine's accelerators: their names, and whether their memory can be trusted.
 
 Asked by the binding that Ray itself counts GPUs with (ray/_private/thirdparty, Ray 2.57), so there is no other to install.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ray._private.thirdparty import pynvml
@@ -47,6 +48,34 @@ def _read(nvml: Any, place: int) -> DriverDevice:
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
         address=_text(nvml.nvmlDeviceGetPciInfo(handle).busId),
     )
+
+
+def find_fault(uuids: Iterable[str], nvml: Any = pynvml) -> str:
+    """Why one of these accelerators is not to be trusted; empty where the driver knows nothing against them."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ""
+    try:
+        return next(
+            (
+                f"{uuid} has failing memory that can no longer be remapped"
+                for uuid in uuids
+                if _fails(nvml, uuid)
+            ),
+            "",
+        )
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+
+
+def _fails(nvml: Any, uuid: str) -> bool:
+    """By NVIDIA's own criterion for replacing one; single errors are contained, and end the engine if they hit it."""
+    with contextlib.suppress(nvml.NVMLError):  # another node's, or of a generation that remaps nothing
+        _, _, _, failed = nvml.nvmlDeviceGetRemappedRows(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        return bool(failed)
+    return False
 
 
 def _text(value: str | bytes) -> str:

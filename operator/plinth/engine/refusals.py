@@ -7,12 +7,10 @@ import msgspec
 from plinth.engine.seam import Send
 
 
-async def send_json(
-    send: Send, status: int, value: object, headers: tuple[tuple[bytes, bytes], ...] = ()
-) -> None:
+async def send_json(send: Send, status: int, value: object) -> None:
     """Answer with one JSON document."""
     body = msgspec.json.encode(value)
-    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from plinth.domain.fleet import EngineSpec, SlotPhase
+from plinth.domain.fleet import EngineReport, EngineSpec, SlotPhase
 from plinth.engine.credentials import TokenSource
 from plinth.engine.logs import LogMark
+from plinth.engine.nvml import find_fault
 from plinth.engine.place import Fetch
 from plinth.engine.probe import probe
 from plinth.engine.progress import ReplicaProgress
@@ -20,10 +23,16 @@ _log = logging.getLogger(__name__)
 
 
 class Replica:
-    """A model from source to serving; `progress.report` tells how far it is, `app` answers once it is Ready."""
+    """A model from source to serving; `report` tells how far it is, `app` answers once it is Ready."""
 
     def __init__(
-        self, spec: EngineSpec, fetch: Fetch, engine: Engine, token: TokenSource | None = None
+        self,
+        spec: EngineSpec,
+        fetch: Fetch,
+        engine: Engine,
+        token: TokenSource | None = None,
+        *,
+        find_fault: Callable[[Iterable[str]], str] = find_fault,
     ) -> None:
         self.spec = spec
         self.progress = ReplicaProgress()
@@ -31,6 +40,7 @@ class Replica:
         self._fetch = fetch
         self._engine = engine
         self._token = token
+        self._find_fault = find_fault
         self._mark = LogMark.here()
 
     async def run(self) -> None:
@@ -45,6 +55,14 @@ class Replica:
             self._fail(f"{type(error).__name__}: {error}")
         self.app = None
         await self._engine.close()
+
+    async def report(self) -> EngineReport:
+        """What it says of itself; of its accelerators, how they are now."""
+        report = self.progress.report
+        if not report.accelerators:
+            return report
+        uuids = [each.uuid for each in report.accelerators]
+        return replace(report, fault=await asyncio.to_thread(self._find_fault, uuids))
 
     async def _start(self) -> None:
         model = await self._find()

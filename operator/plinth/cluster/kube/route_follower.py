@@ -1,28 +1,22 @@
 """A gateway's route table, followed from EndpointSlices: the heart of the agent beside each gateway.
 
-The table outlives what it comes from: while the API server is away the last one stays, and it is kept in a file, so that
-agent and gateway may be restarted meanwhile. Its version is the marker's.
+Its version is the marker's.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from plinth.cluster.kube.client import ENDPOINT_SLICE, KubeClient
 from plinth.cluster.kube.reflector import Reflector
+from plinth.cluster.kube.table_following import Following, load_table, save_table
 from plinth.desired.endpoint_slices import SELECTOR
 from plinth.desired.slice_reading import route_table
-from plinth.domain.control_lines import ControlLineError, decode_line, encode_table
+from plinth.domain.control_lines import encode_table
 from plinth.domain.traffic import RouteTable
 
-SETTLE_SECONDS = 0.02
-"""A replica and its header are written one after the other."""
-PACE_SECONDS = 0.1
-"""At least so long between two tables: each costs the gateway a moment."""
 MOST_REASONS_LOGGED = 20
 
 log = logging.getLogger(__name__)
@@ -42,41 +36,24 @@ class RouteFollower:
         self._release_namespace = release_namespace
         self._file = table_file
         self._hand_over = hand_over
-        self._changed = asyncio.Event()
-        self._slices = Reflector(client, ENDPOINT_SLICE, labels=SELECTOR, on_change=self._changed.set)
+        self._following = Following(self._look)
+        self._slices = Reflector(client, ENDPOINT_SLICE, labels=SELECTOR, on_change=self._following.notice)
         self._table = RouteTable(version=0, models=())
         self._passed_over: tuple[str, ...] = ()
-        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Hand over the saved table, if there is one, and follow the slices."""
-        saved = load_table(self._file)
+        saved = load_table(self._file, RouteTable)
         if saved is not None:
             self._table = saved
             self._hand_over(saved)
-        self._slices.start()
-        self._task = asyncio.create_task(self._follow(), name="follow routes")
+        self._following.start(self._slices)
 
     async def close(self) -> None:
         """End following."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._slices.close()
+        await self._following.close()
 
-    async def _follow(self) -> None:
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(SETTLE_SECONDS)
-            self._changed.clear()
-            try:
-                self._take()
-            except Exception:
-                log.exception("the routes could not be taken over; the next change tries again")
-            await asyncio.sleep(PACE_SECONDS)
-
-    def _take(self) -> None:
+    def _look(self) -> None:
         found = route_table(self._slices.items.values(), release_namespace=self._release_namespace)
         if found.passed_over != self._passed_over:
             self._passed_over = found.passed_over
@@ -88,26 +65,4 @@ class RouteFollower:
         if table != self._table:
             self._table = table
             self._hand_over(table)
-            save_table(self._file, table)
-
-
-def load_table(path: Path) -> RouteTable | None:
-    """The table that an earlier process saved."""
-    try:
-        message = decode_line(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ControlLineError) as error:
-        log.warning("the saved table %s cannot be used: %s", path, error)
-        return None
-    return message if isinstance(message, RouteTable) else None
-
-
-def save_table(path: Path, table: RouteTable) -> None:
-    """Keep a table for the next process; a file that cannot be written costs only that."""
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_bytes(encode_table(table))
-        partial.replace(path)
-    except OSError as error:
-        log.warning("the table cannot be saved to %s: %s", path, error)
+            save_table(self._file, encode_table(table))

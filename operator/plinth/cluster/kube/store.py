@@ -121,10 +121,10 @@ class _Entry:
 class KubernetesStore:
     """The objects of our kinds, by name. Calls must come from one thread."""
 
-    def __init__(self, on_status: Callable[[ResourceKey], None] | None = None) -> None:
+    def __init__(self) -> None:
         self._entries: dict[ResourceKey, _Entry] = {}
         self._state: StoreState | None = None
-        self.on_status = on_status
+        self.on_status: Callable[[ResourceKey], None] | None = None
         """Told whose status the API server has anew, so that what others wrote is repaired; set by the leader."""
 
     def put(self, item: Mapping[str, Any]) -> bool:

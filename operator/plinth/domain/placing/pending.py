@@ -13,7 +13,7 @@ from plinth.domain.placing.demands import WHOLE, Demand, Option
 from plinth.domain.placing.hosts import Hold
 from plinth.domain.placing.packing import Wanted
 from plinth.domain.placing.room import Room
-from plinth.domain.quantities import format_bytes, plural
+from plinth.domain.quantities import format_bytes, list_some, plural
 
 HOLDERS = 5
 """As many holders are named; of the rest, the number."""
@@ -93,11 +93,8 @@ class Explainer:
         if not goers:
             return "others have just made room for one, in the next pass"
         told |= {hold.model for hold in goers}
-        who = ", ".join(hold.replica for hold in goers[:HOLDERS])
-        more = f" and {len(goers) - HOLDERS} more" if len(goers) > HOLDERS else ""
-        return (
-            f"one would fit without {who}{more} ({self._why_it_stays(wanted, goers[0])}), or on one more host"
-        )
+        who = list_some([hold.replica for hold in goers], HOLDERS)
+        return f"one would fit without {who} ({self._why_it_stays(wanted, goers[0])}), or on one more host"
 
     def _everyone(self, wanted: Wanted, holds: Iterable[Hold]) -> Iterator[tuple[Dearness, Hold]]:
         """All of them; its own model's last, for nothing would be won."""

@@ -26,9 +26,9 @@ def pool_key(pool: str, engine: Engine) -> str:
     return f"{pool}/{engine}"
 
 
-def option_of(pool: Pool, engine: Engine, needs: Needs, *, price: int = 0) -> Option:
+def option_of(pool: Pool, engine: Engine, needs: Needs) -> Option:
     """What one replica takes."""
-    return Option(pool_key(pool.name, engine), _gang(needs), price)
+    return Option(pool_key(pool.name, engine), _gang(needs))
 
 
 def host_name(node: Node, pool: Pool) -> str:

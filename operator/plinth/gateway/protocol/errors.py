@@ -129,12 +129,6 @@ def waited_in_vain(model: str, seconds: float, message: str) -> Refusal:
     return Refusal(503, "no_replica_ready", text, OVERLOADED, retry_after=5, should_retry=True)
 
 
-def queue_full(model: str, limit: int) -> Refusal:
-    """As many requests wait for the model as may."""
-    text = f"{limit} requests for {model!r} wait already"
-    return Refusal(429, "queue_full", text, OVERLOADED, retry_after=2, should_retry=True)
-
-
 def upstream_failed(model: str, attempts: int, detail: str) -> Refusal:
     """No replica gave a first byte, or the one that did broke."""
     text = f"no replica of {model!r} answered ({attempts} tried): {detail}"

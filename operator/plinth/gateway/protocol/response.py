@@ -10,7 +10,6 @@ from typing import Final
 
 import httptools
 
-from plinth.gateway.protocol.errors import Refusal, error_body, error_headers
 from plinth.gateway.protocol.headers import NOT_RETURNED
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -205,20 +204,6 @@ def whole_response(
         lines=lines,
     )
     return head if head_only else head + body
-
-
-def refusal_response(
-    refusal: Refusal, *, request_id: bytes, keep_alive: bool, head_only: bool = False
-) -> bytes:
-    """A refusal as a complete answer."""
-    return whole_response(
-        refusal.status,
-        error_headers(refusal),
-        error_body(refusal),
-        request_id=request_id,
-        keep_alive=keep_alive and not refusal.closes,
-        head_only=head_only,
-    )
 
 
 def chunk(data: bytes) -> bytes:

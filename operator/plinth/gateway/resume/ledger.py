@@ -150,10 +150,6 @@ class Ledger:
         """Whether every token is known by its id."""
         return bool(self.prompt_ids) and all(run.names_tokens() for run in self.runs)
 
-    def held_bytes(self) -> int:
-        """Memory that the record takes."""
-        return len(self.prompt_ids) + sum(len(run.texts) + len(run.ids) for run in self.runs)
-
     def given(self) -> dict[str, str]:
         """All text that the client has, by channel: a kind, or `2.arguments` for the third tool call's."""
         channels: dict[str, list[str]] = {}

@@ -6,6 +6,7 @@ ledger, so that a stream can break and go on more than once. Only broken streams
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
 import msgspec
@@ -47,8 +48,6 @@ _EVENT: Final = msgspec.json.Decoder(_Event)
 class Splice(Protocol):
     """What stands between a later replica and the client; EventEditor has the same face."""
 
-    __slots__ = ()
-
     ledger: Ledger
     failure: str | None
 
@@ -56,7 +55,7 @@ class Splice(Protocol):
         """Whole events in, the client's bytes out."""
 
 
-class _Decoding:
+class _Decoding(ABC):
     """What both splices do: take events apart and let the last ones through."""
 
     def __init__(self, prepared: Prepared, ledger: Ledger) -> None:
@@ -95,11 +94,13 @@ class _Decoding:
             self.failure = "an event is not understood"
             return b""
 
+    @abstractmethod
     def _join(self, event: _Event) -> bytes:
-        raise NotImplementedError
+        """What the client gets of an event."""
 
+    @abstractmethod
     def _whole_usage(self, usage: Usage) -> Usage:
-        raise NotImplementedError
+        """The whole answer's usage, by that which this replica tells."""
 
 
 class ContinuedSplice(_Decoding):

@@ -9,9 +9,6 @@ raw JSON of what comes first in the prompt. It is the same in every process, tak
 
 from __future__ import annotations
 
-import sys
-from array import array
-from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
@@ -38,21 +35,5 @@ def blocks_of_bytes(prompt: Bytes, *, before: Bytes = b"", adapter: str = "") ->
     end = min(len(view), MOST_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1
     for start in range(0, end, BLOCK_BYTES):
         name = crc32(view[start : start + BLOCK_BYTES], name)
-        names.append(name)
-    return names
-
-
-def blocks_of_tokens(ids: Sequence[int], *, adapter: str = "") -> list[int]:
-    """Names of the whole blocks of a prompt given as token ids; never equal to a text's but by chance."""
-    whole = len(ids) // BLOCK_TOKENS * BLOCK_TOKENS
-    words = array("I", ids[: min(whole, MOST_BLOCKS * BLOCK_TOKENS)])
-    if sys.byteorder == "big":
-        words.byteswap()  # names are equal on every machine
-    view = memoryview(words).cast("B")
-    size = BLOCK_TOKENS * words.itemsize
-    name = crc32(b"ids", crc32(adapter.encode()) if adapter else 0)
-    names = []
-    for start in range(0, len(view), size):
-        name = crc32(view[start : start + size], name)
         names.append(name)
     return names

@@ -1,16 +1,12 @@
-"""How a replica stands, and the plainest choice among replicas: the one with the least outstanding work. Pure."""
+"""How a replica stands, and which replicas have room for a request. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from plinth.gateway.routing.pace import Pace
-
-REQUEST_TOKENS: Final = 32
-"""What a running request weighs against prompt tokens still to be read. Decoding one request beside others costs
-a prompt about 2 ms, in which an accelerator reads some 30 prompt tokens (15k a second)."""
 
 
 class Share(Protocol):
@@ -46,6 +42,8 @@ class Standing:
     """What a full cache counts for; see `scores.kv_barrier`. Kept, since it is read for every request."""
     kind: str = ""
     """Accelerator and shape: replicas of one kind should be equally fast."""
+    fault: str = ""
+    """Why its accelerators are not to be trusted, by the table."""
     ejected: bool = False
     """It is out of line with its peers and gets no request while another replica is there."""
     pace: Pace = field(default_factory=Pace)
@@ -61,52 +59,17 @@ class Standing:
             self.share.add(requests, tokens)
 
 
-def order(standing: Standing, avoid: Collection[str] = ()) -> tuple[bool, int, int, str]:
-    """The key that the smallest wins by.
+def with_room(standings: Collection[Standing]) -> list[Standing]:
+    """The replicas that can take a request now: available, below their concurrency, and not ejected.
 
-    1. replicas at which this request failed come last,
-    2. outstanding work in tokens: prompts not yet answered, and 32 for each request at the replica,
-    3. requests at the replica,
-    4. the slot's name, which is unique: two gateways with the same view choose the same.
+    Ejected ones take it where no other is available: a slow answer is better than none.
     """
-    requests = standing.in_flight + standing.in_flight_elsewhere
-    work = standing.pending_tokens + standing.pending_tokens_elsewhere + REQUEST_TOKENS * requests
-    return standing.slot in avoid, work, requests, standing.slot
-
-
-def with_room(standings: Collection[Standing], headroom: int = 0) -> list[Standing]:
-    """The replicas that can take a request now.
-
-    A replica has room below its concurrency; `headroom` more are given out only when every replica that is
-    available has reached it. An ejected replica counts only where all are: a slow answer is better than none.
-    """
-    roomy = [
+    free = [
         item
         for item in standings
-        if item.available
-        and not item.ejected
-        and item.in_flight + item.in_flight_elsewhere < item.concurrency
+        if item.available and item.in_flight + item.in_flight_elsewhere < item.concurrency
     ]
-    return roomy or _last_resort(standings, headroom)
-
-
-def choose(
-    standings: Collection[Standing], *, headroom: int = 0, avoid: Collection[str] = ()
-) -> Standing | None:
-    """The replica for one request, or None when all are busy or away and the request must be held."""
-    roomy = with_room(standings, headroom)
-    if len(roomy) <= 1:
-        return roomy[0] if roomy else None
-    return min(roomy, key=lambda item: order(item, avoid))
-
-
-def _last_resort(standings: Collection[Standing], headroom: int) -> list[Standing]:
-    available = [item for item in standings if item.available]
-    present = [item for item in available if not item.ejected] or available
-    for extra in (0, headroom):
-        roomy = [
-            item for item in present if item.in_flight + item.in_flight_elsewhere < item.concurrency + extra
-        ]
-        if roomy:
-            return roomy
-    return []
+    roomy = [item for item in free if not item.ejected]
+    if roomy or any(item.available and not item.ejected for item in standings):
+        return roomy
+    return free

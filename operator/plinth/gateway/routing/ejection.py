@@ -51,23 +51,19 @@ class Ejector:
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
 
-    def review(
-        self, standings: Sequence[Standing], now: float, unwell: Mapping[str, str] | None = None
-    ) -> list[Ejection]:
+    def review(self, standings: Sequence[Standing], now: float) -> list[Ejection]:
         """Lets those back whose time is over, then takes out the worst within the budget.
 
-        `unwell` gives, by slot, why a replica's GPU is not to be trusted: it goes first, and stays out while that
-        is so.
+        One with a faulty accelerator goes first, and stays out while that is so.
         """
-        unwell = unwell or {}
         slots = {item.slot for item in standings}
         self._records = {slot: record for slot, record in self._records.items() if slot in slots}
-        told = [self._let_back(item, now) for item in standings if self._may_return(item, now, unwell)]
+        told = [self._let_back(item, now) for item in standings if self._may_return(item, now)]
         usual = _find_usual(standings)
-        faults = [(item, fault) for item in standings if (fault := _find_fault(item, usual, unwell))]
+        faults = [(item, fault) for item in standings if (fault := _find_fault(item, usual))]
         faults.sort(
             key=lambda each: (
-                each[0].slot not in unwell,
+                not each[0].fault,
                 -each[0].pace.failures,
                 each[0].pace.measured(),
                 each[0].slot,
@@ -78,8 +74,8 @@ class Ejector:
             told.append(self._take_out(item, fault, now))
         return told
 
-    def _may_return(self, item: Standing, now: float, unwell: Mapping[str, str]) -> bool:
-        return item.ejected and item.slot not in unwell and now >= self._records[item.slot].until
+    def _may_return(self, item: Standing, now: float) -> bool:
+        return item.ejected and not item.fault and now >= self._records[item.slot].until
 
     def _let_back(self, item: Standing, now: float) -> Ejection:
         item.ejected = False
@@ -129,12 +125,12 @@ def _find_usual(standings: Sequence[Standing]) -> dict[str, _Usual]:
     }
 
 
-def _find_fault(item: Standing, usual: Mapping[str, _Usual], unwell: Mapping[str, str]) -> str | None:
+def _find_fault(item: Standing, usual: Mapping[str, _Usual]) -> str | None:
     """Why a replica that gets requests should get none, or None while it is in line."""
     if item.ejected or not item.available:
         return None
-    if item.slot in unwell:
-        return unwell[item.slot]
+    if item.fault:
+        return item.fault
     if item.pace.failures >= FAILURES_IN_A_ROW:
         return f"{item.pace.failures} requests in a row failed at it"
     return _find_slowness(item.pace, usual[item.kind]) if item.pace.answers >= TELLING_ANSWERS else None

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from plinth.domain.traffic import ModelRoute, RouteTable
 from plinth.gateway.protocol.errors import Refusal
 
 _MOST_NAMES_SHOWN: Final = 20
-
-
-def routes_by_name(table: RouteTable) -> dict[str, ModelRoute]:
-    """Every name of the table. A name given twice goes to the model that comes first in the order of `model`."""
-    found: dict[str, ModelRoute] = {}
-    for route in sorted(table.models, key=lambda item: item.model):
-        for name in route.names:
-            found.setdefault(name, route)
-    return found
 
 
 def model_not_found(asked: str, listed: list[str]) -> Refusal:

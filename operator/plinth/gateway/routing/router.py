@@ -7,13 +7,13 @@
 
 and, once a second and off the data path, `router.review(standings, now)`.
 
-`now` is monotonic, in seconds. Apart from a GPU's health, all that routing knows comes from these calls: no engine is
-asked.
+`now` is monotonic, in seconds. Apart from accelerators' faults, which the table tells, all that routing knows comes from these
+calls: no engine is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 from typing import Final
 
@@ -76,15 +76,10 @@ class Router:
         return median(rates) if rates else FIRST_RATE
 
     def place(
-        self,
-        standings: Sequence[Standing],
-        prompt: Prompt,
-        *,
-        headroom: int = 0,
-        avoid: Collection[str] = (),
+        self, standings: Sequence[Standing], prompt: Prompt, *, avoid: Collection[str] = ()
     ) -> Placement | None:
         """Where a prompt should go; None when all are busy or away. Replicas in `avoid` are the last resort."""
-        roomy = with_room(standings, headroom)
+        roomy = with_room(standings)
         return self._pick(roomy, prompt, avoid) if roomy else None
 
     def take(self, placement: Placement, now: float) -> None:
@@ -130,16 +125,14 @@ class Router:
         elif placement.answered:
             standing.pace.saw_end(tpot)
 
-    def review(
-        self, standings: Sequence[Standing], now: float, unwell: Mapping[str, str] | None = None
-    ) -> list[Ejection]:
-        """Settles how fast replicas are, takes out those out of line; `unwell` is told of GPUs, see `Ejector`."""
+    def review(self, standings: Sequence[Standing], now: float) -> list[Ejection]:
+        """Settles how fast replicas are, and takes out those out of line."""
         kinds: dict[str, list[Pace]] = {}
         for item in standings:
             kinds.setdefault(item.kind, []).append(item.pace)
         for paces in kinds.values():
             settle(paces)
-        return self._ejector.review(standings, now, unwell)
+        return self._ejector.review(standings, now)
 
     def _pick(self, roomy: Sequence[Standing], prompt: Prompt, avoid: Collection[str]) -> Placement:
         reach = self.beliefs.reach(prompt.blocks)

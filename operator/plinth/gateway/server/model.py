@@ -349,9 +349,7 @@ class Model:
         if self._turns is None:
             return
         first = self.queue.first(time.monotonic(), reserved=False, slots=0) if self.queue else None
-        self.share.publish_waiting(
-            len(self.queue), 0 if first is None else waiting_rank(first.rank, first.arrived)
-        )
+        self.share.publish_waiting(0 if first is None else waiting_rank(first.rank, first.arrived))
         if first is not None:
             self._look_in(LOOK_WHILE_WAITING_SECONDS)
 

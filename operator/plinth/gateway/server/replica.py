@@ -60,7 +60,11 @@ class Replica:
     def __init__(self, route: ReplicaRoute, setup: ReplicaSetup, watcher: ReplicaWatcher) -> None:
         self.route = route
         self.standing = Standing(
-            slot=route.slot, concurrency=route.concurrency, kv_tokens=route.kv_tokens, kind=route.kind
+            slot=route.slot,
+            concurrency=route.concurrency,
+            kv_tokens=route.kv_tokens,
+            kind=route.kind,
+            fault=route.fault,
         )
         self.share = setup.shares.replica(route, self.standing)
         self.standing.share = self.share
@@ -101,6 +105,7 @@ class Replica:
             self.standing.concurrency = route.concurrency
         self.route = route
         self.standing.kv_tokens, self.standing.kind = route.kv_tokens, route.kind
+        self.standing.fault = route.fault
         self._refresh()
 
     def retire(self) -> None:

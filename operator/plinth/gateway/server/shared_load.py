@@ -27,9 +27,9 @@ MOST_REPLICAS: Final = 8192
 MOST_MODELS: Final = 2048
 """Seats. Memory that no seat needs is never touched, so never there."""
 _WORD: Final = 8
-_WAITING, _FIRST, _COUNTS = 0, 1, 2
+_FIRST, _COUNTS = 0, 1
 """Rows of a model's block; the counts take as many words for each lane as there are totals."""
-_MODEL_ROWS: Final = 2 + len(TOTALS)
+_MODEL_ROWS: Final = 1 + len(TOTALS)
 _REQUEST: Final = 1 << 40
 """One word holds both of a replica's figures, so that no reader sees one without the other: requests above bit 40,
 prompt tokens below. The 2^39 tokens that fit are more than any memory holds."""
@@ -92,7 +92,7 @@ class LoadBoard:
             words[seat * lanes + lane] = 0
         for seat in models:
             start = self.model_row(seat)
-            words[start + _WAITING * lanes + lane] = words[start + _FIRST * lanes + lane] = 0
+            words[start + _FIRST * lanes + lane] = 0
             start += _COUNTS * lanes + lane * len(TOTALS)
             for index in range(start, start + len(TOTALS)):
                 words[index] = 0
@@ -134,15 +134,15 @@ class ModelShare:
     same way in all of them, from the band and the time of arrival (`waiting_rank`).
     """
 
-    __slots__ = ("_at", "_board", "_counts_at", "_look_at", "_mine", "_write", "replicas")
+    __slots__ = ("_board", "_counts_at", "_firsts_at", "_look_at", "_mine", "_write", "replicas")
 
     def __init__(self, board: LoadBoard, seat: int) -> None:
         self.replicas: list[ReplicaShare] = []
         """Those of the newest table; set anew with each."""
         row = board.model_row(seat)
         self._board = board
-        self._at = row * _WORD
-        self._mine = row + board.lane
+        self._firsts_at = (row + _FIRST * board.lanes) * _WORD
+        self._mine = row + _FIRST * board.lanes + board.lane
         self._counts_at = (row + _COUNTS * board.lanes + board.lane * len(TOTALS)) * _WORD
         self._write = Struct(f"@{len(TOTALS)}q").pack_into
         self._look_at = 0.0
@@ -158,22 +158,16 @@ class ModelShare:
         """Makes the next look a real one."""
         self._look_at = 0.0
 
-    def publish_waiting(self, count: int, rank: int) -> None:
-        """How many requests wait in this worker, and the rank of the one whose turn is next; 0 for none."""
-        words = self._board.words
-        words[self._mine] = count
-        words[self._mine + self._board.lanes] = rank
-
-    def waiting(self) -> int:
-        """Requests that wait for this model in all workers."""
-        return sum(self._board.read_row(self._board.words, self._at))
+    def publish_waiting(self, rank: int) -> None:
+        """The rank of the request that waits in this worker and is next; 0 for none."""
+        self._board.words[self._mine] = rank
 
     def first_elsewhere(self) -> tuple[int, int] | None:
         """The rank of the first request that waits in another worker, and that worker's lane."""
         board = self._board
         if board.lanes == 1:
             return None
-        ranks = board.read_row(board.words, self._at + _FIRST * board.lanes * _WORD)
+        ranks = board.read_row(board.words, self._firsts_at)
         if not any(ranks):
             return None
         return min(

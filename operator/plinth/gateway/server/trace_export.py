@@ -33,16 +33,19 @@ _READ_BYTES: Final = 64 * 1024
 class TraceExporter:
     """Told of each sampled request; a task sends what has gathered."""
 
-    def __init__(self, url: str, resource: dict[str, str], headers: dict[str, str] | None = None) -> None:
-        """`url` is the traces' own, ending in `/v1/traces` by custom; `headers` may let us in."""
+    def __init__(self, url: str, resource: dict[str, str]) -> None:
+        """`url` is the traces' own, ending in `/v1/traces` by custom."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url} must be the address of a collector: http://HOST:PORT/v1/traces")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._host = parts.hostname
         self._port = parts.port or (443 if self._tls else 80)
-        lines = {"host": parts.netloc.rpartition("@")[2], "content-type": "application/json"}
-        lines |= {"connection": "close", **(headers or {})}
+        lines = {
+            "host": parts.netloc.rpartition("@")[2],
+            "content-type": "application/json",
+            "connection": "close",
+        }
         self._head = f"POST {parts.path or '/'} HTTP/1.1\r\n".encode()
         self._head += b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
         self._resource = resource

@@ -38,7 +38,22 @@ class Operation:
 
 _HELLO: Final = [{"role": "user", "content": "Say hello."}]
 _TOKENS = "Tokens"
-_ABOUT = "About"
+
+
+def _about(name: str, path: str, summary: str, *, gives: str = "", media: str = JSON) -> Operation:
+    """What is asked of the gateway itself, by anybody."""
+    return Operation(
+        name=name,
+        path=path,
+        summary=summary,
+        tag="About",
+        method="get",
+        gives=gives,
+        media=media,
+        error="",
+        needs_key=False,
+    )
+
 
 OPERATIONS: Final = (
     Operation(
@@ -163,64 +178,10 @@ OPERATIONS: Final = (
         method="get",
         gives="Model",
     ),
-    Operation(
-        name="health",
-        path="/health",
-        summary="Whether the gateway works, and for how many models",
-        tag=_ABOUT,
-        method="get",
-        gives="Health",
-        error="",
-        needs_key=False,
-    ),
-    Operation(
-        name="ready",
-        path="/readyz",
-        summary="Whether new connections should come here",
-        tag=_ABOUT,
-        method="get",
-        media=TEXT,
-        error="",
-        needs_key=False,
-    ),
-    Operation(
-        name="live",
-        path="/livez",
-        summary="Whether the process answers",
-        tag=_ABOUT,
-        method="get",
-        media=TEXT,
-        error="",
-        needs_key=False,
-    ),
-    Operation(
-        name="metrics",
-        path="/metrics",
-        summary="Figures for Prometheus",
-        tag=_ABOUT,
-        method="get",
-        media=TEXT,
-        error="",
-        needs_key=False,
-    ),
-    Operation(
-        name="document",
-        path="/openapi.json",
-        summary="This document",
-        tag=_ABOUT,
-        method="get",
-        gives="Document",
-        error="",
-        needs_key=False,
-    ),
-    Operation(
-        name="page",
-        path="/docs",
-        summary="A page to try the API",
-        tag=_ABOUT,
-        method="get",
-        media="text/html",
-        error="",
-        needs_key=False,
-    ),
+    _about("health", "/health", "Whether the gateway works, and for how many models", gives="Health"),
+    _about("ready", "/readyz", "Whether new connections should come here", media=TEXT),
+    _about("live", "/livez", "Whether the process answers", media=TEXT),
+    _about("metrics", "/metrics", "Figures for Prometheus", media=TEXT),
+    _about("document", "/openapi.json", "This document", gives="Document"),
+    _about("page", "/docs", "A page to try the API", media="text/html"),
 )

@@ -6,6 +6,7 @@ engine's own validation would give, with the path of the field.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -41,6 +42,17 @@ def read_object(body: bytes) -> Fields | Refusal:
     except RecursionError:
         return bad_request("the request's JSON is nested too deeply", code="invalid_json")
     return found if isinstance(found, dict) else bad_request("the request must be a JSON object")
+
+
+def translated(body: bytes, translate: Callable[[Fields], T]) -> T | Refusal:
+    """What a translation makes of the request's JSON object, or what is wrong with the request."""
+    fields = read_object(body)
+    if isinstance(fields, Refusal):
+        return fields
+    try:
+        return translate(fields)
+    except FieldError as error:
+        return error.refusal()
 
 
 def expect(value: Any, kind: type[T], path: str) -> T:

@@ -189,10 +189,6 @@ class WaitingQueue(Generic[T]):
 
     # Looking ahead.
 
-    def is_full(self) -> bool:
-        """Whether the next request is refused, or another gives way to it."""
-        return self._count >= self._limits.requests or self._bytes >= self._limits.bytes
-
     def predict(self, ticket: Ticket[T], slots: int) -> float | None:
         """Seconds that a new request would wait if nothing else came; None while nothing is learnt."""
         if not self._count:

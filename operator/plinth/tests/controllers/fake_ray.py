@@ -45,6 +45,7 @@ class FakeRay:
         self.broken: dict[str, str] = {}
         """Engine failure by revision."""
         self.tells: EngineFigures | None = None
+        self.fault = ""
         """What every ready replica says of itself."""
         self.node_rows = [make_node_row()]
         self._start_seconds = start_seconds
@@ -98,7 +99,9 @@ class FakeRay:
             return EngineReport(phase=SlotPhase.FAILED, message=self.broken[revision])
         if self.now - app["put_at"] < self._start_seconds:
             return EngineReport(phase=SlotPhase.LOADING, bytes_done=1, bytes_total=2, eta_seconds=1)
-        return EngineReport(phase=SlotPhase.READY, figures=self.tells, start_milliseconds=412)
+        return EngineReport(
+            phase=SlotPhase.READY, figures=self.tells, start_milliseconds=412, fault=self.fault
+        )
 
     def port_of(self, name: str) -> int:
         """Where a replica listens; 0 where there is none."""

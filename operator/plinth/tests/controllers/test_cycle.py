@@ -206,6 +206,16 @@ async def test_progress_of_a_start_shows_in_the_status() -> None:
     assert (step.phase, step.percent, step.eta_seconds) == ("Loading", 50, 1)
 
 
+async def test_the_fault_of_an_accelerator_reaches_the_gateway_and_leaves_it_when_it_is_gone() -> None:
+    world = World(make_model())
+    await world.pass_seconds(5)
+    for fault in ("GPU-333 has failing memory", ""):
+        world.ray.fault = fault
+        await world.pass_seconds(10)
+        assert world.gateway.table is not None
+        assert [each.fault for each in world.gateway.table.models[0].replicas] == [fault]
+
+
 async def test_what_a_replica_tells_of_itself_stands_beside_what_was_predicted() -> None:
     world = World(make_model())
     await world.pass_seconds(1)

@@ -55,6 +55,12 @@ def test_a_replica_is_told_with_its_kind_and_what_its_cache_holds() -> None:
     assert found.kv_tokens == make_figures().memory.kv_tokens
 
 
+def test_a_replica_whose_accelerator_fails_is_told_with_its_fault() -> None:
+    slots = (replica(fault="GPU-333 has failing memory"), replica(ordinal=1))
+    found = route_of(make_snapshot(slots=slots, report=make_report())).replicas
+    assert [each.fault for each in found] == ["GPU-333 has failing memory", ""]
+
+
 def test_a_replica_on_accelerators_is_of_their_kind_and_its_shape() -> None:
     model = make_model(artifact=make_qwen_artifact(), source="hf://org/qwen", parallelism={"tensor": 2})
     node = make_node(accelerators=8)

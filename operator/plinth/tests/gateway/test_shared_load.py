@@ -106,13 +106,14 @@ def test_a_dead_workers_lane_is_cleared_and_the_others_keep_theirs(boards: list[
     for board in boards:
         make_share(board, 5).add(1, 10)
         model = ModelShare(board, 3)
-        model.publish_waiting(2, 77)
+        model.publish_waiting(1 + abs(board.lane - 2))
         model.publish_counts(tuple(range(len(TOTALS))))
     parent = boards[0]
     assert parent.counts(3, lane=2) == tuple(range(len(TOTALS)))
+    assert ModelShare(parent, 3).first_elsewhere() == (1, 2)
     parent.clear(2, replicas=[5], models=[3])
     assert parent.in_flight(5) == LANES - 1
-    assert ModelShare(parent, 3).waiting() == 2 * (LANES - 1)
+    assert ModelShare(parent, 3).first_elsewhere() == (2, 1)
     assert parent.counts(3, lane=2) == (0,) * len(TOTALS)
     assert parent.counts(3, lane=1) == tuple(range(len(TOTALS)))
 
@@ -124,8 +125,8 @@ def test_a_process_without_others_needs_no_second_way() -> None:
     model.replicas[0].add(1, 50)
     model.look(now=1.0)
     assert model.replicas[0].standing.in_flight_elsewhere == 0
-    model.publish_waiting(4, 9)
-    assert (model.waiting(), model.first_elsewhere()) == (4, None)
+    model.publish_waiting(9)
+    assert model.first_elsewhere() is None
     board.close()
 
 
@@ -142,7 +143,7 @@ def test_room_goes_to_the_worker_whose_request_came_first(boards: list[LoadBoard
     woken: list[int] = []
     turns = Turns(ModelShare(boards[0], 0), woken.append)
     assert turns.is_mine(50, now=1.0)
-    ModelShare(boards[2], 0).publish_waiting(3, 40)
+    ModelShare(boards[2], 0).publish_waiting(40)
     assert not turns.is_mine(50, now=1.0)
     assert woken == [2]
     assert turns.is_mine(30, now=1.001), "what came before that one need not wait"
@@ -156,20 +157,20 @@ def test_a_worker_that_does_not_take_its_turn_is_passed_over_until_its_first_cha
     woken: list[int] = []
     hung = ModelShare(boards[1], 0)
     turns = Turns(ModelShare(boards[0], 0), woken.append)
-    hung.publish_waiting(1, 10)
+    hung.publish_waiting(10)
     assert not turns.is_mine(20, now=1.0)
     assert not turns.is_mine(20, now=1.0 + YIELD_SECONDS / 2)
     assert turns.is_mine(20, now=1.0 + YIELD_SECONDS)
     assert turns.is_mine(21, now=1.0 + YIELD_SECONDS), "once passed over, it costs the next ones nothing"
     assert woken == [1], "one wake-up is enough"
-    hung.publish_waiting(1, 15)
+    hung.publish_waiting(15)
     assert not turns.is_mine(21, now=2.0)
 
 
 def test_nobody_is_woken_when_nobody_waits(boards: list[LoadBoard]) -> None:
     woken: list[int] = []
     mine = ModelShare(boards[0], 0)
-    mine.publish_waiting(2, 10)
+    mine.publish_waiting(10)
     Turns(mine, woken.append).give_up_room()
     assert woken == []
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from plinth.gateway.routing.choice import Standing, choose
+from plinth.gateway.routing.choice import Standing, with_room
 from plinth.gateway.server.shared_load import LoadBoard, ModelShare, ReplicaShare, waiting_rank
 from plinth.gateway.server.turns import LOOK_WHILE_WAITING_SECONDS, YIELD_SECONDS, Turns, WakeUps
 from plinth.tests.gateway.harness import eventually, scenario
@@ -58,7 +58,7 @@ class Desk:
             return
         now = time.monotonic()
         self.share.look(now)
-        while self.queue and choose([self.replica.standing]):
+        while self.queue and with_room([self.replica.standing]):
             if not self.turns.is_mine(waiting_rank(1, self.queue[0]), now):
                 if self._retry is None:
                     self._retry = self.loop.call_later(YIELD_SECONDS, self._try_again)
@@ -66,7 +66,7 @@ class Desk:
             self.served.append((self.lane, self.queue.popleft()))
             self.replica.add(1, 0)
             self.loop.call_later(HOLD_SECONDS, self.release)
-        self.share.publish_waiting(len(self.queue), waiting_rank(1, self.queue[0]) if self.queue else 0)
+        self.share.publish_waiting(waiting_rank(1, self.queue[0]) if self.queue else 0)
         if self.queue and self._look is None:
             self._look = self.loop.call_later(LOOK_WHILE_WAITING_SECONDS, self._look_by_itself)
 

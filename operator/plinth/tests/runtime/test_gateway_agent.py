@@ -17,14 +17,13 @@ import aiohttp
 import pytest
 import yaml
 
-from plinth.cluster.kube.access_follower import load_access, save_access
 from plinth.cluster.kube.key_store import KeySecrets
-from plinth.cluster.kube.route_follower import load_table, save_table
+from plinth.cluster.kube.table_following import load_table, save_table
 from plinth.desired.key_secrets import make_secret
 from plinth.domain.access import AccessTable
-from plinth.domain.control_lines import decode_line
+from plinth.domain.control_lines import decode_line, encode_access, encode_table
 from plinth.domain.keys import StoredSecret, digest_of, revoke
-from plinth.domain.traffic import LoadReport
+from plinth.domain.traffic import LoadReport, RouteTable
 from plinth.runtime.gateway_agent import AgentOptions, GatewayAgent
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 from plinth.tests.domain.test_keys import make_key
@@ -126,7 +125,7 @@ def test_it_loads_nothing_that_it_does_not_need() -> None:
 
 
 async def test_a_saved_table_is_routed_by_at_once_with_nobody_else_there(tmp_path: Path) -> None:
-    save_table(tmp_path / "table.json", make_table(make_model(make_replica(1)), version=7))
+    save_table(tmp_path / "table.json", encode_table(make_table(make_model(make_replica(1)), version=7)))
     async with agent_process(tmp_path) as agent:
         assert (await agent.get("/healthz"), await agent.get("/readyz")) == (200, 503)
         async with gateway_process(tmp_path):
@@ -148,7 +147,7 @@ async def test_a_saved_table_is_routed_by_at_once_with_nobody_else_there(tmp_pat
 async def test_a_saved_access_table_is_admitted_by_at_once_unless_it_lets_in_whom_the_agent_must_not(
     tmp_path: Path, flag: str
 ) -> None:
-    save_access(tmp_path / "access.json", AccessTable(version=3, requires_key=False))
+    save_table(tmp_path / "access.json", encode_access(AccessTable(version=3, requires_key=False)))
     async with gateway_alone(tmp_path) as gateway, agent_process(tmp_path, flag):
         if flag == "--requires-key":
             await asyncio.sleep(0.5)
@@ -185,7 +184,7 @@ async def test_a_gateway_admits_by_the_cluster_s_keys_and_is_told_again_when_it_
                 assert terms_of(gateway, "", "team-a/chat") is None
         await KeySecrets(client, "keys").change("team-a", "ci", lambda key: revoke(key, now=1.0))
         await eventually(
-            lambda: (load_access(tmp_path / "access.json") or AccessTable(version=0)).version == 2
+            lambda: (load_table(tmp_path / "access.json", AccessTable) or AccessTable(version=0)).version == 2
         )
     finally:
         await agent.close()
@@ -204,8 +203,8 @@ async def test_reports_are_shown_only_to_who_has_the_token(tmp_path: Path) -> No
 
 async def test_it_goes_after_its_gateway_has_drained(tmp_path: Path) -> None:
     async with replicas(stream(60, every=0.02)) as (upstream,), gateway_process(tmp_path) as gateway:
-        save_table(tmp_path / "table.json", make_table(make_model(make_replica(upstream.port))))
-        save_access(tmp_path / "access.json", AccessTable(version=1, requires_key=False))
+        save_table(tmp_path / "table.json", encode_table(make_table(make_model(make_replica(upstream.port)))))
+        save_table(tmp_path / "access.json", encode_access(AccessTable(version=1, requires_key=False)))
         async with agent_process(tmp_path, "--requires-no-key") as agent:
             await agent.wait_ready()
             host, _, port = yaml.safe_load(gateway.announced)["listening"].rpartition(":")
@@ -226,10 +225,10 @@ async def test_it_goes_after_its_gateway_has_drained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"type":"shutdown"}', b'{"type":"table"}'])
 def test_a_saved_table_that_makes_no_sense_is_no_table(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "table.json"
-    assert load_table(path) is None
+    assert load_table(path, RouteTable) is None
     path.write_bytes(content)
-    assert load_table(path) is None
+    assert load_table(path, RouteTable) is None
 
 
 def test_a_table_that_cannot_be_saved_costs_only_that(tmp_path: Path) -> None:
-    save_table(tmp_path / "no-such-folder" / "table.json", make_table())
+    save_table(tmp_path / "no-such-folder" / "table.json", encode_table(make_table()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.surface.messages.answer import error_document
 from plinth.gateway.surface.messages.request import chat_request
-from plinth.gateway.surface.reading import FieldError, read_object
+from plinth.gateway.surface.reading import translated
 from plinth.gateway.surface.renaming import with_model
 
 COUNT_TOKENS = "/v1/messages/count_tokens"
@@ -34,12 +34,8 @@ class CountingExchange:
 
 def translate_counting(body: bytes, *, model: str) -> CountingExchange | Refusal:
     """The exchange for a body; what could not be sent as a message is refused in the same words."""
-    fields = read_object(body)
-    if isinstance(fields, Refusal):
-        return fields
-    try:
-        chat_request(fields | {"max_tokens": 1}, model)
-    except FieldError as error:
-        return error.refusal()
+    message = translated(body, lambda fields: chat_request(fields | {"max_tokens": 1}, model))
+    if isinstance(message, Refusal):
+        return message
     renamed = with_model(body, model)
     return renamed if isinstance(renamed, Refusal) else CountingExchange(renamed)

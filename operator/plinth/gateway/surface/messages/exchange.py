@@ -9,7 +9,7 @@ from plinth.gateway.surface.chat_stream import ChatStream
 from plinth.gateway.surface.messages.answer import error_document, whole_message
 from plinth.gateway.surface.messages.request import chat_request
 from plinth.gateway.surface.messages.stream import MessageWriter
-from plinth.gateway.surface.reading import FieldError, read_object
+from plinth.gateway.surface.reading import translated
 
 
 class MessagesExchange:
@@ -37,11 +37,6 @@ class MessagesExchange:
 
 def translate_message(body: bytes, *, model: str, identity: str) -> MessagesExchange | Refusal:
     """The exchange for a body; `model` is the engine's name for what the client asked for."""
-    fields = read_object(body)
-    if isinstance(fields, Refusal):
-        return fields
-    try:
-        chat = chat_request(fields, model)
-    except FieldError as error:
-        return error.refusal()
-    return MessagesExchange(msgspec.json.encode(chat), identity)
+    return translated(
+        body, lambda fields: MessagesExchange(msgspec.json.encode(chat_request(fields, model)), identity)
+    )

@@ -6,7 +6,7 @@ import msgspec
 
 from plinth.gateway.protocol.errors import Refusal, error_body
 from plinth.gateway.surface.chat_stream import ChatStream
-from plinth.gateway.surface.reading import FieldError, read_object
+from plinth.gateway.surface.reading import Fields, translated
 from plinth.gateway.surface.responses.answer import whole_response
 from plinth.gateway.surface.responses.document import Frame, echoed
 from plinth.gateway.surface.responses.request import chat_request
@@ -40,12 +40,10 @@ def translate_response(
     body: bytes, *, model: str, identity: str, created: int
 ) -> ResponsesExchange | Refusal:
     """The exchange for a body; `model` is the engine's name for what the client asked for, `created` Unix seconds."""
-    fields = read_object(body)
-    if isinstance(fields, Refusal):
-        return fields
-    try:
+
+    def exchange(fields: Fields) -> ResponsesExchange:
         chat = chat_request(fields, model)
-    except FieldError as error:
-        return error.refusal()
-    frame = Frame(identity=identity, created=created, asked=echoed(fields))
-    return ResponsesExchange(msgspec.json.encode(chat), frame)
+        frame = Frame(identity=identity, created=created, asked=echoed(fields))
+        return ResponsesExchange(msgspec.json.encode(chat), frame)
+
+    return translated(body, exchange)

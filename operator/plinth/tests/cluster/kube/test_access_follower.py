@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from plinth.cluster.kube.access_follower import AccessFollower, load_access, save_access
+from plinth.cluster.kube.access_follower import AccessFollower
 from plinth.cluster.kube.errors import KubeAway
 from plinth.cluster.kube.key_store import KeySecrets
+from plinth.cluster.kube.table_following import save_table
 from plinth.desired.key_secrets import make_secret
 from plinth.domain.access import AccessTable
+from plinth.domain.control_lines import encode_access
 from plinth.domain.keys import StoredKey, revoke
 from plinth.tests.api.building import policy_document
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer, no_delay
@@ -170,7 +172,7 @@ def test_the_last_table_stays_while_the_api_server_is_away_and_outlives_a_restar
 
 def test_a_table_that_let_everybody_in_is_not_used_once_keys_are_required(tmp_path: Path) -> None:
     world = World(tmp_path)
-    save_access(world.file, AccessTable(version=7, requires_key=False))
+    save_table(world.file, encode_access(AccessTable(version=7, requires_key=False)))
 
     async def story() -> None:
         world.server.before = away
@@ -184,18 +186,12 @@ def test_a_table_that_let_everybody_in_is_not_used_once_keys_are_required(tmp_pa
 
 
 def test_versions_go_on_after_a_restart(tmp_path: Path) -> None:
-    save_access(tmp_path / "access.json", AccessTable(version=7))
+    save_table(tmp_path / "access.json", encode_access(AccessTable(version=7)))
 
     async def story(world: World) -> None:
         assert [each.version for each in world.given] == [7, 8]
 
     follow(tmp_path, story)
-
-
-def test_a_saved_table_that_cannot_be_read_is_none(tmp_path: Path) -> None:
-    (tmp_path / "access.json").write_text("{")
-    assert load_access(tmp_path / "access.json") is None
-    assert load_access(tmp_path / "none.json") is None
 
 
 def test_the_agent_loads_nothing_heavy_with_it() -> None:

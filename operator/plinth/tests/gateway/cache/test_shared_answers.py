@@ -13,7 +13,7 @@ from plinth.gateway.access.terms import Terms
 from plinth.gateway.cache.flights import Flight, Flights
 from plinth.gateway.limits.answers import Header
 from plinth.gateway.options import Limits, Options
-from plinth.gateway.protocol.errors import Refusal, queue_full, stream_broken
+from plinth.gateway.protocol.errors import Refusal, no_table_yet, stream_broken
 from plinth.gateway.protocol.request import Request
 from plinth.gateway.protocol.response import ResponseReader
 from plinth.gateway.server.answer import Attended
@@ -96,6 +96,15 @@ class Table:
         return shared, browser
 
 
+def streaming() -> tuple[Table, SharedAnswer, Browser]:
+    """One has got the first event of another's stream."""
+    table = Table()
+    shared, browser = table.sit()
+    table.flight.begin(200, STREAM)
+    table.flight.feed(b"data: 1\n\n")
+    return table, shared, browser
+
+
 @scenario
 async def test_a_stream_reaches_each_client_live_in_frames_of_its_own() -> None:
     table = Table()
@@ -137,17 +146,14 @@ async def test_an_answer_that_is_complete_at_once_has_a_length() -> None:
 async def test_a_refusal_reaches_all() -> None:
     table = Table()
     _, browser = table.sit()
-    table.flight.fail(queue_full("team/tiny", 3))
-    assert browser.refusal == queue_full("team/tiny", 3)
-    assert table.ended == [(429, "", 0, 0)]
+    table.flight.fail(no_table_yet())
+    assert browser.refusal == no_table_yet()
+    assert table.ended == [(503, "", 0, 0)]
 
 
 @scenario
 async def test_a_broken_stream_ends_with_one_error_and_a_broken_document_with_its_connection() -> None:
-    table = Table()
-    _, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, _, browser = streaming()
     table.flight.fail(stream_broken("gone"))
     assert browser.over == "closed"
     body = browser.answer().take()
@@ -164,10 +170,7 @@ async def test_a_broken_stream_ends_with_one_error_and_a_broken_document_with_it
 
 @scenario
 async def test_a_slow_client_gets_the_rest_when_it_has_caught_up() -> None:
-    table = Table()
-    shared, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, shared, browser = streaming()
     browser.slow = True
     table.flight.feed(b"data: 2\n\n")
     table.flight.end()
@@ -180,10 +183,7 @@ async def test_a_slow_client_gets_the_rest_when_it_has_caught_up() -> None:
 
 @scenario
 async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
-    table = Table()
-    shared, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, shared, browser = streaming()
     shared.check(table.core.loop.time() + 1000)
     assert len(browser.over) == 0  # the flight is slow, not the client
     browser.slow = True
@@ -194,10 +194,7 @@ async def test_a_client_that_takes_nothing_for_too_long_is_let_go() -> None:
 
 @scenario
 async def test_a_client_that_lags_beyond_what_is_held_is_told() -> None:
-    table = Table()
-    _, browser = table.sit()
-    table.flight.begin(200, STREAM)
-    table.flight.feed(b"data: 1\n\n")
+    table, _, browser = streaming()
     browser.slow = True
     for _ in range(4):
         table.flight.feed(b"data: %s\n\n" % (b"x" * 300))

@@ -202,7 +202,9 @@ def test_a_slow_listener_that_leaves_after_the_end_leaves_nothing_behind(flights
     flight.begin(200, HEADERS)
     flight.feed(b"unread")
     flight.end()
+    assert flights.held == len(b"unread")
     flight.leave(slow)
+    assert flights.held == 0
 
 
 def test_all_flights_together_are_bounded() -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,72 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinth.domain.access import HOUR, Limit, OnBackendAway
-from plinth.gateway.limits.admission import Account, Reservation
+from plinth.domain.access import HOUR
+from plinth.gateway.limits.admission import Reservation
 from plinth.gateway.limits.answers import Denial
-from plinth.gateway.limits.sharing import Sharing, Waiting
 from plinth.gateway.protocol.resp import MalformedReplyError, RedisError, Reply, ReplyReader, command
-from plinth.gateway.server.leases import Leases, LeaseTimes, _evalsha
+from plinth.gateway.server.leases import LeaseTimes, _evalsha
 from plinth.gateway.server.redis import connect_to_redis
-from plinth.tests.gateway.limits.builders import make_account, make_limit, read_lines
+from plinth.tests.gateway.limits.builders import make_limit, read_lines
 from plinth.tests.gateway.limits.real_redis import RealRedis, free_port, running_redis
+from plinth.tests.gateway.limits.sharers import Sharer, sharing, until
 
 pytestmark = pytest.mark.process
-PATIENT = LeaseTimes(answer=0.5, rest=0.1)
-"""A busy machine must not make Redis look slow."""
-
-
-class Gateway:
-    """One gateway as far as limits go."""
-
-    def __init__(self, name: str, redis: RealRedis, times: LeaseTimes) -> None:
-        self.sharing = Sharing(name)
-        self.leases = Leases(redis.address, self.sharing, times)
-
-    def account(self, *limits: Limit, key: str = "pk_a", on_backend_away: OnBackendAway = "Allow") -> Account:
-        return make_account(
-            self.sharing.limiter, *limits, key=key, on_backend_away=on_backend_away, now=time.monotonic()
-        )
-
-    async def ask(self, account: Account, inputs: int = 1, outputs: int = 1) -> Reservation | Denial:
-        now = time.monotonic()
-        outcome = self.sharing.limiter.admit(account, inputs, outputs, now)
-        if outcome is not None:
-            return outcome
-        decided: asyncio.Future[Reservation | Denial] = asyncio.get_running_loop().create_future()
-        self.leases.wait(Waiting(account, inputs, outputs, since=now, decide=decided.set_result))
-        return await asyncio.wait_for(decided, 5)
-
-    async def count(self, account: Account, requests: int) -> int:
-        return sum([isinstance(await self.ask(account), Reservation) for _ in range(requests)])
-
-    def settle(self, outcome: Reservation | Denial, inputs: int, outputs: int) -> None:
-        assert isinstance(outcome, Reservation)
-        self.sharing.limiter.settle(outcome, inputs, outputs, time.monotonic())
-
-    async def until_back(self) -> None:
-        await until(lambda: not self.sharing.backend.away)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_so():
-            await asyncio.sleep(0.005)
-
-
-@contextlib.asynccontextmanager
-async def gateways(redis: RealRedis, count: int, times: LeaseTimes = PATIENT) -> AsyncIterator[list[Gateway]]:
-    made = [Gateway(f"g{number}", redis, times) for number in range(count)]
-    for gateway in made:
-        gateway.leases.start()
-    try:
-        for gateway in made:
-            await gateway.until_back()
-        yield made
-    finally:
-        for gateway in made:
-            await gateway.leases.stop()
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -89,14 +33,14 @@ async def redis(tmp_path: Path) -> AsyncIterator[RealRedis]:
 
 @pytest.mark.parametrize("window", [60, HOUR])
 async def test_gateways_together_let_through_what_one_would(redis: RealRedis, window: int) -> None:
-    async with gateways(redis, 3) as three:
+    async with sharing(redis.address, 3) as three:
         limit = make_limit("requests", 50, window)
         passed = await asyncio.gather(*[each.count(each.account(limit), 40) for each in three])
         assert 50 <= sum(passed) <= 50 + (5 if window == 60 else 0)  # 0.8 a second drain
 
 
 async def test_all_limits_of_a_request_are_granted_or_none(redis: RealRedis) -> None:
-    async with gateways(redis, 2) as (one, two):
+    async with sharing(redis.address, 2) as (one, two):
         limits = (make_limit("requests", 100), make_limit("inputTokens", 1000, HOUR))
         assert isinstance(await one.ask(one.account(*limits), 900), Reservation)
         denial = await two.ask(two.account(*limits), 200)
@@ -107,7 +51,7 @@ async def test_all_limits_of_a_request_are_granted_or_none(redis: RealRedis) -> 
 
 
 async def test_what_was_not_used_is_there_for_the_other_gateway(redis: RealRedis) -> None:
-    async with gateways(redis, 2) as (one, two):
+    async with sharing(redis.address, 2) as (one, two):
         limit = make_limit("totalTokens", 1000, HOUR)
         first = await one.ask(one.account(limit), 100, 900)
         assert isinstance(await two.ask(two.account(limit), 100, 100), Denial)
@@ -118,7 +62,7 @@ async def test_what_was_not_used_is_there_for_the_other_gateway(redis: RealRedis
 
 
 async def test_more_than_was_reserved_is_owed_by_all(redis: RealRedis) -> None:
-    async with gateways(redis, 2) as (one, two):
+    async with sharing(redis.address, 2) as (one, two):
         limit = make_limit("outputTokens", 1000, HOUR)
         one.settle(await one.ask(one.account(limit), 1, 100), 1, 990)
         await asyncio.sleep(0.3)
@@ -127,7 +71,7 @@ async def test_more_than_was_reserved_is_owed_by_all(redis: RealRedis) -> None:
 
 
 async def test_slots_are_shared_and_come_back_from_a_gateway_that_died(redis: RealRedis) -> None:
-    async with gateways(redis, 2) as (one, two):
+    async with sharing(redis.address, 2) as (one, two):
         limit = make_limit("concurrency", 3)
         held = [await one.ask(one.account(limit)) for _ in range(2)]
         assert await two.count(two.account(limit), 3) == 1
@@ -135,14 +79,14 @@ async def test_slots_are_shared_and_come_back_from_a_gateway_that_died(redis: Re
         await asyncio.sleep(0.3)
         assert await two.count(two.account(limit), 3) == 1
     # The first gateway has stopped with a request under way: its slot is free when its report is old.
-    async with gateways(redis, 1) as (three,):
+    async with sharing(redis.address, 1) as (three,):
         assert await three.count(three.account(limit), 3) < 3
         await asyncio.sleep(3.3)
         assert await three.count(three.account(limit), 3) > 0
 
 
 async def test_headers_tell_what_all_gateways_have_left(redis: RealRedis) -> None:
-    async with gateways(redis, 2) as (one, two):
+    async with sharing(redis.address, 2) as (one, two):
         limit = make_limit("requests", 100, HOUR)
         await one.count(one.account(limit), 30)
         await two.count(two.account(limit), 1)
@@ -154,7 +98,7 @@ async def test_headers_tell_what_all_gateways_have_left(redis: RealRedis) -> Non
 
 async def test_with_redis_frozen_a_share_is_allowed_or_nothing_as_the_policy_says(redis: RealRedis) -> None:
     times = LeaseTimes(answer=0.03, rest=0.1)
-    async with gateways(redis, 2, times) as (one, two):
+    async with sharing(redis.address, 2, times) as (one, two):
         await until(lambda: one.sharing.backend.gateways == two.sharing.backend.gateways == 2)
         limit = make_limit("requests", 100, HOUR)
         open_, closed = one.account(limit), one.account(limit, key="pk_b", on_backend_away="Deny")
@@ -176,7 +120,7 @@ async def test_with_redis_frozen_a_share_is_allowed_or_nothing_as_the_policy_say
 async def test_a_redis_that_died_and_lost_everything_learns_what_still_counts(
     redis: RealRedis,
 ) -> None:
-    async with gateways(redis, 2) as (one, two):
+    async with sharing(redis.address, 2) as (one, two):
         limit = make_limit("requests", 100, HOUR)
         assert await one.count(one.account(limit), 30) == 30
         assert await two.count(two.account(limit), 20) == 20
@@ -191,7 +135,7 @@ async def test_a_redis_that_died_and_lost_everything_learns_what_still_counts(
 
 
 async def test_scripts_that_were_flushed_are_loaded_again(redis: RealRedis) -> None:
-    async with gateways(redis, 1) as (one,):
+    async with sharing(redis.address, 1) as (one,):
         connection = await redis.connect()
         await connection.ask(b"SCRIPT", b"FLUSH")
         account = one.account(make_limit("requests", 10, HOUR))
@@ -202,7 +146,7 @@ async def test_scripts_that_were_flushed_are_loaded_again(redis: RealRedis) -> N
 
 
 async def test_a_report_that_is_sent_twice_counts_once(redis: RealRedis) -> None:
-    async with gateways(redis, 1) as (one,):
+    async with sharing(redis.address, 1) as (one,):
         account = one.account(make_limit("outputTokens", 1000, HOUR))
         first = await one.ask(account, 1, 10)
         await asyncio.sleep(0.3)
@@ -220,7 +164,7 @@ async def test_a_report_that_is_sent_twice_counts_once(redis: RealRedis) -> None
 
 async def test_without_a_redis_the_limit_is_kept_locally_from_the_start(tmp_path: Path) -> None:
     absent = RealRedis(tmp_path)
-    gateway = Gateway("g", absent, PATIENT)
+    gateway = Sharer("g", absent.address)
     gateway.leases.start()
     assert await gateway.count(gateway.account(make_limit("requests", 5, HOUR)), 9) == 5
     await gateway.leases.stop()

@@ -15,19 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plinth.domain.access import HOUR
-from plinth.gateway.limits.admission import Account, Reservation
-from plinth.gateway.limits.answers import Denial
+from plinth.gateway.limits.admission import Reservation
 from plinth.gateway.limits.exchange import SCRIPT_TEXT
 from plinth.gateway.limits.shared_counters import SharedCounters
-from plinth.gateway.limits.sharing import Sharing, Waiting
 from plinth.gateway.protocol.resp import RedisError
 from plinth.gateway.server.counter_server import serve_counters
-from plinth.gateway.server.leases import Leases, LeaseTimes
 from plinth.gateway.server.redis import RedisAddress, connect_to_redis
-from plinth.tests.gateway.limits.builders import make_account, make_limit
+from plinth.tests.gateway.limits.builders import make_limit
 from plinth.tests.gateway.limits.real_redis import running_redis
-
-PATIENT = LeaseTimes(answer=0.5, rest=0.1)
+from plinth.tests.gateway.limits.sharers import Sharer, sharing
 
 # --- the same law as the script's ----------------------------------------------------------------------------
 
@@ -131,42 +127,15 @@ def test_workers_that_are_silent_are_counted_no_more_and_later_forgotten() -> No
 # --- leases over the parent's socket -------------------------------------------------------------------------
 
 
-class Worker:
-    """One worker as far as limits go."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.sharing = Sharing(name)
-        self.leases = Leases(RedisAddress(path=path), self.sharing, PATIENT)
-
-    async def ask(self, account: Account, inputs: int = 1, outputs: int = 1) -> Reservation | Denial:
-        now = time.monotonic()
-        outcome = self.sharing.limiter.admit(account, inputs, outputs, now)
-        if outcome is not None:
-            return outcome
-        decided: asyncio.Future[Reservation | Denial] = asyncio.get_running_loop().create_future()
-        self.leases.wait(Waiting(account, inputs, outputs, since=now, decide=decided.set_result))
-        return await asyncio.wait_for(decided, 5)
-
-    async def count(self, account: Account, requests: int) -> int:
-        return sum([isinstance(await self.ask(account), Reservation) for _ in range(requests)])
-
-
 @contextlib.asynccontextmanager
-async def workers(folder: Path, count: int) -> AsyncIterator[list[Worker]]:
+async def workers(folder: Path, count: int) -> AsyncIterator[list[Sharer]]:
     path = folder / "g.sock.counters"
     server = await serve_counters(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    made = [Worker(f"w{number}", path) for number in range(count)]
-    for worker in made:
-        worker.leases.start()
     try:
-        async with asyncio.timeout(10):
-            while any(worker.sharing.backend.away for worker in made):
-                await asyncio.sleep(0.005)
-        yield made
+        async with sharing(RedisAddress(path=path), count) as made:
+            yield made
     finally:
-        for worker in made:
-            await worker.leases.stop()
         server.close()
         await asyncio.sleep(0)
 
@@ -175,31 +144,23 @@ async def workers(folder: Path, count: int) -> AsyncIterator[list[Worker]]:
 async def test_workers_together_let_through_what_one_would(tmp_path: Path, window: int) -> None:
     async with workers(tmp_path, 4) as four:
         limit = make_limit("requests", 100, window)
-        accounts = [make_account(each.sharing.limiter, limit, now=time.monotonic()) for each in four]
-        passed = await asyncio.gather(
-            *[each.count(account, 60) for each, account in zip(four, accounts, strict=True)]
-        )
+        passed = await asyncio.gather(*[each.count(each.account(limit), 60) for each in four])
         assert 100 <= sum(passed) <= 100 + (5 if window == 60 else 0)  # 1.7 a second drain
 
 
 async def test_one_worker_that_gets_all_of_a_keys_requests_gets_all_of_its_limit(tmp_path: Path) -> None:
     async with workers(tmp_path, 4) as four:
-        account = make_account(
-            four[0].sharing.limiter, make_limit("requests", 100, HOUR), now=time.monotonic()
-        )
+        account = four[0].account(make_limit("requests", 100, HOUR))
         assert await four[0].count(account, 120) == 100
 
 
 async def test_slots_of_all_workers_are_counted_together(tmp_path: Path) -> None:
     async with workers(tmp_path, 2) as (one, two):
         limit = make_limit("concurrency", 3)
-        first, second = (
-            make_account(each.sharing.limiter, limit, now=time.monotonic()) for each in (one, two)
-        )
+        first, second = one.account(limit), two.account(limit)
         held = [await one.ask(first) for _ in range(2)]
         assert await two.count(second, 3) == 1
-        assert isinstance(held[0], Reservation)
-        one.sharing.limiter.settle(held[0], 1, 1, time.monotonic())
+        one.settle(held[0], 1, 1)
         await asyncio.sleep(0.3)
         assert await two.count(second, 3) == 1
 
@@ -208,9 +169,7 @@ async def test_a_question_to_the_parent_costs_far_less_than_its_time_limit(tmp_p
     async with workers(tmp_path, 1) as (one,):
         took: list[float] = []
         for key in range(50):
-            account = make_account(
-                one.sharing.limiter, make_limit("requests", 100), key=f"pk_{key}", now=time.monotonic()
-            )
+            account = one.account(make_limit("requests", 100), key=f"pk_{key}")
             began = time.monotonic()
             assert isinstance(await one.ask(account), Reservation)
             took.append(time.monotonic() - began)

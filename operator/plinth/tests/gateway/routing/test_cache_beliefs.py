@@ -11,10 +11,8 @@ from plinth.gateway.routing.beliefs import CacheBeliefs
 from plinth.gateway.routing.beliefs_shared import RING_BYTES, RING_WORDS, CacheNews
 from plinth.gateway.routing.blocks import (
     BLOCK_BYTES,
-    BLOCK_TOKENS,
     MOST_BLOCKS,
     blocks_of_bytes,
-    blocks_of_tokens,
 )
 
 PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=6).map(
@@ -60,21 +58,17 @@ def test_tools_and_adapters_are_part_of_every_name() -> None:
         blocks_of_bytes(body, before=b"[1]"),
         blocks_of_bytes(body, adapter="a"),
         blocks_of_bytes(body, adapter="b"),
-        blocks_of_tokens([0] * 2 * BLOCK_TOKENS),
-        blocks_of_tokens([0] * 2 * BLOCK_TOKENS, adapter="a"),
     ]
     assert len({name for names in seen for name in names}) == sum(len(names) for names in seen)
 
 
 def test_names_are_the_same_in_every_process_and_release() -> None:
     assert blocks_of_bytes(b"plinth" * 200) == [966_956_364]
-    assert blocks_of_tokens(range(BLOCK_TOKENS)) == [899_770_867]
 
 
 def test_the_names_of_an_enormous_prompt_are_bounded() -> None:
     assert len(blocks_of_bytes(bytes(2 * MOST_BLOCKS * BLOCK_BYTES))) == MOST_BLOCKS
-    assert len(blocks_of_tokens(range(2 * MOST_BLOCKS * BLOCK_TOKENS))) == MOST_BLOCKS
-    assert blocks_of_bytes(b"short") == blocks_of_tokens([1, 2]) == []
+    assert blocks_of_bytes(b"short") == []
 
 
 def test_one_walk_tells_how_far_each_cache_reaches() -> None:

@@ -111,14 +111,15 @@ def test_who_is_taken_out_again_stays_out_twice_as_long_until_forgiven() -> None
     assert spans == ["10 s", "20 s", "40 s", "80 s", "160 s", "300 s", "300 s", "10 s"]
 
 
-def test_an_unwell_gpu_goes_first_and_stays_out_while_it_is_unwell() -> None:
+def test_a_faulty_accelerator_goes_first_and_stays_out_while_it_is_faulty() -> None:
     fleet, ejector = make_fleet(4), Ejector()
     set_rate(fleet[0], 100)
-    unwell = {"r3": "its GPU reports uncorrectable memory errors"}
-    [told] = ejector.review(fleet, 0.0, unwell)
-    assert (told.slot, told.reason) == ("r3", "its GPU reports uncorrectable memory errors; out for 10 s")
-    assert ejector.review(fleet, 60.0, unwell) == []
-    assert {each.slot: each.is_out for each in ejector.review(fleet, 61.0, {})} == {"r3": False, "r0": True}
+    fleet[3].fault = "GPU-333 has failing memory"
+    [told] = ejector.review(fleet, 0.0)
+    assert (told.slot, told.reason) == ("r3", "GPU-333 has failing memory; out for 10 s")
+    assert ejector.review(fleet, 60.0) == []
+    fleet[3].fault = ""
+    assert {each.slot: each.is_out for each in ejector.review(fleet, 61.0)} == {"r3": False, "r0": True}
 
 
 def test_a_replica_that_is_away_is_not_judged() -> None:
@@ -149,25 +150,23 @@ def test_a_budget_bounds_how_many_are_out(count: int, most: int) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.sampled_from(["slow", "failing", "unwell", "well"])), max_size=40
+        st.tuples(st.integers(0, 5), st.sampled_from(["slow", "failing", "faulty", "well"])), max_size=40
     )
 )
 def test_whatever_happens_the_budget_holds_and_all_are_back_in_the_end(events: list[tuple[int, str]]) -> None:
     fleet, ejector = make_fleet(6), Ejector()
-    unwell: dict[str, str] = {}
     for now, (index, what) in enumerate(events):
         item = fleet[index]
-        unwell.pop(item.slot, None)
         prove(item)
         set_rate(item, 100 if what == "slow" else 10_000)
         item.pace.failures = 7 if what == "failing" else 0
-        if what == "unwell":
-            unwell[item.slot] = "hot"
-        ejector.review(fleet, float(now * 3), unwell)
+        item.fault = "hot" if what == "faulty" else ""
+        ejector.review(fleet, float(now * 3))
         assert len(out(fleet)) <= budget(6)
     for item in fleet:
         item.pace.restart(10_000)
-    ejector.review(fleet, 1000.0, {})
+        item.fault = ""
+    ejector.review(fleet, 1000.0)
     assert out(fleet) == []
 
 

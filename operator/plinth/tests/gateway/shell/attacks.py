@@ -112,76 +112,35 @@ _LINES = {
     "an unknown method": b"SMUGGLE / HTTP/1.1\r\n" + HOST + b"\r\n",
     "a forward proxy's method": b"CONNECT a:80 HTTP/1.1\r\n" + HOST + b"\r\n",
 }
-_READ = (
-    Attack(
-        "a body on a request that takes none",
-        HEALTH[:-2] + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
-        answers=1,
-        refused=False,
+_WITHOUT_BODY = {
+    "a body on a request that takes none": b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "a chunked body on a request that takes none": (
+        CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
     ),
-    Attack(
-        "a chunked body on a request that takes none",
-        HEALTH[:-2] + CHUNKED + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED),
-        answers=1,
-        refused=False,
-    ),
-    Attack(
-        "0.CL: a body that was to wait for 100 Continue",
-        _headers(b"Expect: 100-continue\r\n", LENGTH) + BODY,
-        reads=(BODY,),
-        answers=1,
-        refused=False,
-    ),
-    Attack(
-        "an offer to upgrade to HTTP/2",
+}
+_READ = {
+    "0.CL: a body that was to wait for 100 Continue": _headers(b"Expect: 100-continue\r\n", LENGTH) + BODY,
+    "an offer to upgrade to HTTP/2": (
         _headers(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n", LENGTH)
-        + BODY,
-        reads=(BODY,),
-        answers=1,
-        refused=False,
+        + BODY
     ),
-    Attack(
-        "a request that calls its own framing private",
-        _headers(b"Connection: content-length, host, x-request-id\r\n", LENGTH) + BODY,
-        reads=(BODY,),
-        answers=1,
-        refused=False,
+    "a request that calls its own framing private": (
+        _headers(b"Connection: content-length, host, x-request-id\r\n", LENGTH) + BODY
     ),
-    Attack(
-        "trailers",
-        _headers(CHUNKED) + CHUNK + b"0\r\nHost: b\r\nAuthorization: x\r\n\r\n",
-        reads=(BODY,),
-        answers=1,
-        refused=False,
+    "trailers": _headers(CHUNKED) + CHUNK + b"0\r\nHost: b\r\nAuthorization: x\r\n\r\n",
+    "chunk extensions": _headers(CHUNKED) + b'1d;a=b;c="d"\r\n' + BODY + b"\r\n0;e\r\n\r\n",
+    "chunks of one byte": (
+        _headers(CHUNKED) + b"".join([b"01\r\n%c\r\n" % byte for byte in BODY]) + b"0\r\n\r\n"
     ),
-    Attack(
-        "chunk extensions",
-        _headers(CHUNKED) + b'1d;a=b;c="d"\r\n' + BODY + b"\r\n0;e\r\n\r\n",
-        reads=(BODY,),
-        answers=1,
-        refused=False,
-    ),
-    Attack(
-        "chunks of one byte",
-        _headers(CHUNKED) + b"".join([b"01\r\n%c\r\n" % byte for byte in BODY]) + b"0\r\n\r\n",
-        reads=(BODY,),
-        answers=1,
-        refused=False,
-    ),
-    Attack(
-        "a chunk size with many noughts",
-        _headers(CHUNKED) + b"0000000000000000" + CHUNK + b"0\r\n\r\n",
-        reads=(BODY,),
-        answers=1,
-        refused=False,
-    ),
-    Attack("empty lines before a request", b"\r\n\r\n" + post(), reads=(BODY,), answers=1, refused=False),
-    Attack("an absolute target", post(path=b"http://b/v1/completions"), answers=1, refused=False),
-)
+    "a chunk size with many noughts": _headers(CHUNKED) + b"0000000000000000" + CHUNK + b"0\r\n\r\n",
+    "empty lines before a request": b"\r\n\r\n" + post(),
+}
 
 ATTACKS: tuple[Attack, ...] = (
     *(Attack(name, _headers(lines) + CHUNK + b"0\r\n\r\n") for name, lines in _FRAMING.items()),
     *(Attack(name, _headers(CHUNKED) + body) for name, body in _CHUNKS.items()),
     *(Attack(name, data) for name, data in _LINES.items()),
-    *_READ,
+    *(Attack(name, HEALTH[:-2] + rest, answers=1, refused=False) for name, rest in _WITHOUT_BODY.items()),
+    *(Attack(name, data, reads=(BODY,), answers=1, refused=False) for name, data in _READ.items()),
+    Attack("an absolute target", post(path=b"http://b/v1/completions"), answers=1, refused=False),
 )

@@ -132,7 +132,9 @@ def edited_streams_can_break_anywhere(data: bytes) -> None:
     assert whole[0].replace(b"\n", b"") == pieces[0].replace(b"\n", b""), "but for empty lines"
     editor = whole[1]
     assert len(whole[0]) <= 2 * len(stream) + 64
-    assert editor.ledger.held_bytes() <= 2 * len(stream) + 64
+    ledger = editor.ledger
+    held = len(ledger.prompt_ids) + sum(len(run.texts) + len(run.ids) for run in ledger.runs)
+    assert held <= 2 * len(stream) + 64
     _carry_on(prepared, editor, stream, CHAT if b'"messages"' in body else COMPLETIONS)
 
 

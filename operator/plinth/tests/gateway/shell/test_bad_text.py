@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
 from plinth.gateway.protocol.endpoints import PATHS
-from plinth.tests.gateway.shell.rig import HEALTH, Gateway, Heard, Replica, gateway, post, replica
+from plinth.tests.gateway.shell.rig import HEALTH, Gateway, Heard, post
 
 pytestmark = pytest.mark.process
 
 BAD = b"\xff\xfe\xc3("
 NESTED = 100_000
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Replica]:
-    with replica() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def served(backend: Replica, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), backend.port) as found:
-        yield found
 
 
 def is_sound(heard: Heard) -> bool:

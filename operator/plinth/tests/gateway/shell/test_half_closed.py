@@ -15,7 +15,6 @@ from plinth.tests.gateway.shell.rig import (
     Gateway,
     Replica,
     eventually,
-    gateway,
     post,
     replica,
 )
@@ -39,12 +38,6 @@ STAGES = {
 def backend() -> Iterator[Replica]:
     with replica() as found:
         found.say = _think
-        yield found
-
-
-@pytest.fixture(scope="module")
-def served(backend: Replica, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), backend.port) as found:
         yield found
 
 

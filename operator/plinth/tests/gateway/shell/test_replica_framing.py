@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from plinth.tests.gateway.shell.rig import ANSWER, WHOLE, Gateway, Replica, eventually, gateway, post, replica
+from plinth.tests.gateway.shell.rig import ANSWER, WHOLE, Gateway, Replica, eventually, post
 
 pytestmark = pytest.mark.process
 
@@ -40,18 +39,6 @@ FOLLOWED = {
     "rubbish": WHOLE + b"\0" * 100,
     "hints before it": b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 50 + WHOLE,
 }
-
-
-@pytest.fixture
-def backend() -> Iterator[Replica]:
-    with replica() as found:
-        yield found
-
-
-@pytest.fixture
-def served(backend: Replica, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), backend.port) as found:
-        yield found
 
 
 def answer_by(raw: bytes, backend: Replica) -> None:

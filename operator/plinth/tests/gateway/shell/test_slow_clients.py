@@ -20,7 +20,6 @@ from plinth.tests.gateway.shell.rig import (
     eventually,
     gateway,
     post,
-    replica,
 )
 
 pytestmark = pytest.mark.process
@@ -46,12 +45,6 @@ SLOW = {
     "a trailer's line": (CHUNKED + b"1\r\n{\r\n0\r\nX-A: ", b"b"),
     "a second head": (HEALTH + b"GET ", b"/"),
 }
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Replica]:
-    with replica() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from plinth.tests.gateway.shell.attacks import ATTACKS, SMUGGLED, Attack
-from plinth.tests.gateway.shell.rig import BODY, Gateway, Replica, gateway, post, replica
+from plinth.tests.gateway.shell.rig import BODY, Gateway, Replica, post
 
 pytestmark = pytest.mark.process
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Replica]:
-    with replica() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def served(backend: Replica, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), backend.port) as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from plinth.gateway.server.serving import HANDSHAKE_SECONDS
-from plinth.tests.gateway.shell.rig import Client, Gateway, Replica, eventually, gateway, post, replica
+from plinth.tests.gateway.shell.rig import Client, Gateway, Replica, eventually, gateway, post
 from plinth.tests.gateway.test_tls import Authority
 
 pytestmark = pytest.mark.process
@@ -30,12 +30,6 @@ GARBAGE = {
     "an alert": b"\x15\x03\x03\x00\x02\x02\x28",
     "data before a handshake": b"\x17\x03\x03\x00\x10" + bytes(16),
 }
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Replica]:
-    with replica() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

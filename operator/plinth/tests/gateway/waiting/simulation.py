@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
 from plinth.domain.access import Band
-from plinth.gateway.routing.choice import Standing, choose
+from plinth.gateway.routing.choice import Standing, with_room
 from plinth.gateway.waiting.places import count_places, is_open, open_places
 from plinth.gateway.waiting.queue import Rejection, WaitingLimits, WaitingQueue
 from plinth.gateway.waiting.saturation import Saturation
 from plinth.gateway.waiting.ticket import Ticket
 
 SWEEP_SECONDS = 0.5
+DECODING_TOKENS = 32
+"""What a running request weighs against prompt tokens still to be read."""
 
 
 @dataclass(slots=True)
@@ -169,7 +171,7 @@ class Simulation:
             ticket = self.queue.first(self.now, reserved=not roomy, slots=slots)
             if ticket is None:
                 return
-            chosen = choose(standings if self.queue.may_use_reserve(ticket, slots) else roomy)
+            chosen = _least_loaded(standings if self.queue.may_use_reserve(ticket, slots) else roomy)
             if chosen is None:
                 return
             self.queue.take(ticket)
@@ -188,7 +190,7 @@ class Simulation:
             body_bytes=4 * request.prompt,
         )
         standings, slots = self._standings()
-        chosen = choose(standings)
+        chosen = _least_loaded(standings)
         if chosen is not None and self.queue.pass_by(ticket, reserved=not is_open(chosen), slots=slots):
             self._give(ticket, chosen)
             return
@@ -217,3 +219,12 @@ class Simulation:
     def _standings(self) -> tuple[list[Standing], int]:
         standings = [replica.standing for replica in self.replicas.values()]
         return standings, count_places(standings)
+
+
+def _least_loaded(standings: Collection[Standing]) -> Standing | None:
+    """A choice without a prompt to look at: the one with the least work, of equals the first by name."""
+    return min(
+        with_room(standings),
+        key=lambda item: (item.pending_tokens + DECODING_TOKENS * item.in_flight, item.slot),
+        default=None,
+    )

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from plinth.tests.gateway.harness import (
     answer,
     eventually,
     hang,
+    make_table,
     replicas,
     request_bytes,
     scenario,
@@ -143,6 +145,19 @@ def test_a_replica_that_is_out_of_line_gets_no_requests_for_a_while(tmp_path: Pa
             assert await rig.metric("plinth_gateway_replica_ejections_total") == 1
 
     run()
+
+
+@scenario
+async def test_a_replica_whose_accelerator_fails_gets_no_requests_while_others_serve(tmp_path: Path) -> None:
+    async with three(tmp_path) as (rig, upstreams):
+        route = model_at(*(each.port for each in upstreams))
+        ill = replace(route.replicas[0], fault="GPU-333 has failing memory")
+        await rig.controller.apply(make_table(replace(route, replicas=(ill, *route.replicas[1:])), version=2))
+        standing = rig.gateway.core.fleet.models[MODEL].standings[0]
+        client = await rig.connect()  # somebody is there: the review goes on
+        await eventually(lambda: standing.ejected)
+        assert {await where(upstreams, rig, {"model": "tiny"}) for _ in range(5)} <= {1, 2}
+        client.close()
 
 
 # --- what the engine is asked ------------------------------------------------------------------------------------
