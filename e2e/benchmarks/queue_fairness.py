@@ -152,7 +152,7 @@ def fast_path(rounds: int) -> float:
         ticket = Ticket(
             None, number=number, arrived=0.0, deadline=1.0, key=keys[number % 100], prompt_tokens=250
         )
-        queue.pass_by(ticket, reserved=False, slots=256)
+        queue.pass_by(ticket)
         queue.settle(ticket, prompt_tokens=250, output_tokens=100, seconds=1.0)
     return (time.process_time() - started) / rounds * 1e6
 

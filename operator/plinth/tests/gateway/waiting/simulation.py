@@ -14,7 +14,7 @@ from itertools import count
 
 from plinth.domain.access import Band
 from plinth.gateway.routing.choice import Standing, choose
-from plinth.gateway.waiting.places import count_places, is_open, open_places
+from plinth.gateway.waiting.places import Room, count_places
 from plinth.gateway.waiting.queue import Rejection, WaitingLimits, WaitingQueue
 from plinth.gateway.waiting.saturation import Saturation
 from plinth.gateway.waiting.ticket import Ticket
@@ -98,10 +98,13 @@ class Replica:
         request.first_token = simulation.now
         self.standing.pending_tokens -= ticket.prompt_tokens
         self.saturation.first_token(simulation.now)
-        self.standing.concurrency = self.saturation.limit
+        self._follow_limit()
         pace = engine.step_seconds + engine.stream_seconds * self._held
         simulation.at(simulation.now + pace * request.output, lambda: self._end(ticket))
         simulation.dispatch()
+
+    def _follow_limit(self) -> None:
+        self.standing.concurrency, self.standing.trying = self.saturation.limit, self.saturation.trying
 
     def _end(self, ticket: Ticket[Request]) -> None:
         simulation, request = self._simulation, ticket.item
@@ -110,7 +113,7 @@ class Replica:
         self._held -= 1
         self.standing.in_flight -= 1
         self.saturation.ended(simulation.now, answered=True)
-        self.standing.concurrency = self.saturation.limit
+        self._follow_limit()
         simulation.queue.settle(
             ticket,
             prompt_tokens=request.prompt,
@@ -165,11 +168,11 @@ class Simulation:
             return
         standings, slots = self._standings()
         while True:
-            roomy = open_places(standings)
-            ticket = self.queue.first(self.now, reserved=not roomy, slots=slots)
+            room = Room(standings)
+            ticket = self.queue.first(self.now, reserved=not room.open, slots=slots)
             if ticket is None:
                 return
-            chosen = choose(standings if self.queue.may_use_reserve(ticket, slots) else roomy)
+            chosen = self._choose(ticket, room, slots)
             if chosen is None:
                 return
             self.queue.take(ticket)
@@ -188,8 +191,9 @@ class Simulation:
             body_bytes=4 * request.prompt,
         )
         standings, slots = self._standings()
-        chosen = choose(standings)
-        if chosen is not None and self.queue.pass_by(ticket, reserved=not is_open(chosen), slots=slots):
+        chosen = None if self.queue else self._choose(ticket, Room(standings), slots)
+        if chosen is not None:
+            self.queue.pass_by(ticket)
             self._give(ticket, chosen)
             return
         rejection = self.queue.offer(ticket, self.now, slots=slots)
@@ -198,6 +202,9 @@ class Simulation:
         self.wake_ups += self.queue.wake_up_due(self.now)
         self.most_waiting = max(self.most_waiting, len(self.queue))
         self.dispatch()
+
+    def _choose(self, ticket: Ticket[Request], room: Room, slots: int) -> Standing | None:
+        return choose(room.every if self.queue.may_use_reserve(ticket, slots) else room.open)
 
     def _give(self, ticket: Ticket[Request], chosen: Standing) -> None:
         self.order.append(ticket.item)

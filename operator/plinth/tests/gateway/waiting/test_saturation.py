@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from plinth.gateway.routing.choice import Standing
-from plinth.gateway.waiting.places import count_places, is_open, open_places
 from plinth.gateway.waiting.saturation import Saturation
 
 
@@ -66,17 +64,28 @@ def test_a_limit_never_falls_below_one() -> None:
     assert saturation.limit == 1
 
 
-def test_the_last_sixteenth_of_a_replica_is_reserved() -> None:
-    standings = [
-        Standing("a", 32, in_flight=30),
-        Standing("b", 32, in_flight=29),
-        Standing("c", 8, in_flight=7),
-    ]
-    assert [standing.slot for standing in open_places(standings)] == ["b", "c"]
-    assert count_places(standings) == 72
+def test_a_trial_succeeds_at_the_moment_its_places_have_run() -> None:
+    saturation = Saturation(16, 0.0)
+    saturation.limit, saturation.trying = 20, 4
+    for _ in range(20):
+        saturation.dispatched(0.0, streamed=True)
+    for _ in range(18):
+        saturation.first_token(0.1)
+    assert saturation.trying == 4
+    saturation.first_token(0.1)
+    assert (saturation.limit, saturation.trying) == (20, 0)
 
 
-def test_a_replica_that_is_away_has_no_places() -> None:
-    standing = Standing("a", 32, available=False)
-    assert not is_open(standing)
-    assert count_places([standing]) == 0
+def test_a_trial_that_nobody_used_is_over_and_held_against_nothing() -> None:
+    saturation = Saturation(8, 0.0)
+    now = run_full(saturation, 0.0, 60.0)
+    grown = saturation.limit - saturation.trying
+    saturation.trying, saturation.limit = 2, grown + 2
+    rest = saturation._rest
+    for _ in range(100):
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now + 0.05)
+        saturation.ended(now + 0.1, answered=True)
+        saturation.ended(now + 0.1, answered=True) if saturation._running > 4 else None
+        now += 0.1
+    assert (saturation.limit, saturation.trying, saturation._rest) == (grown, 0, rest)
