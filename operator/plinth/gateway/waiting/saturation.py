@@ -174,8 +174,10 @@ class Saturation:
             self._open(now)
 
     def _retreat(self, limit: int, now: float) -> None:
+        """Gives up many places at once: a guess, to be looked at soon."""
         self.limit = max(self._least, min(self.limit, limit))
-        self._step = 0
+        self._step = self._rested = self._rest = 0
+        self._up = False
         self._open(now)
 
     def _try(self) -> None:

@@ -1,6 +1,6 @@
 """Replicas as a queue sees them, in simulated time: the queue, its limits and the choice of a replica are production code.
 
-An engine reads prompts one after the other at a fixed rate, holds so many streams at once, and keeps what is beyond
+An engine reads prompts one after the other at a fixed rate (or also side by side), holds so many streams at once, and keeps what is beyond
 that in a line of its own. A stream's token takes longer the more streams run when it starts.
 """
 
@@ -60,6 +60,8 @@ class Engine:
     step_seconds: float = 0.012
     stream_seconds: float = 0.0003
     """Added to a step by each stream."""
+    side_seconds: float = 0.0
+    """Until a first token, beside other streams: what of a prompt is read in parts, between their steps."""
 
 
 class Replica:
@@ -91,7 +93,7 @@ class Replica:
             self._reads_until = (
                 max(self._reads_until, simulation.now) + ticket.prompt_tokens / engine.prefill_rate
             )
-            simulation.at(self._reads_until, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
+            simulation.at(self._reads_until + engine.side_seconds, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
 
     def _first_token(self, ticket: Ticket[Request]) -> None:
         simulation, engine, request = self._simulation, self.engine, ticket.item

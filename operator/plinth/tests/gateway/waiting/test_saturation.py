@@ -64,28 +64,49 @@ def test_a_limit_never_falls_below_one() -> None:
     assert saturation.limit == 1
 
 
-def test_a_trial_succeeds_at_the_moment_its_places_have_run() -> None:
-    saturation = Saturation(16, 0.0)
-    saturation.limit, saturation.trying = 20, 4
-    for _ in range(20):
-        saturation.dispatched(0.0, streamed=True)
-    for _ in range(18):
-        saturation.first_token(0.1)
-    assert saturation.trying == 4
-    saturation.first_token(0.1)
-    assert (saturation.limit, saturation.trying) == (20, 0)
-
-
-def test_a_trial_that_nobody_used_is_over_and_held_against_nothing() -> None:
-    saturation = Saturation(8, 0.0)
-    now = run_full(saturation, 0.0, 60.0)
-    grown = saturation.limit - saturation.trying
-    saturation.trying, saturation.limit = 2, grown + 2
-    rest = saturation._rest
-    for _ in range(100):
+def under_trial() -> tuple[Saturation, float]:
+    """A replica of 16 places that has been full for a while, and is now tried with two more."""
+    saturation, now = Saturation(16, 0.0), 0.0
+    for _ in range(16):
         saturation.dispatched(now, streamed=True)
-        saturation.first_token(now + 0.05)
-        saturation.ended(now + 0.1, answered=True)
-        saturation.ended(now + 0.1, answered=True) if saturation._running > 4 else None
+        saturation.first_token(now)
+    while not saturation.trying:
         now += 0.1
-    assert (saturation.limit, saturation.trying, saturation._rest) == (grown, 0, rest)
+        saturation.ended(now, answered=True)
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    assert saturation.limit == 18
+    return saturation, now
+
+
+def test_a_trial_succeeds_at_the_moment_its_places_run_and_the_next_one_follows() -> None:
+    saturation, now = under_trial()
+    while saturation._running < 18:
+        assert saturation.limit == 18
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    assert (saturation.limit, saturation.trying) == (20, 2)
+
+
+def test_a_trial_whose_places_only_wait_fails_and_the_next_one_is_later() -> None:
+    saturation, now = under_trial()
+    rest = saturation._rest
+    for _ in range(3):
+        saturation.dispatched(now, streamed=True)
+    for _ in range(40):
+        now += 0.1
+        saturation.ended(now, answered=True)
+        saturation.first_token(now)
+        saturation.dispatched(now, streamed=True)
+    assert (saturation.limit, saturation.trying, saturation._rest) == (16, 0, 2 * rest + 1)
+
+
+def test_a_trial_that_nobody_uses_ends_and_tells_nothing() -> None:
+    saturation, now = under_trial()
+    rest = saturation._rest
+    for _ in range(40):
+        now += 0.1
+        saturation.ended(now, answered=True)
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    assert (saturation.limit, saturation.trying, saturation._rest) == (16, 0, rest)
