@@ -26,7 +26,17 @@ _SLACK = 64
 class BandQueue(Generic[T]):
     """The flows of one band."""
 
-    __slots__ = ("_flows", "_last", "_order", "_turns", "busy_weight", "crowding", "running", "waiting", "waiting_work")
+    __slots__ = (
+        "_flows",
+        "_last",
+        "_order",
+        "_turns",
+        "busy_weight",
+        "crowding",
+        "running",
+        "waiting",
+        "waiting_work",
+    )
 
     def __init__(self) -> None:
         self.waiting: dict[int, Ticket[T]] = {}

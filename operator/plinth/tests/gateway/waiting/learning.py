@@ -9,7 +9,8 @@ from plinth.tests.gateway.waiting.simulation import Engine, Simulation
 from plinth.tests.gateway.waiting.traffic import make_traffic
 
 ENGINES = {
-    f"{engine.streams} streams, {engine.planned} planned" + (", read side by side" if engine.side_seconds else ""): engine
+    f"{engine.streams} streams, {engine.planned} planned"
+    + (", read side by side" if engine.side_seconds else ""): engine
     for engine in (
         Engine(planned=32, streams=32),
         Engine(planned=8, streams=32),
@@ -55,6 +56,7 @@ def is_right(share: float, streams: int) -> bool:
 
 def _run(simulation: Simulation, seed: int, seconds: float) -> None:
     keys = (
-        make_traffic(f"key-{number}", rate=3, seconds=seconds, seed=seed, patience=1e9) for number in range(10)
+        make_traffic(f"key-{number}", rate=3, seconds=seconds, seed=seed, patience=1e9)
+        for number in range(10)
     )
     simulation.run(chain.from_iterable(keys), until=seconds)

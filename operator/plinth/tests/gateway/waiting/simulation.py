@@ -93,7 +93,8 @@ class Replica:
             self._reads_until = (
                 max(self._reads_until, simulation.now) + ticket.prompt_tokens / engine.prefill_rate
             )
-            simulation.at(self._reads_until + engine.side_seconds, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
+            first = self._reads_until + engine.side_seconds
+            simulation.at(first, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
 
     def _first_token(self, ticket: Ticket[Request]) -> None:
         simulation, engine, request = self._simulation, self.engine, ticket.item

@@ -12,9 +12,7 @@ def slots(standings: list[Standing]) -> list[str]:
 
 def three(*in_flight: int) -> list[Standing]:
     """Replicas of eight places; five of the 24 are kept back."""
-    return [
-        Standing(name, 8, in_flight=number) for name, number in zip("abc", in_flight, strict=True)
-    ]
+    return [Standing(name, 8, in_flight=number) for name, number in zip("abc", in_flight, strict=True)]
 
 
 def test_the_reserve_is_of_all_replicas_together() -> None:
