@@ -22,7 +22,7 @@ from plinth.gateway.routing.router import Router
 from plinth.gateway.server.replica import AtReplica, Replica
 from plinth.gateway.server.shared_load import ModelShare, waiting_rank
 from plinth.gateway.server.turns import LOOK_WHILE_WAITING_SECONDS, YIELD_SECONDS, Turns
-from plinth.gateway.waiting.places import Room, count_places
+from plinth.gateway.waiting.places import Room, count_places, is_ample
 from plinth.gateway.waiting.queue import Rejection, WaitingLimits, WaitingQueue
 from plinth.gateway.waiting.ticket import Ticket
 
@@ -173,7 +173,7 @@ class Model:
         self._bell.hear_of_caches(now)
         placement = None
         if not self.queue and not self._gives_way(call.ticket, now):
-            placement = self._place(call, Room(self.standings), count_places(self.standings))
+            placement = self._find_place(call)
         if placement is not None:
             self.queue.pass_by(call.ticket)
             self._give(call, placement, now)
@@ -292,6 +292,12 @@ class Model:
         self.router.join(replica.standing)
 
     # Steps.
+
+    def _find_place(self, call: Dispatchable) -> Placement | None:
+        placement = self.router.place(self.standings, call.prompt, avoid=call.tried)
+        if placement is None or is_ample(placement.standing, len(self.standings)):
+            return placement
+        return self._place(call, Room(self.standings), count_places(self.standings))
 
     def _place(self, call: Dispatchable, room: Room, slots: int) -> Placement | None:
         """A place that the request may have; the last ones are not for a key that has its share."""

@@ -32,7 +32,7 @@ class Room:
         sure: list[Standing] = []
         free = 0
         for standing in self.every:
-            spare = standing.concurrency - standing.trying - standing.in_flight - standing.in_flight_elsewhere
+            spare = _spare(standing)
             if spare > 0:
                 free += spare
                 sure.append(standing)
@@ -43,6 +43,17 @@ class Room:
             self.open = [item for item in self.every if item is tried]
         if sure:
             self.every = sure
+
+
+def is_ample(standing: Standing, replicas: int) -> bool:
+    """Whether one replica has more room than all together keep back, were they like it: saves to look at the others."""
+    spare = _spare(standing)
+    return spare > 1 and (spare - 1) * (spare - 1) >= standing.concurrency * replicas
+
+
+def _spare(standing: Standing) -> int:
+    """Free places that are sure."""
+    return standing.concurrency - standing.trying - standing.in_flight - standing.in_flight_elsewhere
 
 
 def _is_present(standing: Standing) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plinth.gateway.routing.choice import Standing
-from plinth.gateway.waiting.places import Room, count_places, reserve
+from plinth.gateway.waiting.places import Room, count_places, is_ample, reserve
 
 
 def slots(standings: list[Standing]) -> list[str]:
@@ -33,6 +33,15 @@ def test_the_reserve_grows_with_the_square_root_of_the_places() -> None:
 
 def test_a_model_of_few_places_gives_all_of_them_to_anybody() -> None:
     assert slots(Room([Standing("a", 4, in_flight=3), Standing("b", 4, in_flight=4)]).open) == ["a"]
+
+
+def test_a_replica_with_more_room_than_is_kept_need_not_be_compared_with_others() -> None:
+    for free in range(33):
+        alike = [
+            Standing(str(number), 32, in_flight=32 - (free if number == 0 else 0)) for number in range(8)
+        ]
+        assert is_ample(alike[0], 8) == bool(Room(alike).open)
+    assert not is_ample(Standing("a", 36, in_flight=16, trying=4), 8)
 
 
 def test_places_that_are_tried_are_for_those_who_would_wait_anyway() -> None:
