@@ -24,7 +24,7 @@ STEP = 8
 """A trial is of one place in so many."""
 WINDOW_SECONDS = 2.0
 """At least so long, and `_USES` first tokens for each place."""
-LONGEST_REST = 31
+LONGEST_REST = 7
 """Windows between trials, once those up and down have failed often."""
 FIRST_REST = 3
 """Full windows in which a new replica keeps what it was planned for."""
