@@ -2,10 +2,12 @@
 
     python e2e/benchmarks/gateway_burst.py [--seconds 60]
 
-Three replicas, processes that hold eight requests each and no more: some 48 requests a second together. First 40
-users, and for a minute three times that capacity in three bands: nobody may be refused before the deadline that the
-policies give, and the more urgent wait less. Then 20 keys of one request a second each, alone and beside one that
-sends 50 a second. `queue_fairness.py` shows the same over many seeds and hours, simulated.
+Three replicas, processes that hold so many requests each and no more: some 48 requests a second together. First 20
+keys of one request a second each, alone and beside one that sends 50 a second: with 32 places a replica and answers
+whose lengths differ as they do in production traces, and with 8 places and answers of one length, which is harder.
+Then, with 8 places, 40 users and for a minute three times that capacity in three bands: nobody may be refused before
+the deadline that the policies give, and the more urgent wait less. `queue_fairness.py` shows the same over many seeds
+and hours, simulated.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import random
 import resource
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, quantiles
@@ -32,14 +35,33 @@ from plinth.domain.access import BANDS, PolicyRecord
 from plinth.domain.traffic import RouteTable
 from plinth.tests.gateway.harness import Connection, request_bytes
 
-REPLICAS, SLOTS, FIRST_SECONDS, PACE_SECONDS, TOKENS = 3, 8, 0.1, 0.04, 10
-CAPACITY = REPLICAS * SLOTS / (FIRST_SECONDS + PACE_SECONDS * TOKENS)
-"""Requests a second."""
+REPLICAS, FIRST_SECONDS, CAPACITY = 3, 0.1, 48.0
+"""Replicas, seconds until a first token, and requests a second of all replicas together."""
 USERS, USER_RATE = 40, 0.25
 KEYS, KEY_RATE, TIMES = 20, 1.0, 50
 QUEUE_SECONDS = 280.0
 """The deadline that the policies give: longer than it takes to work the burst off."""
 OPEN_FILES = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """Replicas of one kind, and the answers that they are asked for."""
+
+    slots: int
+    pace: float
+    """Seconds a token."""
+    tokens: int
+    """The median of an answer."""
+    spread: float
+    """Of the logarithm of an answer's tokens: 0.7 is that of chats in production."""
+
+    def make_tokens(self, chance: random.Random) -> int:
+        return max(1, round(self.tokens * chance.lognormvariate(0.0, self.spread)))
+
+
+USUAL = Engines(slots=32, pace=0.1, tokens=15, spread=0.7)
+FEW_PLACES = Engines(slots=8, pace=0.04, tokens=10, spread=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +71,7 @@ class Arrival:
     at: float
     key: Key
     band: str
+    tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +98,8 @@ async def _send(port: int, arrival: Arrival, start: float) -> Outcome:
     connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
     try:
         words = f"{arrival.key.record.id} {arrival.at}"
-        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": words}]}
+        messages = [{"role": "user", "content": words}]
+        body = {"model": "m", "stream": True, "max_tokens": arrival.tokens, "messages": messages}
         headers = {"Authorization": f"Bearer {arrival.key.secret}"}
         connection.send(request_bytes(body=body, headers=headers))
         answer = await connection.head()
@@ -92,36 +116,36 @@ async def _send(port: int, arrival: Arrival, start: float) -> Outcome:
         connection.close()
 
 
-def traffic(key: Key, band: str, *, rate: float, seconds: float, start: float = 0.0) -> list[Arrival]:
-    """Requests of one key at random times, always the same ones."""
-    chance = random.Random(f"{key.secret} {start}")  # noqa: S311 - traffic, no secret
-    found, at = [], start + chance.expovariate(rate)
-    while at < start + seconds:
-        found.append(Arrival(at=at, key=key, band=band))
-        at += chance.expovariate(rate)
-    return found
-
-
 class Stage:
     """A gateway before its busy replicas, asked for one kind of traffic after the other."""
 
-    def __init__(self, port: int, keys: Mapping[str, Key]) -> None:
-        self.port, self.keys = port, keys
+    def __init__(self, port: int, keys: Mapping[str, Key], engines: Engines) -> None:
+        self.port, self.keys, self.engines = port, keys, engines
+
+    def traffic(
+        self, key: str, band: str, *, rate: float, seconds: float, start: float = 0.0
+    ) -> list[Arrival]:
+        """Requests of one key at random times, always the same ones."""
+        chance = random.Random(f"{self.keys[key].secret} {start}")  # noqa: S311 - traffic, no secret
+        found, at = [], start + chance.expovariate(rate)
+        while at < start + seconds:
+            tokens = self.engines.make_tokens(chance)
+            found.append(Arrival(at=at, key=self.keys[key], band=band, tokens=tokens))
+            at += chance.expovariate(rate)
+        return found
 
     async def burst(self, seconds: float) -> Record:
         """Users all the time; from a tenth of the time on, three times the capacity, in three bands."""
         users = [
             arrival
             for number in range(USERS)
-            for arrival in traffic(
-                self.keys[f"user {number}"], "users", rate=USER_RATE, seconds=1.5 * seconds
-            )
+            for arrival in self.traffic(f"user {number}", "users", rate=USER_RATE, seconds=1.5 * seconds)
         ]
         extra = [
             arrival
             for band in BANDS[1:]
-            for arrival in traffic(
-                self.keys[f"{band} burst"], band, rate=CAPACITY, seconds=seconds, start=0.1 * seconds
+            for arrival in self.traffic(
+                f"{band} burst", band, rate=CAPACITY, seconds=seconds, start=0.1 * seconds
             )
         ]
         outcomes = await play(self.port, [*users, *extra])
@@ -145,18 +169,18 @@ class Stage:
             },
         )
 
-    async def fairness(self, seconds: float) -> Record:
+    async def fairness(self, seconds: float, metric: str) -> Record:
         """The normal keys' time to first token, alone and beside the busy one. A quarter of the time is left out."""
         normal = [
             arrival
             for number in range(KEYS)
-            for arrival in traffic(self.keys[f"user {number}"], "default", rate=KEY_RATE, seconds=seconds)
+            for arrival in self.traffic(f"user {number}", "default", rate=KEY_RATE, seconds=seconds)
         ]
-        heavy = traffic(self.keys["heavy"], "heavy", rate=KEY_RATE * TIMES, seconds=seconds)
+        heavy = self.traffic("heavy", "heavy", rate=KEY_RATE * TIMES, seconds=seconds)
         alone = _p99(await play(self.port, normal), since=seconds / 4)
         beside = _p99(await play(self.port, [*normal, *heavy]), since=seconds / 4)
         return _record(
-            "gateway_fairness_ttft_p99_ratio",
+            metric,
             round(beside / alone, 3),
             unit="ratio",
             goal="<=1.2",
@@ -184,18 +208,27 @@ def make_keys() -> tuple[list[PolicyRecord], dict[str, Key]]:
 
 
 async def measure(seconds: float, folder: Path) -> list[Record]:
+    name = "gateway_fairness_ttft_p99_ratio"
+    async with before(USUAL, folder) as stage:
+        found = [await stage.fairness(seconds, name)]
+    async with before(FEW_PLACES, folder) as stage:
+        found.append(await stage.fairness(seconds, f"{name}_few_places"))
+        found.append(await stage.burst(seconds))
+    return found
+
+
+@asynccontextmanager
+async def before(kind: Engines, folder: Path) -> AsyncIterator[Stage]:
+    """A gateway before three replicas of this kind."""
     policies, keys = make_keys()
-    engine = ("busy", *map(str, (SLOTS, FIRST_SECONDS, PACE_SECONDS, TOKENS)))
     port = free_port()
-    async with engines(REPLICAS, *engine) as replicas:
-        table = RouteTable(
-            version=1, models=(route(f"{TENANT}/m", [at for _, at in replicas], SLOTS, engine="VLLM"),)
-        )
+    async with engines(REPLICAS, "busy", str(kind.slots), str(FIRST_SECONDS), str(kind.pace)) as replicas:
+        served = route(f"{TENANT}/m", [at for _, at in replicas], kind.slots, engine="VLLM")
+        table = RouteTable(version=1, models=(served,))
         admitted = access(list(keys.values()), *policies)
         core = Cores.of_this_machine().proxy
         async with plinth(core=core, port=port, folder=folder, table=table, admitted=admitted):
-            stage = Stage(port, keys)
-            return [await stage.fairness(seconds), await stage.burst(seconds)]
+            yield Stage(port, keys, kind)
 
 
 def _record(metric: str, value: float, *, unit: str, goal: str, peers: dict[str, object]) -> Record:

@@ -2,7 +2,8 @@
 
     python gateway_engines.py tokens PACE_SECONDS TOKENS    an engine of a few lines, token by token, as vLLM answers
     python gateway_engines.py llama                         llama.cpp with the small model of the tests
-    python gateway_engines.py busy SLOTS FIRST_SECONDS PACE_SECONDS TOKENS    holds so many requests at once, no more
+    python gateway_engines.py busy SLOTS FIRST_SECONDS PACE_SECONDS    holds so many requests at once, no more; each
+        gets the events that its max_tokens says
 
 Each prints its port.
 """
@@ -77,18 +78,17 @@ def by_tokens(engine: Engine, pace: float) -> Behaviour:
     return behave
 
 
-def busy(slots: int, first: float, pace: float, tokens: int) -> Behaviour:
-    """Reads a prompt in `first` seconds and writes its tokens at their pace, so many requests at once."""
+def busy(slots: int, first: float, pace: float) -> Behaviour:
+    """Reads a prompt in `first` seconds and writes all tokens allowed at their pace, so many requests at once."""
     room = asyncio.Semaphore(slots)
-    usage = {
-        "choices": [],
-        "usage": {"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": 20 + tokens},
-    }
 
     async def behave(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) -> None:  # noqa: ARG001
         if not seen.body:
             writer.write(whole(b"{}"))
             return
+        tokens = json.loads(seen.body)["max_tokens"]
+        counts = {"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": 20 + tokens}
+        usage = {"choices": [], "usage": counts}
         async with room:
             await asyncio.sleep(first)
             writer.write(STREAM_HEAD)
@@ -135,8 +135,8 @@ def main() -> None:
             uvloop.run(serve(by_tokens(Engine(ends=int(tokens)), float(pace))))
         case ["llama"]:
             asyncio.run(serve_llama())
-        case ["busy", slots, first, pace, tokens]:
-            uvloop.run(serve(busy(int(slots), float(first), float(pace), int(tokens))))
+        case ["busy", slots, first, pace]:
+            uvloop.run(serve(busy(int(slots), float(first), float(pace))))
         case _:
             raise SystemExit(__doc__)
 

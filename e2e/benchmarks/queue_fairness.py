@@ -5,7 +5,7 @@
 The queue, the limits that it learns and the choice of a replica are the gateway's own code; engines are simulated:
 eight replicas of 32 streams that read 15,000 prompt tokens a second, some 60 requests a second together. Beside them
 the same traffic through one line, first come, first served, and through limits that are known and not learnt. Then
-what the queue costs: CPU time of one process for each request.
+whether limits are learnt whatever the chance, and what the queue costs: CPU time of one process for each request.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ from plinth.domain.access import BANDS
 from plinth.gateway.waiting.queue import WaitingLimits, WaitingQueue
 from plinth.gateway.waiting.saturation import Saturation
 from plinth.gateway.waiting.ticket import Ticket
+from plinth.tests.gateway.waiting.learning import (
+    ENGINES,
+    SMALLER,
+    is_right,
+    learnt_limit,
+    limit_after_shrinking,
+)
 from plinth.tests.gateway.waiting.simulation import Engine, Simulation
 from plinth.tests.gateway.waiting.traffic import make_traffic, percentile
 
 SEEDS = range(1, 6)
+LIMIT_SEEDS = range(1, 41)
 REPLICAS = (Engine(),) * 8
 KEYS, TIMES, RATE = 20, 50, 1.0
 """Normal keys, how much more the busy one asks for, and a normal key's requests a second."""
@@ -36,7 +44,7 @@ REPEATS, ROUNDS = 7, 20_000
 
 
 def main() -> None:
-    write_records("queue_fairness", [fairness(), burst(), *costs()])
+    write_records("queue_fairness", [fairness(), burst(), limits(), *costs()])
 
 
 def fairness() -> Record:
@@ -126,6 +134,27 @@ def burst() -> Record:
     )
 
 
+def limits() -> Record:
+    """Simulations in which a replica's learnt limit is not what it holds, of 40 seeds for each of nine kinds."""
+    found = {
+        name: [(learnt_limit(engine, seed), engine.streams) for seed in LIMIT_SEEDS]
+        for name, engine in ENGINES.items()
+    }
+    found["32 streams, then 12"] = [(limit_after_shrinking(seed), SMALLER.streams) for seed in LIMIT_SEEDS]
+    wrong = {name: sum(not is_right(*one) for one in seen) for name, seen in found.items()}
+    extremes = {
+        name: [round(pick(share for share, _ in seen), 2) for pick in (min, max)]
+        for name, seen in found.items()
+    }
+    return _record(
+        "queue_limits_wrong",
+        float(sum(wrong.values())),
+        unit="simulations",
+        goal="==0",
+        peers={"of_each": len(LIMIT_SEEDS), "wrong": wrong, "limit_to_streams": extremes},
+    )
+
+
 def costs() -> list[Record]:
     """CPU microseconds for each request: on the fast path, through the queue, and of the replica's limit."""
     measured: dict[str, Callable[[int], float]] = {"fast_path": fast_path, "waiting": waiting, "limit": limit}
@@ -152,7 +181,7 @@ def fast_path(rounds: int) -> float:
         ticket = Ticket(
             None, number=number, arrived=0.0, deadline=1.0, key=keys[number % 100], prompt_tokens=250
         )
-        queue.pass_by(ticket, reserved=False, slots=256)
+        queue.pass_by(ticket)
         queue.settle(ticket, prompt_tokens=250, output_tokens=100, seconds=1.0)
     return (time.process_time() - started) / rounds * 1e6
 

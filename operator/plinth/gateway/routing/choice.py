@@ -24,6 +24,8 @@ class Standing:
 
     slot: str
     concurrency: int
+    trying: int = 0
+    """Of its places, those that may be too many; see `waiting.saturation`."""
     available: bool = True
     """It may get new requests: ready, not draining, not suspected, not cooling down."""
     in_flight: int = 0

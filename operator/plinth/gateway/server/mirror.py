@@ -10,7 +10,7 @@ from plinth.gateway.routing.weights import mirrors
 from plinth.gateway.server.call import Call
 from plinth.gateway.server.nobody import Nobody
 from plinth.gateway.server.order import Order
-from plinth.gateway.waiting.places import open_places
+from plinth.gateway.waiting.places import Room
 
 if TYPE_CHECKING:
     from plinth.gateway.server.core import Core
@@ -25,7 +25,7 @@ def mirror(core: Core, order: Order) -> None:
         return  # it has been refused, or answered from the cache
     for name in mirrors(order.target.route.shares, order.number):
         model = core.fleet.models.get(name)
-        if model is None or not open_places(model.standings):
+        if model is None or not Room(model.standings).open:
             continue
         copied = Order(
             core, copy(order.request), order.endpoint, order.probe, caller=order.caller, target=order.target

@@ -22,7 +22,7 @@ from plinth.gateway.routing.router import Router
 from plinth.gateway.server.replica import AtReplica, Replica
 from plinth.gateway.server.shared_load import ModelShare, waiting_rank
 from plinth.gateway.server.turns import LOOK_WHILE_WAITING_SECONDS, YIELD_SECONDS, Turns
-from plinth.gateway.waiting.places import count_places, is_open, open_places
+from plinth.gateway.waiting.places import Room, count_places, is_ample
 from plinth.gateway.waiting.queue import Rejection, WaitingLimits, WaitingQueue
 from plinth.gateway.waiting.ticket import Ticket
 
@@ -179,7 +179,8 @@ class Model:
         placement = None
         if not self.queue and (self._turns is None or not self._gives_way(call.ticket, now)):
             placement = self._find_place(call)
-        if placement is not None and self.queue.pass_by(call.ticket, reserved=False, slots=0):
+        if placement is not None:
+            self.queue.pass_by(call.ticket)
             self._give(call, placement, now)
         elif (refusal := self.refusal()) is not None:
             call.turn_away(refusal)
@@ -225,13 +226,12 @@ class Model:
         self.share.look(now)
         slots = count_places(self.standings)
         while True:
-            roomy = open_places(self.standings)
-            ticket = queue.first(now, reserved=not roomy, slots=slots)
+            room = Room(self.standings)
+            ticket = queue.first(now, reserved=not room.open, slots=slots)
             if ticket is None or self._gives_way(ticket, now):
                 break
             call = ticket.item
-            every = queue.may_use_reserve(ticket, slots)
-            placement = self.router.place(self.standings if every else roomy, call.prompt, avoid=call.tried)
+            placement = self._place(call, room, slots)
             if placement is None:
                 break
             queue.take(ticket)
@@ -299,14 +299,15 @@ class Model:
     # Steps.
 
     def _find_place(self, call: Dispatchable) -> Placement | None:
-        """A place that the request may have; the last ones of a replica are not for a key that has its share."""
         placement = self.router.place(self.standings, call.prompt, avoid=call.tried)
-        if placement is None or is_open(placement.standing):
+        if placement is None or is_ample(placement.standing, len(self.standings)):
             return placement
-        if self.queue.may_use_reserve(call.ticket, count_places(self.standings)):
-            return placement
-        roomy = open_places(self.standings)
-        return self.router.place(roomy, call.prompt, avoid=call.tried) if roomy else None
+        return self._place(call, Room(self.standings), count_places(self.standings))
+
+    def _place(self, call: Dispatchable, room: Room, slots: int) -> Placement | None:
+        """A place that the request may have; the last ones are not for a key that has its share."""
+        every = self.queue.may_use_reserve(call.ticket, slots)
+        return self.router.place(room.every if every else room.open, call.prompt, avoid=call.tried)
 
     def _give(self, call: Dispatchable, placement: Placement, now: float) -> None:
         replica = self._by_slot[placement.standing.slot]

@@ -101,8 +101,8 @@ class Replica:
     def update(self, route: ReplicaRoute) -> None:
         """Takes over a newer table's word about the same replica."""
         if route.concurrency != self.route.concurrency:
-            self._saturation.limit = -(-route.concurrency // self._workers)
-            self.standing.concurrency = route.concurrency
+            self._saturation.plan(-(-route.concurrency // self._workers))
+            self._follow_limit()
         self.route = route
         self.standing.kv_tokens, self.standing.kind = route.kv_tokens, route.kind
         self.standing.fault = route.fault
@@ -205,8 +205,8 @@ class Replica:
             self._sentinel.hang("it takes connections and answers nothing")
 
     def _follow_limit(self) -> None:
-        limit, workers = self._saturation.limit, self._workers
-        self.standing.concurrency = limit if workers == 1 else limit * workers
+        learnt, standing, workers = self._saturation, self.standing, self._workers
+        standing.concurrency, standing.trying = learnt.limit * workers, learnt.trying * workers
 
     def _end_cooldown(self) -> None:
         self._cooldown = None

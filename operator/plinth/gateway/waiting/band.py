@@ -11,22 +11,32 @@ its first tokens come.
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import Generic
+from typing import Final, Generic
 
 from plinth.gateway.waiting.flow import Flow
 from plinth.gateway.waiting.ticket import OUTPUT_WEIGHT, T, Ticket
 
-MOST_FLOWS = 4096
+MOST_FLOWS: Final = 4096
 """Keys remembered; idle ones are forgotten first, which at most forgives them what they were charged too much."""
-EXPECTED_OUTPUT = 256.0
+EXPECTED_OUTPUT: Final = 256.0
 """Output tokens of a key's first request."""
-_SLACK = 64
+_SLACK: Final = 64
 
 
 class BandQueue(Generic[T]):
     """The flows of one band."""
 
-    __slots__ = ("_flows", "_last", "_order", "_turns", "busy_weight", "waiting", "waiting_work")
+    __slots__ = (
+        "_flows",
+        "_last",
+        "_order",
+        "_turns",
+        "busy_weight",
+        "crowding",
+        "running",
+        "waiting",
+        "waiting_work",
+    )
 
     def __init__(self) -> None:
         self.waiting: dict[int, Ticket[T]] = {}
@@ -34,6 +44,10 @@ class BandQueue(Generic[T]):
         self.waiting_work = 0.0
         self.busy_weight = 0
         """Weights of the keys of which anything waits or runs."""
+        self.running = 0
+        """Requests at replicas."""
+        self.crowding = 0.0
+        """Sum over them of the requests that their key has at replicas for each unit of its weight."""
         self._flows: dict[str, Flow] = {}
         self._order: list[tuple[float, int, str, Flow]] = []
         """A heap of counters. A changed counter is entered anew; entries that no longer hold are passed over."""
@@ -172,7 +186,7 @@ class BandQueue(Generic[T]):
         self._turns += 1
         ticket.flow = flow
         flow.turn = self._turns
-        flow.running += 1
+        self._count_running(flow, 1)
         flow.charged += ticket.work / flow.weight
         if flow.waiting:
             self._enter(flow)
@@ -181,11 +195,18 @@ class BandQueue(Generic[T]):
 
     def _correct(self, flow: Flow, ticket: Ticket[T], work: float) -> None:
         flow.charged += (work - ticket.work) / flow.weight
-        flow.running -= 1
+        self._count_running(flow, -1)
         if flow.waiting:
             self._enter(flow)
         else:
             self._settle_busy(flow)
+
+    def _count_running(self, flow: Flow, change: int) -> None:
+        before = flow.running
+        flow.running += change
+        self.running += change
+        grown = (flow.running * flow.running - before * before) / flow.weight
+        self.crowding = self.crowding + grown if self.running else 0.0
 
     def _settle_busy(self, flow: Flow) -> None:
         if not flow.is_busy():

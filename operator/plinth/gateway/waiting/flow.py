@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 from plinth.gateway.waiting.ticket import OUTPUT_WEIGHT, Ticket
 
-_ADAPTS = 0.1
+_ADAPTS: Final = 0.1
 """How far one answer moves the expected length of the next."""
-_SLACK = 32
+_SLACK: Final = 32
 """Tickets that have left and may stand in the line beside those that wait, so that leaving costs nothing."""
 
 

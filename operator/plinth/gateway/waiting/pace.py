@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-_KEEPS = 0.98
+from typing import Final
+
+_KEEPS: Final = 0.98
 """What one ended request leaves of those before it: about the last 50 count."""
-_KNOWN = 8
+_KNOWN: Final = 8
 """Ended requests before anything is predicted."""
 
 

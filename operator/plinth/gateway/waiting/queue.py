@@ -2,9 +2,9 @@
 
 Order: the band; in the band the key that was served least (`band`); of its requests the earliest deadline. Two rules
 bend this a little. *Ageing*: what has waited beyond its band's patience gets one turn in eight, so that a flood of
-urgent requests never stops the others. *Reserve* (`places`): the last places of each replica go only to keys below
-their share, so that a key which comes back need not wait until one of a busy key's requests ends; a key that is alone
-gets every place.
+urgent requests never stops the others. *Reserve* (`places`): the last free places go only to keys below their share,
+so that a key which comes back need not wait until one of a busy key's requests ends; a key that is alone gets every
+place.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Generic
+from typing import Final, Generic
 
 from plinth.domain.access import BANDS
 from plinth.gateway.waiting.band import BandQueue
 from plinth.gateway.waiting.pace import Pace
 from plinth.gateway.waiting.ticket import OUTPUT_WEIGHT, T, Ticket
 
-PATIENCE = (math.inf, 5.0, 30.0, 120.0)
+PATIENCE: Final[tuple[float, ...]] = (math.inf, 5.0, 30.0, 120.0)
 """Seconds by band; the most urgent is served first anyway. SMG promotes what starves after the same times."""
-AGED_TURN = 8
+AGED_TURN: Final = 8
 """Every so many turns the most overdue request is next."""
-_MARGIN = 0.8
+_MARGIN: Final = 0.8
 """A request is refused only when it would miss its deadline even if work went a quarter faster than predicted."""
-_WAKE_SECONDS = 1.0
-_UNKNOWN_RETRY = 2.0
-_LONGEST_RETRY = 600.0
+_WAKE_SECONDS: Final = 1.0
+_UNKNOWN_RETRY: Final = 2.0
+_LONGEST_RETRY: Final = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,18 +81,9 @@ class WaitingQueue(Generic[T]):
 
     # Coming.
 
-    def pass_by(self, ticket: Ticket[T], *, reserved: bool, slots: int) -> bool:
-        """The fast path: the request goes to the replica chosen for it at once, and its key is charged for it.
-
-        False when it must be offered instead: others wait, or the place is `reserved` and its key has its share of
-        all `slots`.
-        """
-        if self._count:
-            return False
-        if reserved and not self.may_use_reserve(ticket, slots):
-            return False
+    def pass_by(self, ticket: Ticket[T]) -> None:
+        """The fast path, where nothing waits: the request goes to a replica at once, and its key is charged for it."""
         self._bands[ticket.rank].pass_by(ticket)
-        return True
 
     def offer(self, ticket: Ticket[T], now: float, *, slots: int) -> Rejection[T] | None:
         """Takes a request in. What is handed back must be refused: this one, or another that gave way to it.
@@ -204,8 +195,19 @@ class WaitingQueue(Generic[T]):
         self._bytes += ticket.body_bytes
 
     def _share(self, slots: int) -> float:
-        """Places for each unit of weight, of the keys that have anything here."""
-        return slots / max(1, sum(band.busy_weight for band in self._bands))
+        """Requests at replicas for each unit of weight, below which a key may use the reserve.
+
+        All places divided among the keys that have anything here, or more where most of what runs is of a few: as many
+        as the key of the average request has. Else a key whose two requests happen to come together would wait like
+        the one that has a dozen.
+        """
+        weight = running = 0
+        crowding = 0.0
+        for band in self._bands:
+            weight += band.busy_weight
+            running += band.running
+            crowding += band.crowding
+        return max(slots / max(1, weight), crowding / max(1, running))
 
     def _seconds_beyond(self, ticket: Ticket[T], remaining: float, slots: int) -> float | None:
         """The predicted wait, if that is too long even with the margin. All that waits bounds it from above."""

@@ -1,9 +1,13 @@
 """How many requests one replica can work on at once: learnt from its streams. Pure; time is an argument.
 
 An engine that is full queues inside, where neither fairness nor another replica can help. Seen from outside: streams
-that were sent there and have no first token yet. So the limit climbs by a gradient: some places more for one window,
-and if most of them came to *run* (had their first token), they are kept; some less, and if most of them are not
-missed, they are given up. The limit ends where one place more only queues.
+that were sent there and have no first token yet. Some of them are just being read, always about the same part of those
+that the engine has taken in; beyond what it takes in, none of those added *runs* (has its first token). So the limit
+is tried: some places more for a while, kept if they run as the others did, or some less, given up if they are not
+missed. Where one place more only queues, the limit stays.
+
+How many are being read is chance, so a trial and what it is compared with take as long as it takes to use every place
+twice. Else a limit that is far too low fails its trials in turn, each failure makes the next one rarer, and it stays.
 
 Why not what proxies use: a latency gradient (Envoy's adaptive concurrency, Netflix's Gradient2, TCP Vegas) takes a
 longer prompt or a bigger, healthy batch for congestion, as both make tokens slower while throughput still grows, and
@@ -16,43 +20,32 @@ limit that it started with.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from typing import Final
 
-STEP = 8
-"""A probe is one place in so many."""
-WINDOW_SECONDS = 2.0
-"""At least so long, and a quarter of the limit in first tokens: one prompt more or less must not decide."""
-LONGEST_REST = 63
-"""Windows between probes, once those up and down have failed often: whom a probe makes wait is one in a hundred."""
-FIRST_REST = 15
+STEP: Final = 8
+"""A trial is of one place in so many."""
+WINDOW_SECONDS: Final = 2.0
+"""At least so long, and `_USES` first tokens for each place."""
+LONGEST_REST: Final = 7
+"""Windows between trials, once those up and down have failed often."""
+FIRST_REST: Final = 3
 """Full windows in which a new replica keeps what it was planned for."""
-MOST = 4096
-PEAK_WINDOWS = 8
+MOST: Final = 4096
 
-_FULL = 0.85
-"""Places in use, on average, in a window that tells something: the reserve leaves a sixteenth free."""
-_GAINED = 0.75
-"""Of the places added, those that must run; less is what the reserve left unused before."""
-_MISSED = 0.5
-_CROWDED = 0.5
-"""Of the requests there, waiting for a first token and not getting fewer: no probe is needed."""
-_FEW = 3.0
-_FLAT = 0.95
-"""Running on average, of the most at once: the line is flat at its top, as it is where an engine is full."""
-_BACKOFF = 0.7
-_PACE_ADAPTS = 0.1
-
-
-class _Probe(IntEnum):
-    """Which way the limit is being tried."""
-
-    DOWN = -1
-    NONE = 0
-    UP = 1
+_USES: Final = 2
+_FULL: Final = 0.7
+"""Places in use, on average, in a window that tells something: the reserve leaves up to a quarter free."""
+_GAINED: Final = 0.5
+"""Of the places tried, those that must run, or be missed."""
+_CROWDED: Final = 0.5
+"""Of the requests there, waiting for a first token and not getting fewer: no trial is needed."""
+_FEW: Final = 3.0
+_BACKOFF: Final = 0.7
+_PACE_ADAPTS: Final = 0.1
 
 
 class _Window:
-    """Means of what was there, over a time in which the limit stood."""
+    """Sums of what was there, over a time in which the limit stood."""
 
     __slots__ = ("first_tokens", "pending_before", "pending_seconds", "running_seconds", "since")
 
@@ -68,22 +61,18 @@ class Saturation:
     """One replica's limit."""
 
     __slots__ = (
-        "_base_flying",
         "_base_running",
+        "_base_there",
         "_changed_at",
         "_goal",
         "_least",
-        "_next",
         "_pace",
-        "_peak_flying",
-        "_peak_running",
-        "_peak_windows",
         "_pending",
-        "_probe",
         "_rest",
         "_rested",
         "_running",
         "_step",
+        "_up",
         "_window",
         "limit",
     )
@@ -99,16 +88,24 @@ class Saturation:
         self._pending = 0
         self._changed_at = now
         self._window = _Window(now, 0)
-        self._base_flying = 0.0
+        self._base_there = 0.0
         self._base_running = 0.0
-        self._peak_running = 0
-        self._peak_flying = 0
-        self._peak_windows = 0
-        self._probe = _Probe.NONE
-        self._next = _Probe.UP
         self._step = 0
+        """Places added for a trial, taken away where negative; 0 between trials."""
+        self._up = True
+        """Whether the next trial adds places."""
         self._rest = FIRST_REST
         self._rested = 0
+
+    @property
+    def trying(self) -> int:
+        """Of its places, those that may be too many."""
+        return max(0, self._step)
+
+    def plan(self, limit: int) -> None:
+        """The replica is sized anew."""
+        self.limit = max(1, limit)
+        self._step = 0
 
     def dispatched(self, now: float, *, streamed: bool) -> None:
         """A request is sent to the replica."""
@@ -117,21 +114,21 @@ class Saturation:
             self._pending += 1
         else:
             self._running += 1
-        self._peak_flying = max(self._peak_flying, self._pending + self._running)
 
     def first_token(self, now: float) -> None:
         """A stream's first token came."""
         self._account(now)
         self._pending -= 1
         self._running += 1
-        self._peak_running = max(self._peak_running, self._running)
         window = self._window
         window.first_tokens += 1
         if self._running + self._pending > self.limit:
             self._open(now)  # the limit fell: until what is beyond it has ended, nothing can be told
+        elif self._step > 0 and self._running > self.limit - _GAINED * self._step:
+            self._keep(self._base_there, self._base_running)
+            self._open(now)
         elif now - window.since >= WINDOW_SECONDS and window.first_tokens * 4 >= self.limit:
             self._adjust(now)
-            self._open(now)
 
     def ended(self, now: float, *, answered: bool, tpot: float | None = None) -> None:
         """A request left the replica. `answered`: its first token had come, or it was not streamed."""
@@ -146,8 +143,7 @@ class Saturation:
     def refused(self, now: float) -> None:
         """The replica says that it is overloaded."""
         self._account(now)
-        self._retreat(int((self._running + self._pending) * _BACKOFF))
-        self._open(now)
+        self._retreat(int((self._running + self._pending) * _BACKOFF), now)
 
     def _account(self, now: float) -> None:
         elapsed = now - self._changed_at
@@ -160,63 +156,59 @@ class Saturation:
         self._window = _Window(now, self._pending)
 
     def _adjust(self, now: float) -> None:
+        """What is too much shows in a quarter of the time that a trial takes."""
         window = self._window
         length = now - window.since
         queued, running = window.pending_seconds / length, window.running_seconds / length
-        flying = queued + running
-        if queued > max(_FEW, flying * _CROWDED) and self._pending >= window.pending_before:
-            self._retreat(round(running + _FEW))
+        there = queued + running
+        if queued > max(_FEW, there * _CROWDED) and self._pending >= window.pending_before > 0:
+            self._retreat(round(running + _FEW), now)
         elif self._goal is not None and self._pace is not None and self._pace > self._goal:
-            self._retreat(self.limit - max(1, self.limit // STEP))
-        elif self._probe is not _Probe.NONE:
-            self._judge(flying, running)
-        elif flying >= _FULL * self.limit:
-            self._compare(flying, running)
+            self._retreat(self.limit - max(1, self.limit // STEP), now)
+        elif window.first_tokens >= _USES * self.limit:
+            if self._step:
+                self._judge(there, running)
+            elif there >= _FULL * self.limit:
+                self._base_there, self._base_running = there, running
+                self._rested += 1
+                if self._rested > self._rest:
+                    self._try()
+            self._open(now)
 
-    def _retreat(self, limit: int) -> None:
+    def _retreat(self, limit: int, now: float) -> None:
+        """Gives up many places at once: a guess, to be looked at soon."""
         self.limit = max(self._least, min(self.limit, limit))
-        self._probe = _Probe.NONE
-
-    def _compare(self, flying: float, running: float) -> None:
-        """Notes what a full replica does; tries its limit anew when that has changed and settled, else now and then."""
-        change = running - self._base_running if self._base_running else 0.0
-        self._base_flying, self._base_running = flying, running
-        self._peak_windows += 1
-        if self._peak_windows >= PEAK_WINDOWS:
-            self._cut(running)
-        if abs(change) > max(1.0, self.limit / STEP):
-            self._rest, self._next = 0, _Probe.UP if change > 0 else _Probe.DOWN
-            return
-        self._rested += 1
-        if self._rested > self._rest:
-            self._try()
-
-    def _cut(self, running: float) -> None:
-        """What was there at once and never ran at once cannot. Where prompts are long, one more may be read meanwhile."""
-        if self._peak_running < self._peak_flying:
-            spare = running < _FLAT * self._peak_running
-            self.limit = max(self._least, min(self.limit, self._peak_running + spare))
-        self._peak_running, self._peak_flying, self._peak_windows = self._running, 0, 0
+        self._step = self._rested = self._rest = 0
+        self._up = False
+        self._open(now)
 
     def _try(self) -> None:
-        """Opens a probe; none leads below the least or above what anything can hold."""
-        self._probe = (
-            _Probe.UP if self.limit <= self._least else _Probe.DOWN if self.limit >= MOST else self._next
-        )
-        self._step = self._probe * max(1, self.limit // STEP)
+        """Opens a trial; none leads below the least or above what anything can hold."""
+        up = self.limit <= self._least or (self._up and self.limit < MOST)
+        self._step = max(1, self.limit // STEP) * (1 if up else -1)
         self.limit += self._step
 
-    def _judge(self, flying: float, running: float) -> None:
-        """Keeps the probed limit or takes it back; the next probe goes on the same way, or the other."""
-        probe, self._probe = self._probe, _Probe.NONE
-        moved = flying - self._base_flying
-        used = (running - self._base_running) / moved if moved else 0.0
-        self._rested = 0
-        if moved * probe * 2 < abs(self._step):
-            self.limit -= self._step  # demand changed meanwhile: this tells nothing
-        elif used >= _GAINED if probe is _Probe.UP else used < _MISSED:
-            self._next, self._rest = probe, 0
+    def _judge(self, there: float, running: float) -> None:
+        """Keeps the tried limit or takes it back; the next trial goes the other way, after a rest."""
+        step = self._step
+        usual = self._base_running / self._base_there  # the part that runs of what is there
+        if step > 0:
+            before = self.limit - step
+            told = there >= before + _GAINED * step
+            right = running >= usual * (before + _GAINED * step)
         else:
-            self.limit -= self._step
-            self._next = _Probe.DOWN if probe is _Probe.UP else _Probe.UP
-            self._rest = min(LONGEST_REST, 2 * self._rest + 1)
+            told = self._base_there - there >= _GAINED * -step
+            right = self._base_running - running < usual * _GAINED * -step
+        if told and right:
+            self._keep(there, running)
+            return
+        self.limit -= step
+        self._step = self._rested = 0
+        if told:  # else demand changed meanwhile
+            self._rest, self._up = min(LONGEST_REST, 2 * self._rest + 1), step < 0
+
+    def _keep(self, there: float, running: float) -> None:
+        """The tried limit is right: goes on the same way at once."""
+        self._base_there, self._base_running = there, running
+        self._up, self._rest = self._step > 0, 0
+        self._try()

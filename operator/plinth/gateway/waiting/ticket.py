@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from plinth.domain.access import BANDS, Band
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OUTPUT_WEIGHT = 2.0
+OUTPUT_WEIGHT: Final = 2.0
 """What an output token costs, a prompt token being 1: w_q and w_p of VTC (arXiv 2401.00588), as in its experiments."""
 RANKS: dict[Band, int] = {band: rank for rank, band in enumerate(BANDS)}
 """0 is the most urgent."""

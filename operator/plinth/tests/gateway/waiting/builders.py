@@ -59,5 +59,5 @@ def learn_pace(queue: WaitingQueue[str], *, seconds: float, tokens: int = 100) -
     """Ends requests of so many output tokens after so long, until the queue predicts."""
     for _ in range(20):
         ticket = make_ticket("past", key="past", prompt_tokens=0)
-        assert queue.pass_by(ticket, reserved=False, slots=1)
+        queue.pass_by(ticket)
         queue.settle(ticket, prompt_tokens=0, output_tokens=tokens, seconds=seconds)

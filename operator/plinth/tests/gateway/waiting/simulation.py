@@ -1,6 +1,6 @@
 """Replicas as a queue sees them, in simulated time: the queue, its limits and the choice of a replica are production code.
 
-An engine reads prompts one after the other at a fixed rate, holds so many streams at once, and keeps what is beyond
+An engine reads prompts one after the other at a fixed rate (or also side by side), holds so many streams at once, and keeps what is beyond
 that in a line of its own. A stream's token takes longer the more streams run when it starts.
 """
 
@@ -14,7 +14,7 @@ from itertools import count
 
 from plinth.domain.access import Band
 from plinth.gateway.routing.choice import Standing, with_room
-from plinth.gateway.waiting.places import count_places, is_open, open_places
+from plinth.gateway.waiting.places import Room, count_places
 from plinth.gateway.waiting.queue import Rejection, WaitingLimits, WaitingQueue
 from plinth.gateway.waiting.saturation import Saturation
 from plinth.gateway.waiting.ticket import Ticket
@@ -62,6 +62,8 @@ class Engine:
     step_seconds: float = 0.012
     stream_seconds: float = 0.0003
     """Added to a step by each stream."""
+    side_seconds: float = 0.0
+    """Until a first token, beside other streams: what of a prompt is read in parts, between their steps."""
 
 
 class Replica:
@@ -93,17 +95,21 @@ class Replica:
             self._reads_until = (
                 max(self._reads_until, simulation.now) + ticket.prompt_tokens / engine.prefill_rate
             )
-            simulation.at(self._reads_until, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
+            first = self._reads_until + engine.side_seconds
+            simulation.at(first, lambda ticket=ticket: self._first_token(ticket))  # type: ignore[misc]
 
     def _first_token(self, ticket: Ticket[Request]) -> None:
         simulation, engine, request = self._simulation, self.engine, ticket.item
         request.first_token = simulation.now
         self.standing.pending_tokens -= ticket.prompt_tokens
         self.saturation.first_token(simulation.now)
-        self.standing.concurrency = self.saturation.limit
+        self._follow_limit()
         pace = engine.step_seconds + engine.stream_seconds * self._held
         simulation.at(simulation.now + pace * request.output, lambda: self._end(ticket))
         simulation.dispatch()
+
+    def _follow_limit(self) -> None:
+        self.standing.concurrency, self.standing.trying = self.saturation.limit, self.saturation.trying
 
     def _end(self, ticket: Ticket[Request]) -> None:
         simulation, request = self._simulation, ticket.item
@@ -112,7 +118,7 @@ class Replica:
         self._held -= 1
         self.standing.in_flight -= 1
         self.saturation.ended(simulation.now, answered=True)
-        self.standing.concurrency = self.saturation.limit
+        self._follow_limit()
         simulation.queue.settle(
             ticket,
             prompt_tokens=request.prompt,
@@ -167,11 +173,11 @@ class Simulation:
             return
         standings, slots = self._standings()
         while True:
-            roomy = open_places(standings)
-            ticket = self.queue.first(self.now, reserved=not roomy, slots=slots)
+            room = Room(standings)
+            ticket = self.queue.first(self.now, reserved=not room.open, slots=slots)
             if ticket is None:
                 return
-            chosen = _least_loaded(standings if self.queue.may_use_reserve(ticket, slots) else roomy)
+            chosen = self._choose(ticket, room, slots)
             if chosen is None:
                 return
             self.queue.take(ticket)
@@ -190,8 +196,9 @@ class Simulation:
             body_bytes=4 * request.prompt,
         )
         standings, slots = self._standings()
-        chosen = _least_loaded(standings)
-        if chosen is not None and self.queue.pass_by(ticket, reserved=not is_open(chosen), slots=slots):
+        chosen = None if self.queue else self._choose(ticket, Room(standings), slots)
+        if chosen is not None:
+            self.queue.pass_by(ticket)
             self._give(ticket, chosen)
             return
         rejection = self.queue.offer(ticket, self.now, slots=slots)
@@ -200,6 +207,9 @@ class Simulation:
         self.wake_ups += self.queue.wake_up_due(self.now)
         self.most_waiting = max(self.most_waiting, len(self.queue))
         self.dispatch()
+
+    def _choose(self, ticket: Ticket[Request], room: Room, slots: int) -> Standing | None:
+        return _least_loaded(room.every if self.queue.may_use_reserve(ticket, slots) else room.open)
 
     def _give(self, ticket: Ticket[Request], chosen: Standing) -> None:
         self.order.append(ticket.item)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from plinth.gateway.routing.choice import Standing
-from plinth.gateway.waiting.places import count_places, is_open, open_places
 from plinth.gateway.waiting.saturation import Saturation
 
 
@@ -66,17 +64,49 @@ def test_a_limit_never_falls_below_one() -> None:
     assert saturation.limit == 1
 
 
-def test_the_last_sixteenth_of_a_replica_is_reserved() -> None:
-    standings = [
-        Standing("a", 32, in_flight=30),
-        Standing("b", 32, in_flight=29),
-        Standing("c", 8, in_flight=7),
-    ]
-    assert [standing.slot for standing in open_places(standings)] == ["b", "c"]
-    assert count_places(standings) == 72
+def under_trial() -> tuple[Saturation, float]:
+    """A replica of 16 places that has been full for a while, and is now tried with two more."""
+    saturation, now = Saturation(16, 0.0), 0.0
+    for _ in range(16):
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    while not saturation.trying:
+        now += 0.1
+        saturation.ended(now, answered=True)
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    assert saturation.limit == 18
+    return saturation, now
 
 
-def test_a_replica_that_is_away_has_no_places() -> None:
-    standing = Standing("a", 32, available=False)
-    assert not is_open(standing)
-    assert count_places([standing]) == 0
+def test_a_trial_succeeds_at_the_moment_its_places_run_and_the_next_one_follows() -> None:
+    saturation, now = under_trial()
+    while saturation._running < 18:
+        assert saturation.limit == 18
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    assert (saturation.limit, saturation.trying) == (20, 2)
+
+
+def test_a_trial_whose_places_only_wait_fails_and_the_next_one_is_later() -> None:
+    saturation, now = under_trial()
+    rest = saturation._rest
+    for _ in range(3):
+        saturation.dispatched(now, streamed=True)
+    for _ in range(40):
+        now += 0.1
+        saturation.ended(now, answered=True)
+        saturation.first_token(now)
+        saturation.dispatched(now, streamed=True)
+    assert (saturation.limit, saturation.trying, saturation._rest) == (16, 0, 2 * rest + 1)
+
+
+def test_a_trial_that_nobody_uses_ends_and_tells_nothing() -> None:
+    saturation, now = under_trial()
+    rest = saturation._rest
+    for _ in range(40):
+        now += 0.1
+        saturation.ended(now, answered=True)
+        saturation.dispatched(now, streamed=True)
+        saturation.first_token(now)
+    assert (saturation.limit, saturation.trying, saturation._rest) == (16, 0, rest)

@@ -50,10 +50,10 @@ def test_a_key_learns_how_long_its_answers_are() -> None:
     queue = make_queue()
     for _ in range(100):
         ticket = make_ticket(key="long")
-        assert queue.pass_by(ticket, reserved=False, slots=1)
+        queue.pass_by(ticket)
         queue.settle(ticket, prompt_tokens=100, output_tokens=1000, seconds=1)
     ticket = make_ticket(key="long")
-    assert queue.pass_by(ticket, reserved=False, slots=1)
+    queue.pass_by(ticket)
     assert 2090 < ticket.work <= 2100
 
 
@@ -70,7 +70,7 @@ def test_a_key_that_comes_back_has_saved_nothing_up() -> None:
 def test_what_a_key_used_while_nobody_waited_is_not_held_against_it() -> None:
     queue = make_queue()
     for _ in range(50):
-        assert queue.pass_by(make_ticket(key="alone"), reserved=False, slots=1)
+        queue.pass_by(make_ticket(key="alone"))
     for name in ("new", "alone") * 3:
         assert queue.offer(make_ticket(name, key=name), 0.0, slots=1) is None
     assert take_all(queue) == "new alone new alone new alone"
@@ -120,17 +120,28 @@ def test_reserved_places_are_for_keys_below_their_share() -> None:
     assert queue.first(0.0, reserved=False, slots=16) is not None
 
 
-def test_a_reserved_place_is_not_passed_to_a_key_beyond_its_share() -> None:
+def test_a_key_beyond_its_share_of_all_places_may_not_use_the_reserve() -> None:
     queue = make_queue()
-    assert queue.pass_by(make_ticket(key="light"), reserved=False, slots=4)
+    queue.pass_by(make_ticket(key="light"))
     for _ in range(2):
-        assert queue.pass_by(make_ticket(key="busy"), reserved=True, slots=4)
-    assert not queue.pass_by(make_ticket(key="busy"), reserved=True, slots=4)
-    assert queue.pass_by(make_ticket(key="light"), reserved=True, slots=4)
+        assert queue.may_use_reserve(make_ticket(key="busy"), 4)
+        queue.pass_by(make_ticket(key="busy"))
+    assert not queue.may_use_reserve(make_ticket(key="busy"), 4)
+    assert queue.may_use_reserve(make_ticket(key="light"), 4)
 
 
-def test_nobody_passes_those_who_wait() -> None:
-    assert not make_queue(make_ticket()).pass_by(make_ticket(), reserved=False, slots=8)
+def test_a_key_with_far_fewer_requests_than_another_may_use_the_reserve_beyond_an_equal_share() -> None:
+    """12 + 2 of one key and ten others' one each: a key of the average running request has 158 / 24 = 6.6."""
+    queue = make_queue()
+    keys = ["busy"] * 12 + ["light"] * 2 + [f"other{number}" for number in range(10)]
+    running = [make_ticket(key=key) for key in keys]
+    for ticket in running:
+        queue.pass_by(ticket)
+    assert queue.may_use_reserve(make_ticket(key="light"), 24), "an equal share of 24 places is two"
+    assert not queue.may_use_reserve(make_ticket(key="busy"), 24)
+    for ticket in running[:11]:
+        queue.settle(ticket, prompt_tokens=1, output_tokens=1, seconds=1.0)
+    assert not queue.may_use_reserve(make_ticket(key="light"), 24), "it is the one that has most now"
 
 
 def test_forgetting_idle_keys_keeps_the_map_bounded() -> None:
@@ -165,8 +176,8 @@ def test_no_request_is_lost_or_doubled_and_all_accounts_close(steps: list[tuple[
         if step == "offer":
             assert queue.offer(ticket, 0.0, slots=8) is None
             waiting[ticket.number] = ticket
-        elif step == "pass" and queue.pass_by(ticket, reserved=False, slots=8):
-            assert not waiting
+        elif step == "pass" and not queue:
+            queue.pass_by(ticket)
             running.append(ticket)
         elif step == "take" and (found := queue.first(0.0, reserved=False, slots=8)) is not None:
             queue.take(found)
@@ -190,6 +201,7 @@ def test_no_request_is_lost_or_doubled_and_all_accounts_close(steps: list[tuple[
     for ticket in running:
         queue.settle(ticket, prompt_tokens=0, output_tokens=0, seconds=0.0)
     assert [band.busy_weight for band in queue._bands] == [0] * 4
+    assert [(band.running, band.crowding) for band in queue._bands] == [(0, 0.0)] * 4
     assert [band.waiting_work for band in queue._bands] == [0.0] * 4
 
 
