@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from gateway_burst import CAPACITY, traffic
+from gateway_burst import CAPACITY, USUAL, Stage
 from gateway_engines import engines
 from gateway_figures import make_records
 from gateway_measures import EVENTS, Cores, Seen
@@ -92,8 +92,9 @@ def test_every_peer_is_locked_by_hashes() -> None:
 
 def test_a_burst_is_the_same_each_time_and_as_heavy_as_it_says() -> None:
     key = make_key("one", "bench/bulk")
-    made = traffic(key, "bulk", rate=CAPACITY, seconds=60, start=6)
-    assert made == traffic(key, "bulk", rate=CAPACITY, seconds=60, start=6)
+    stage = Stage(0, {"bulk": key}, USUAL)
+    made = stage.traffic("bulk", "bulk", rate=CAPACITY, seconds=60, start=6)
+    assert made == stage.traffic("bulk", "bulk", rate=CAPACITY, seconds=60, start=6)
     assert len(made) == pytest.approx(CAPACITY * 60, rel=0.1)
     assert 6 <= made[0].at < made[-1].at < 66
 
