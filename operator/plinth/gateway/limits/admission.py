@@ -164,13 +164,20 @@ def _nearest(counters: tuple[Counter, ...], now: float) -> Counter:
 class Limiter:
     """All counters of a gateway process."""
 
-    def __init__(self, shared: CounterSource | None = None) -> None:
+    def __init__(
+        self,
+        shared: CounterSource | None = None,
+        *,
+        counters_kept: int = COUNTERS_KEPT,
+        accounts_kept: int = ACCOUNTS_KEPT,
+    ) -> None:
         """Without `shared` this process is the only one that counts."""
         self._shared = shared
         self._accounts: dict[tuple[str, str], Account] = {}
         self._counters: dict[str, Counter] = {}
         self._refusals = 0.0
-        self._most_counters = COUNTERS_KEPT
+        self._counters_kept = self._most_counters = counters_kept
+        self._accounts_kept = accounts_kept
 
     def counters(self) -> Iterable[Counter]:
         """All that is counted in this process."""
@@ -199,7 +206,7 @@ class Limiter:
             )
         )
         self._accounts[key, model] = account
-        if len(self._accounts) > ACCOUNTS_KEPT:
+        if len(self._accounts) > self._accounts_kept:
             del self._accounts[next(iter(self._accounts))]
         return account
 
@@ -290,5 +297,5 @@ class Limiter:
             if counter not in held and not counter.used(now):
                 del self._counters[name]
         self._most_counters = max(
-            COUNTERS_KEPT, 2 * len(self._counters)
+            self._counters_kept, 2 * len(self._counters)
         )  # not to look at all of them each time

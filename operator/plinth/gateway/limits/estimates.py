@@ -28,9 +28,10 @@ Known = TypeVar("Known")
 class TokenEstimates:
     """What requests of each model, and each key on it, have used."""
 
-    __slots__ = ("_bytes_per_token", "_output")
+    __slots__ = ("_bytes_per_token", "_output", "_remembered")
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._remembered = remembered
         self._bytes_per_token: OrderedDict[str, float] = OrderedDict()
         self._output: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -49,7 +50,7 @@ class TokenEstimates:
             mean = self._bytes_per_token.get(model, BYTES_PER_TOKEN)
             # An image is few tokens in many bytes, hence the bound.
             seen = min(64.0, max(0.5, body_bytes / tokens))
-            _remember(self._bytes_per_token, model, mean + RATIO_SHARE * (seen - mean))
+            self._remember(self._bytes_per_token, model, mean + RATIO_SHARE * (seen - mean))
 
     def learn_output(self, key: str, model: str, tokens: int) -> None:
         """Moves the quantile: up by 19 steps for a longer answer, down by one for a shorter, so 1 in 20 is longer.
@@ -58,11 +59,10 @@ class TokenEstimates:
         """
         pair = (key, model)
         learnt = self._output.get(pair, FIRST_OUTPUT_TOKENS)
-        _remember(self._output, pair, learnt * _UP if tokens > learnt else max(1.0, learnt * _DOWN))
+        self._remember(self._output, pair, learnt * _UP if tokens > learnt else max(1.0, learnt * _DOWN))
 
-
-def _remember(known: OrderedDict[Known, float], key: Known, value: float) -> None:
-    known[key] = value
-    known.move_to_end(key)
-    if len(known) > REMEMBERED:
-        known.popitem(last=False)
+    def _remember(self, known: OrderedDict[Known, float], key: Known, value: float) -> None:
+        known[key] = value
+        known.move_to_end(key)
+        if len(known) > self._remembered:
+            known.popitem(last=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,10 +120,8 @@ def test_a_new_table_changes_the_limit_and_not_what_was_used() -> None:
     denied(limiter.admit(raised, 1, 1, 0.0))
 
 
-def test_counters_are_forgotten_only_when_they_count_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "COUNTERS_KEPT", 2)
-    monkeypatch.setattr(admission, "ACCOUNTS_KEPT", 1)
-    limiter = Limiter()
+def test_counters_are_forgotten_only_when_they_count_nothing() -> None:
+    limiter = Limiter(counters_kept=2, accounts_kept=1)
     busy = make_account(limiter, make_limit(amount=1), key="busy")
     reserved(limiter.admit(busy, 1, 1, 0.0))
     for number in range(50):

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from plinth.gateway.limits import estimates
 from plinth.gateway.limits.estimates import TokenEstimates
 
 
@@ -46,9 +45,8 @@ def test_no_more_is_reserved_than_the_request_allows() -> None:
     assert known.output_tokens("k", "m", 0) == 0
 
 
-def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "REMEMBERED", 3)
-    known = TokenEstimates()
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first() -> None:
+    known = TokenEstimates(remembered=3)
     for name in "abcabcd":
         known.learn_output(name, "m", 5000)
     first = known.output_tokens("new", "m", None)
