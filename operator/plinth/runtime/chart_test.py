@@ -60,10 +60,17 @@ async def _run(gateway: str, namespace: str, keys_namespace: str | None) -> list
         return await list_models(gateway)
     client = await KubeClient.connect()
     try:
-        async with _key(client, keys_namespace, namespace) as secret:
-            return await list_models(gateway, secret)
+        return await list_models_by_key(client, gateway, namespace=namespace, keys_namespace=keys_namespace)
     finally:
         await client.close()
+
+
+async def list_models_by_key(
+    client: KubeClient, gateway: str, *, namespace: str, keys_namespace: str
+) -> list[str]:
+    """What the gateway serves to a key that is made for this question. Raises NotServedError."""
+    async with _key(client, keys_namespace, namespace) as secret:
+        return await list_models(gateway, secret)
 
 
 async def list_models(gateway: str, secret: str = "") -> list[str]:
