@@ -51,6 +51,7 @@ class ReplicaNote(msgspec.Struct):
     concurrency: int
     kind: str = ""
     kv_tokens: int = 0
+    engine: str = ""
 
 
 def owner_reference(name: str, uid: str) -> Owner:
@@ -119,6 +120,7 @@ def _replica_slice(model: str, replica: ReplicaRoute, owner: Owner) -> dict[str,
         concurrency=replica.concurrency,
         kind=replica.kind,
         kv_tokens=replica.kv_tokens,
+        engine=replica.engine,
     )
     annotations = {REPLICA: msgspec.json.encode(note).decode()}
     return {

@@ -183,6 +183,7 @@ class _Slice(msgspec.Struct):
             concurrency=note.concurrency,
             kind=note.kind,
             kv_tokens=note.kv_tokens,
+            engine=note.engine,
         )
 
     def _must_be_named(self, name: str) -> None:

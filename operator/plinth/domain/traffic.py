@@ -44,6 +44,8 @@ class ReplicaRoute:
     """Accelerator, shape and engine: replicas of one kind should be equally fast."""
     kv_tokens: int = 0
     """What its KV cache holds; 0 where nobody knows."""
+    engine: str = ""
+    """`VLLM` or `LlamaCpp`, which differ while a model changes from one to the other; empty where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +97,6 @@ class ModelRoute:
     """Why, for a request that is refused or waited in vain."""
     replicas: tuple[ReplicaRoute, ...]
     objectives: ObjectiveRoute | None = None
-    engine: str = ""
-    """`VLLM` or `LlamaCpp`; empty while replicas of both serve, and of a model that nothing is known of."""
     revision: str = ""
     """Changes with whatever may change its answers: weights, engine, arguments. All revisions that serve now."""
     aliases: tuple[str, ...] = ()
