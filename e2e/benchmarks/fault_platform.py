@@ -200,7 +200,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 def count_replicas(gateway: str) -> int:
     """Replicas that the gateway at an address sends requests to."""
-    samples = read_samples(f"http://{gateway}:8000/metrics")
+    samples = read_samples(f"http://{gateway}:8001/metrics")
     return int(
         sum(
             value

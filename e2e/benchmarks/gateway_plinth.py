@@ -89,10 +89,10 @@ def routes(replicas: Sequence[int], *, concurrency: int = 4096) -> RouteTable:
 def route(model: str, ports: Sequence[int], concurrency: int, *, engine: str) -> ModelRoute:
     name = model.partition("/")[2]
     found = [
-        make_replica(port, slot=f"{TENANT}.{name}.r.{port}", path="", concurrency=concurrency)
+        make_replica(port, slot=f"{TENANT}.{name}.r.{port}", path="", concurrency=concurrency, engine=engine)
         for port in ports
     ]
-    return make_model(*found, model=model, names=(name, model), engine=engine, revision="r")
+    return make_model(*found, model=model, names=(name, model), revision="r")
 
 
 @asynccontextmanager

@@ -35,6 +35,22 @@ COMBINATIONS: dict[str, Values] = {
     "gateways with a redis of their own without a password": {
         "gateway": {"redis": {"address": "counts.example:6379"}}
     },
+    "gateways that speak tls to both sides": {
+        "gateway": {
+            "tls": {"secret": "models-example-com"},
+            "redis": {
+                "address": "counts.example:6380",
+                "tls": {
+                    "enabled": True,
+                    "authoritySecret": "counts-ca",
+                    "certificateSecret": "counts-client",
+                },
+            },
+        }
+    },
+    "gateways that speak tls to a redis of a known authority": {
+        "gateway": {"redis": {"address": "counts.example:6380", "tls": {"enabled": True}}}
+    },
     "no key asked for": {"gateway": {"requiresKey": False}},
     "keys in a namespace that is there": {"keys": {"namespace": "keys", "createNamespace": False}},
     "secrets of one's own": {"secrets": {"create": False}},

@@ -58,6 +58,7 @@ def prepare(cluster: Kubernetes) -> None:
         cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     cluster.apply(
         make_crd("monitoring.coreos.com", "ServiceMonitor", "servicemonitors"),
+        make_crd("monitoring.coreos.com", "PodMonitor", "podmonitors"),
         make_crd("monitoring.coreos.com", "PrometheusRule", "prometheusrules"),
         make_crd("ray.io", "RayCluster", "rayclusters"),
     )

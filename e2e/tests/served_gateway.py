@@ -83,6 +83,7 @@ def _route(name: str, task: str, base: str) -> ModelRoute:
         path=place.path,
         state=ReplicaState.READY,
         concurrency=2,
+        engine="LlamaCpp",
     )
     return ModelRoute(
         model=f"team/{name}",
@@ -92,7 +93,6 @@ def _route(name: str, task: str, base: str) -> ModelRoute:
         availability=Availability.AVAILABLE,
         message="",
         replicas=(replica,),
-        engine="LlamaCpp",
         revision="1",
         aliases=(f"{name}@q4",),
     )

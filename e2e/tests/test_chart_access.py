@@ -67,6 +67,10 @@ MAY = {
         delete secrets:plinth-webhook-certificates in plinth-system
         delete endpointslices.discovery.k8s.io:plinth.table in plinth-system
     """,
+    "plinth-test": """
+        create secrets in plinth-keys
+        delete secrets:plinth-system.helm-test in plinth-keys
+    """,
 }
 NOBODY = """
     create pods in plinth-system
@@ -141,6 +145,13 @@ MUST_NOT = {
         get rayclusters.ray.io in plinth-system
         patch endpointslices.discovery.k8s.io in team-b
     """,
+    "plinth-test": f"""{NOBODY.replace("create secrets in plinth-keys", "")}
+        create secrets in plinth-system
+        get secrets in plinth-keys
+        list secrets in plinth-keys
+        delete secrets:team-a.ci in plinth-keys
+        get gpupools.plinth.dev
+    """,
 }
 # What somebody may do who has one of Kubernetes' own roles in team-a, and what not.
 PEOPLE_MAY = {
@@ -182,7 +193,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
     with make_control_plane(tmp_path_factory) as made:
         prepare(made)
         Installation(made).install({"namespaces": ["team-a"]})
-        # The hook's account exists only while the chart is being removed.
+        # A hook's account exists only while it runs.
         hooks = Installation(made).helm("get", "hooks", "plinth")
         made.apply(
             *(each for each in yaml.safe_load_all(hooks) if each and each["kind"] not in {"Pod", "Job"})

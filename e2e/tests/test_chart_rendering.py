@@ -21,8 +21,9 @@ from chart import (
 )
 from kube.installation import CHART, NAMESPACE
 
-from plinth.desired.key_secrets import KEYS_NAMESPACE
+from plinth.desired.key_secrets import KEYS_NAMESPACE, secret_name
 from plinth.gateway.options import parse_options
+from plinth.runtime.chart_test import KEY_NAME, chart_test
 from plinth.runtime.gateway_agent import gateway_agent
 from plinth.runtime.operator import operator
 from plinth.runtime.release import release
@@ -63,10 +64,12 @@ def test_no_container_has_more_rights_than_it_needs(manifests: list[Manifest]) -
 
 def test_a_token_for_the_api_server_is_only_where_it_is_used(manifests: list[Manifest]) -> None:
     accounts = {each["metadata"]["name"] for each in manifests if each["kind"] == "ServiceAccount"}
-    assert accounts == {"plinth-operator", "plinth-gateway", "plinth-release"}
+    tested = {"plinth-test"} if "plinth-test" in accounts else set()
+    assert accounts == {"plinth-operator", "plinth-gateway", "plinth-release"} | tested
     for name, spec in pod_specs(manifests):
         has_all = spec.get("automountServiceAccountToken", True)
-        assert has_all == (name in {"Deployment plinth-operator", "Job plinth-release"}), name
+        holders = {"Deployment plinth-operator", "Job plinth-release", *(f"Pod {each}" for each in tested)}
+        assert has_all == (name in holders), name
         mounted = {
             each["name"]
             for each in containers(spec)
@@ -91,6 +94,7 @@ def test_every_flag_is_one_that_the_program_knows(manifests: list[Manifest]) -> 
         "agent": lambda flags: gateway_agent.make_context("gateway-agent", flags),
         "release": lambda flags: release.make_context("release", flags),
         "gateway": parse_options,
+        "test": lambda flags: chart_test.make_context("chart-test", flags),
     }
     seen = set()
     for _, spec in pod_specs(manifests):
@@ -173,7 +177,56 @@ def test_load_reports_are_only_for_the_operator_and_metrics_only_for_who_is_name
     operator = find(rendered("defaults"), "NetworkPolicy", "plinth-operator")["spec"]
     assert [rule["ports"] for rule in operator["ingress"]] == [[{"port": "webhook"}]]
     named = find(rendered("clients and monitoring named"), "NetworkPolicy", "plinth-gateway")["spec"]
-    assert len(named["ingress"][0]["from"]) == 3  # clients, monitoring, the chart's own test
+    clients, metrics, _ = named["ingress"]
+    assert len(clients["from"]) == 2  # theirs, and the chart's own test
+    monitoring = COMBINATIONS["clients and monitoring named"]["networkPolicy"]["monitoring"]
+    assert metrics == {"ports": [{"port": "metrics"}], "from": monitoring}
+
+
+def test_what_probes_and_prometheus_ask_is_on_no_service(manifests: list[Manifest]) -> None:
+    (gateway,) = find(manifests, "Deployment", "plinth-gateway")["spec"]["template"]["spec"]["containers"]
+    assert {gateway[each]["httpGet"]["port"] for each in ("readinessProbe", "livenessProbe")} == {"metrics"}
+    (port,) = (each["containerPort"] for each in gateway["ports"] if each["name"] == "metrics")
+    assert f"--metrics-port={port}" in gateway["args"]
+    (served,) = find(manifests, "Service", "plinth-gateway")["spec"]["ports"]
+    assert served["targetPort"] == "http"
+    for monitor in (each for each in manifests if each["kind"] in {"PodMonitor", "ServiceMonitor"}):
+        (endpoint,) = monitor["spec"].get("endpoints") or monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["port"] == "metrics"
+
+
+def test_tls_files_are_where_the_flags_say(manifests: list[Manifest]) -> None:
+    spec = find(manifests, "Deployment", "plinth-gateway")["spec"]["template"]["spec"]
+    (gateway,) = spec["containers"]
+    folders = {each["mountPath"]: each["name"] for each in gateway["volumeMounts"]}
+    volumes = {each["name"]: each for each in spec["volumes"]}
+    for flag in (each for each in gateway["args"] if "tls-" in each):
+        folder, _, file = flag.partition("=")[2].rpartition("/")
+        shown = volumes[folders[folder]]["secret"].get("items")
+        assert shown is None or file in {each["path"] for each in shown}, flag
+
+
+def test_a_gateway_with_a_certificate_is_asked_by_https_and_one_without_by_http() -> None:
+    for combination, scheme in (("defaults", "http"), ("gateways that speak tls to both sides", "https")):
+        (port,) = find(rendered(combination), "Service", "plinth-gateway")["spec"]["ports"]
+        assert (port["name"], port["appProtocol"]) == (scheme, scheme)
+        test = find(rendered(combination), "Pod", "plinth-test")["spec"]["containers"][0]
+        assert f"--gateway={scheme}://plinth-gateway:80" in test["args"]
+    flags = gateway_flags("gateways that speak tls to both sides")
+    assert "--redis-url=rediss://counts.example:6380" in flags
+    assert "--tls-cert=/etc/plinth/tls/tls.crt" in flags
+
+
+def test_the_chart_s_test_may_make_keys_only_while_it_runs_and_take_away_only_its_own() -> None:
+    manifests = rendered("defaults")
+    role = find(manifests, "Role", "plinth-test", KEYS_NAMESPACE)
+    assert role["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    create, delete = role["rules"]
+    assert create["verbs"] == ["create"]
+    assert (delete["verbs"], delete["resourceNames"]) == (["delete"], [secret_name(NAMESPACE, KEY_NAME)])
+    open_to_all = {each["metadata"]["name"] for each in rendered("no key asked for")}
+    assert "plinth-test" in open_to_all
+    assert "serviceAccountName" not in find(rendered("no key asked for"), "Pod", "plinth-test")["spec"]
 
 
 def gateway_flags(combination: str) -> set[str]:

@@ -23,6 +23,12 @@ NEEDED: dict[str, Values] = {
     "redis.storage.className": {"redis": {"enabled": True, "storage": {"size": "1Gi"}}},
     "gateway.redis.address": {},
     "gateway.redis": {"gateway": {"redis": {"address": "redis.example:6379"}}},
+    **{
+        f"gateway.redis.tls.{name}": {
+            "gateway": {"redis": {"address": "redis.example:6379", "tls": {"enabled": True}}}
+        }
+        for name in ("authoritySecret", "certificateSecret")
+    },
     "gateway.cache.shared": {"redis": {"enabled": True}},
     "monitoring.serviceMonitor": {"monitoring": {"serviceMonitor": {"enabled": True}}},
     "monitoring.serviceMonitor.enabled": {},
@@ -122,6 +128,7 @@ def test_every_value_changes_what_is_installed(path: str, default: Any) -> None:
         ({"gateway": {"workers": 0}}, "gateway/workers"),
         ({"gateway": {"redis": {"address": "redis://redis:6379"}}}, "does not match pattern"),
         ({"gateway": {"cache": {"shared": True}}}, "gateway.cache.shared must be false where there is no"),
+        ({"gateway": {"redis": {"tls": {"enabled": True}}}}, "must be false without gateway.redis.address"),
         ({"keys": {"namespace": "plinth-system"}}, "keys.namespace must be a namespace of its own"),
         ({"networkPolicy": {"clients": [{"pods": {}}]}}, "'pods' not allowed"),
     ],

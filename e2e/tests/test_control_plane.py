@@ -9,6 +9,8 @@ from kube.access import KubectlError, Kubernetes, run_kubectl
 from kube.control_plane import ControlPlane
 from kube.processes import wait_until
 
+from plinth.tests.api.building import model_document, policy_document
+
 pytestmark = pytest.mark.kube
 
 
@@ -34,6 +36,28 @@ def test_a_rule_of_the_crd_refuses_without_any_webhook(
     with pytest.raises(KubectlError, match="must") as refused:
         control_plane.kubectl("create", "-n", kube_namespace, "-f", "-", stdin=yaml.safe_dump(model))
     assert "spec.scaling" in str(refused.value)
+
+
+def test_the_rules_cost_too_much_for_no_object_however_full(
+    control_plane: Kubernetes, kube_namespace: str
+) -> None:
+    """The API server bounds what judging one object may cost; a CRD that might cost more it would not serve at all."""
+    policy = policy_document("fullest", models=[f"m{number:062}" for number in range(64)])
+    model = model_document(
+        "fullest",
+        model={"source": "hf://org/" + "n" * 1015},
+        aliases=[f"a{number:063}@{'v' * 63}" for number in range(16)],
+        fallbacks=[f"f{number:063}@{'v' * 63}" for number in range(8)],
+        adapters=[
+            {"name": f"l{number:062}", "source": f"file:///{number:02}{'x' * 1014}"} for number in range(16)
+        ],
+        engine={"args": {f"a{number:063}": "x" * 1024 for number in range(64)}},
+    )
+    for document in (policy, model):
+        document["metadata"]["namespace"] = kube_namespace
+        control_plane.apply(document)
+        document["spec"] |= {"models": []} if document is policy else {"aliases": []}
+        control_plane.apply(document)  # rules about a change see both
 
 
 def test_an_account_may_only_do_what_it_was_allowed(control_plane: Kubernetes, kube_namespace: str) -> None:

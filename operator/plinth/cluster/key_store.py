@@ -2,6 +2,7 @@
 
 `plinth keys` writes it, `plinth up` reads it from another process and looks for changes several times a second. It is
 the only copy of the keys, so unlike the statuses' file a damaged one is never begun anew: that would open the API.
+Another file may be put in its place at any time, as from a backup: no log lies beside it that would belong to the old one.
 """
 
 from __future__ import annotations
@@ -35,31 +36,21 @@ class KeyStoreError(RuntimeError):
 class KeyDB:
     """One open file, for one thread; any number of processes."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, file: tuple[int, int]) -> None:
         self._connection = connection
         self._path = path
+        self._file = file
+        """Which file the path named when it was opened."""
 
     @classmethod
     def open(cls, path: Path) -> KeyDB:
         """Open the file, making it for its owner alone if need be. Raises KeyStoreError."""
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            path.chmod(0o600)
-            connection = sqlite3.connect(path, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise KeyStoreError(f"the keys in {path} cannot be opened: {error}") from error
-        try:
-            _prepare(connection, path)
-        except sqlite3.Error as error:
-            connection.close()
-            raise KeyStoreError(
-                f"the keys in {path} cannot be read ({error}): put a sound copy in its place, or remove the file and"
-                " make all keys anew"
-            ) from error
-        except BaseException:
-            connection.close()
-            raise
-        return cls(connection, path)
+        file = _file_at(path)
+        return cls(_connect(path, may_begin=True), path, file)
 
     def close(self) -> None:
         """Close the file; whatever was written stays."""
@@ -97,9 +88,17 @@ class KeyDB:
                 self._write(after)
         return after
 
-    def change_mark(self) -> int:
-        """Moves when another process has changed something; asking costs no reading of the disk."""
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+    def change_mark(self) -> tuple[int, ...]:
+        """Moves when another process has changed something, or has put another file in the place of this one.
+
+        Raises KeyStoreError where there is no sound file any more, and sqlite3.Error.
+        """
+        file = _file_at(self._path)
+        if file != self._file:
+            newer = _connect(self._path, may_begin=False)
+            self._connection.close()
+            self._connection, self._file = newer, file
+        return *file, int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     def _find(self, tenant: str, name: str) -> StoredKey | None:
         column = "id" if name.startswith(ID_PREFIX) else "name"
@@ -125,12 +124,44 @@ class KeyDB:
             raise KeyStoreError(f"the keys in {self._path} cannot be written: {error}") from error
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _file_at(path: Path) -> tuple[int, int]:
+    """Which file a path names now. Raises KeyStoreError."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise KeyStoreError(f"the keys in {path} cannot be opened: {error}") from error
+    return found.st_dev, found.st_ino
+
+
+def _connect(path: Path, *, may_begin: bool) -> sqlite3.Connection:
+    """Open a file that is there; an empty one only if it may be a new one's begin. Raises KeyStoreError."""
+    try:
+        path.chmod(0o600)
+        connection = sqlite3.connect(path, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise KeyStoreError(f"the keys in {path} cannot be opened: {error}") from error
+    try:
+        _prepare(connection, path, may_begin=may_begin)
+    except sqlite3.Error as error:
+        connection.close()
+        raise KeyStoreError(
+            f"the keys in {path} cannot be read ({error}): put a sound copy in its place, or remove the file and"
+            " make all keys anew"
+        ) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, may_begin: bool) -> None:
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise KeyStoreError(f"{path} was written by a newer Plinth (schema {version}): upgrade Plinth")
-    connection.execute("PRAGMA journal_mode = WAL")
+    if version == 0 and not may_begin:
+        raise KeyStoreError(f"{path} was replaced by a file without keys; to begin anew, start Plinth again")
+    connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute("PRAGMA synchronous = FULL")  # a key that was said to be revoked stays revoked
     if version == 0:
         with connection:

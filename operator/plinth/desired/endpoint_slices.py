@@ -52,6 +52,7 @@ class ReplicaNote(msgspec.Struct):
     kind: str = ""
     kv_tokens: int = 0
     fault: str = ""
+    engine: str = ""
 
 
 def owner_reference(name: str, uid: str) -> Owner:
@@ -121,6 +122,7 @@ def _replica_slice(model: str, replica: ReplicaRoute, owner: Owner) -> dict[str,
         kind=replica.kind,
         kv_tokens=replica.kv_tokens,
         fault=replica.fault,
+        engine=replica.engine,
     )
     annotations = {REPLICA: msgspec.json.encode(note).decode()}
     return {

@@ -184,6 +184,7 @@ class _Slice(msgspec.Struct):
             kind=note.kind,
             kv_tokens=note.kv_tokens,
             fault=note.fault,
+            engine=note.engine,
         )
 
     def _must_be_named(self, name: str) -> None:

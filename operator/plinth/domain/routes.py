@@ -62,7 +62,6 @@ def model_route(request: RouteRequest) -> ModelRoute:
         message=message,
         replicas=replicas,
         objectives=_objectives(spec.objectives),
-        engine=serving.engine,
         revision=serving.revision,
         aliases=tuple(spec.aliases),
         fallbacks=tuple(spec.fallbacks),
@@ -110,6 +109,7 @@ def replica_routes(
                 kind=_kind(slot, accelerators or {}),
                 kv_tokens=slot.figures.memory.kv_tokens if slot.figures else 0,
                 fault=slot.fault,
+                engine=slot.spec.engine.value if slot.spec else "",
             )
         )
     return tuple(routes)
@@ -118,7 +118,6 @@ def replica_routes(
 class _Serving(NamedTuple):
     """What the replicas have in common that requests go to; of a model without any, what the next will have."""
 
-    engine: str
     revision: str
     adapters: tuple[str, ...]
 
@@ -128,9 +127,8 @@ def _serving(request: RouteRequest, replicas: Iterable[ReplicaRoute]) -> _Servin
     slots = [slot for name, slot in request.slots.items() if str(name) in ready]
     told = [slot.spec for slot in slots] or [request.wanted]
     specs = [spec for spec in told if spec is not None]
-    engines, adapters = {spec.engine.value for spec in specs}, [spec.adapter_names for spec in specs]
+    adapters = [spec.adapter_names for spec in specs]
     return _Serving(
-        engine=engines.pop() if len(engines) == 1 else "",
         revision="+".join(sorted({slot.name.revision for slot in slots})) or request.revision,
         # A replica of an older revision would not know the name.
         adapters=tuple(

@@ -46,6 +46,8 @@ class ReplicaRoute:
     """What its KV cache holds; 0 where nobody knows."""
     fault: str = ""
     """Why its accelerators are not to be trusted; while others serve, it should get no request."""
+    engine: str = ""
+    """`VLLM` or `LlamaCpp`, which differ while a model changes from one to the other; empty where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,6 @@ class ModelRoute:
     """Why, for a request that is refused or waited in vain."""
     replicas: tuple[ReplicaRoute, ...]
     objectives: ObjectiveRoute | None = None
-    engine: str = ""
-    """`VLLM` or `LlamaCpp`; empty while replicas of both serve, and of a model that nothing is known of."""
     revision: str = ""
     """Changes with whatever may change its answers: weights, engine, arguments. All revisions that serve now."""
     aliases: tuple[str, ...] = ()

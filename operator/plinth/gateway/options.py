@@ -11,6 +11,7 @@ from plinth.gateway.server.tls import TlsFiles
 from plinth.gateway.server.worker_lines import Place
 from plinth.gateway.shared_options import Shared, add_shared_flags, read_shared
 
+MOST_PORT = 65_535
 _MEBIBYTE = 1024 * 1024
 MOST_WORKERS = 256
 """Each reads the load of all the others, for each request."""
@@ -84,6 +85,8 @@ class Options:
     port: int
     control: Path
     secret_file: Path
+    metrics_port: int | None = None
+    """Of the same host, for metrics and probes; None leaves metrics with the clients, who need a key for them."""
     workers: int = 1
     """Processes that serve; one needs no parent."""
     worker: Place | None = None
@@ -108,6 +111,12 @@ def parse_options(arguments: list[str] | None = None) -> Options:
     )
     parser.add_argument(
         "--secret-file", required=True, type=Path, metavar="PATH", help="what replicas ask for"
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="of --listen's host, for metrics and probes without TLS or key; clients get no metrics then",
     )
     parser.add_argument(
         "--workers",
@@ -148,6 +157,7 @@ def parse_options(arguments: list[str] | None = None) -> Options:
         port=int(port),
         control=found.control,
         secret_file=found.secret_file,
+        metrics_port=found.metrics_port,
         workers=found.workers,
         worker=found.worker,
         limits=limits,
@@ -193,6 +203,13 @@ def _add_tls_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replica-tls-name", default="", metavar="NAME", help="what stands in every replica's certificate"
     )
+
+
+def _port(text: str) -> int:
+    """A port; 0 picks one."""
+    if not text.isdecimal() or int(text) > MOST_PORT:
+        raise argparse.ArgumentTypeError(f"must be 0 to {MOST_PORT}, not {text!r}")
+    return int(text)
 
 
 def _workers(text: str) -> int:

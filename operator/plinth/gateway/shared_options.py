@@ -12,13 +12,14 @@ from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from plinth.gateway.server.redis import RedisAddress
+from plinth.gateway.server.tls import TlsFiles, client_context
 
 CachePlace = Literal["memory", "redis"]
 """Where answers are kept: in this gateway's memory alone, or in Redis too, where other gateways find them."""
 CACHE_PLACES: Final[tuple[CachePlace, ...]] = ("memory", "redis")
 DEFAULT_PORT: Final = 6379
 MOST_TIMEOUT_MS: Final = 10_000
-URL_FORM: Final = "redis://[USER@]HOST[:PORT][/DATABASE]"
+URL_FORM: Final = "redis[s]://[USER@]HOST[:PORT][/DATABASE]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,12 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redis-password-file", type=Path, metavar="PATH", help="file with the password for Redis"
     )
+    for flag, text in (
+        ("--redis-tls-ca", "authority of Redis' certificate, PEM, for rediss://; else those of the system"),
+        ("--redis-tls-cert", "certificate that Redis is shown"),
+        ("--redis-tls-key", "its key"),
+    ):
+        parser.add_argument(flag, type=Path, metavar="PATH", help=text)
     parser.add_argument(
         "--redis-timeout-ms",
         type=int,
@@ -67,8 +74,11 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 def read_shared(found: argparse.Namespace) -> Shared:
     """What the flags say; no file is read. Raises ValueError naming the flag that is wrong."""
     redis = None
+    tls = TlsFiles(certificate=found.redis_tls_cert, key=found.redis_tls_key, authority=found.redis_tls_ca)
+    if bool(tls.certificate) != bool(tls.key):
+        raise ValueError("--redis-tls-cert and --redis-tls-key go together")
     if found.redis_url:
-        redis = _read_url(found.redis_url)
+        redis = _read_url(found.redis_url, tls)
     elif found.redis_password_file is not None:
         raise ValueError("--redis-password-file is of no use without --redis-url")
     elif found.cache_place == "redis":
@@ -89,7 +99,12 @@ def read_shared(found: argparse.Namespace) -> Shared:
 
 
 def with_password(shared: Shared) -> Shared:
-    """The same with the password read from its file, at the start of a process. Raises OSError, ValueError."""
+    """The same with the password read from its file, at the start of a process, and certificates tried.
+
+    Raises OSError, ValueError.
+    """
+    if shared.redis is not None and shared.redis.tls is not None:
+        client_context(shared.redis.tls)
     if shared.redis is None or shared.redis_password_file is None:
         return shared
     password = shared.redis_password_file.read_text(encoding="utf-8").strip()
@@ -98,18 +113,16 @@ def with_password(shared: Shared) -> Shared:
     return replace(shared, redis=replace(shared.redis, password=password))
 
 
-def _read_url(url: str) -> RedisAddress:
+def _read_url(url: str, tls: TlsFiles) -> RedisAddress:
     """The address in a URL. Raises ValueError; its text never repeats the URL, which may hold a password."""
     parts = urlsplit(url)
-    if parts.scheme == "rediss":
-        raise ValueError(f"--redis-url: TLS is not spoken to Redis; it must be {URL_FORM}")
     database = parts.path.removeprefix("/")
     try:
         port = parts.port
     except ValueError:
         port = -1
     if (
-        parts.scheme != "redis"
+        parts.scheme not in {"redis", "rediss"}
         or not parts.hostname
         or port == -1
         or not (database.isdecimal() or not database)
@@ -122,9 +135,12 @@ def _read_url(url: str) -> RedisAddress:
             "--redis-url must hold no password, which every process could see: name its file by"
             " --redis-password-file"
         )
+    if parts.scheme == "redis" and tls.present():
+        raise ValueError("--redis-tls-… need --redis-url=rediss://…: else certificates would go unused")
     return RedisAddress(
         host=parts.hostname,
         port=DEFAULT_PORT if port is None else port,
         database=int(database or 0),
         username=unquote(parts.username) if parts.username else None,
+        tls=tls if parts.scheme == "rediss" else None,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from plinth.api.v1alpha1 import QuotaPolicy
-from plinth.cluster.key_store import KeyDB
+from plinth.cluster.key_store import KeyDB, KeyStoreError
 from plinth.domain.access import AccessTable
 from plinth.domain.keys import StoredKey
 from plinth.domain.policies import access_table
@@ -22,7 +22,7 @@ class FolderAccess:
 
     def __init__(self, database: KeyDB) -> None:
         self._database = database
-        self._mark: int | None = None
+        self._mark: tuple[int, ...] | None = None
         self._keys: list[StoredKey] = []
         self._policies: Sequence[QuotaPolicy] | None = None
         self._table = AccessTable(version=0)
@@ -35,7 +35,8 @@ class FolderAccess:
     def look(self, policies: Sequence[QuotaPolicy]) -> AccessTable | None:
         """The table, if it differs from the last one given; `policies` as the last reading of the folder had them.
 
-        A key is asked for once there has been one: revoked ones stay in the database. Raises sqlite3.Error.
+        A key is asked for once there has been one: revoked ones stay in the database, and a database that is put in its
+        place opens nothing. Raises sqlite3.Error and KeyStoreError.
         """
         mark = self._database.change_mark()
         if mark == self._mark and policies == self._policies:
@@ -45,7 +46,8 @@ class FolderAccess:
         self._policies = policies
         documents = [each.model_dump(mode="json", by_alias=True, exclude={"status"}) for each in policies]
         before = self._table
-        table = access_table(self._keys, documents, requires_key=bool(self._keys), version=before.version)
+        requires_key = bool(self._keys) or (before.requires_key and before.version > 0)
+        table = access_table(self._keys, documents, requires_key=requires_key, version=before.version)
         if table == before and before.version:
             return None
         self._table = replace(table, version=before.version + 1)
@@ -66,7 +68,7 @@ class FolderAccess:
         while True:
             try:
                 table, now_wrong = self.look(policies()), ""
-            except sqlite3.Error as error:
+            except (sqlite3.Error, KeyStoreError) as error:
                 table, now_wrong = None, f"the keys cannot be read just now, those read last go on: {error}"
             if table is not None:
                 hand_over(table)

@@ -98,11 +98,11 @@ class Asked:
 
     name: str
     tenant: str
-    policies: tuple[str, ...]
-    models: tuple[str, ...]
-    expires: float | None
+    policies: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    expires: float | None = None
     """Seconds from now."""
-    priority: Band | None
+    priority: Band | None = None
 
 
 def create_key(keys: Keys, asked: Asked) -> None:
@@ -118,7 +118,18 @@ def create_key(keys: Keys, asked: Asked) -> None:
             raise click.ClickException(
                 f"there is no QuotaPolicy {asked.tenant}/{policy} (there: {there}); make it first"
             )
-    now, (secret, digest) = time.time(), _draw()
+    now = time.time()
+    key, secret = make_key(asked, now)
+    try:
+        keys.add(key)
+    except KeyTaken as error:
+        raise click.ClickException(str(error)) from error
+    _hand_out(secret, f"key {key.id} ({key.tenant}/{key.name}), {_state(key, now)}")
+
+
+def make_key(asked: Asked, now: float) -> tuple[StoredKey, str]:
+    """A new key to store, and its secret."""
+    secret, digest = _draw()
     key = StoredKey(
         id=_draw_id(),
         name=asked.name,
@@ -130,11 +141,7 @@ def create_key(keys: Keys, asked: Asked) -> None:
         expires_at=None if asked.expires is None else now + asked.expires,
         priority=asked.priority,
     )
-    try:
-        keys.add(key)
-    except KeyTaken as error:
-        raise click.ClickException(str(error)) from error
-    _hand_out(secret, f"key {key.id} ({key.tenant}/{key.name}), {_state(key, now)}")
+    return key, secret
 
 
 def rotate_key(keys: Keys, tenant: str, name: str, grace: float) -> None:

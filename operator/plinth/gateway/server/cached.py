@@ -12,6 +12,7 @@ from plinth.gateway.protocol.response import whole_response
 from plinth.gateway.server.answer import Attended
 from plinth.gateway.server.ending import Spent
 from plinth.gateway.server.shared_answer import SharedAnswer
+from plinth.gateway.surface.native import ENGINES_DIFFER
 from plinth.gateway.waiting.ticket import RANKS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def answer_from_cache(core: Core, client: Client, answer: ClientAnswer, order: O
 
 
 def _key(order: Order) -> bytes | None:
-    if order.exchange is not None:
+    if order.exchange is not None or order.endpoint.path in ENGINES_DIFFER:
         return None  # a translated answer is another document each time
     return answer_key(
         order.request.body,

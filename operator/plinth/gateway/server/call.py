@@ -233,6 +233,10 @@ class Call(Exchange, Dispatchable, cached.Asker):
             self._waited += now - self._held_since
         self._log.append(Attempt(replica.route.slot, now - self.order.arrived))
         self._held_since = now
+        refusal = self.order.fit(replica.route.engine)
+        if refusal is not None:
+            self._core.loop.call_soon(self.refuse, refusal)  # its model is in the midst of giving places out
+            return
         if self._answer.began:
             self._core.spawn(self._continue_at(replica))
             return

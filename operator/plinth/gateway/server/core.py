@@ -83,6 +83,8 @@ class Core:
             peers=peers,
         )
         self.draining = False
+        self.shows_metrics = options.metrics_port is None
+        """To clients: there is no port for them alone."""
         self.body_bytes = 0
         """Request bodies held now, all connections together."""
         self.connections: set[ClientConnection] = set()
@@ -101,10 +103,9 @@ class Core:
         self.gate = Gate(table)
         self.limiter.forget_accounts()
 
-    def anyone(self) -> Caller | None:
-        """The caller who shows no key, where none is needed."""
-        found = self.gate.admit(b"", b"", 0.0) if self.gate is not None else None
-        return found if isinstance(found, Caller) else None
+    def has_tables(self) -> bool:
+        """Whether it has been told what to serve, and to whom."""
+        return self.fleet.version != 0 and self.gate is not None
 
     def names_for(self, caller: Caller) -> list[str]:
         """The first name of every model that this caller may ask for, in order."""

@@ -21,20 +21,21 @@ METRICS: Final = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 Local = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers, body."""
+LIVE: Local = (200, _TEXT, b"ok\n")
 
 
 def answer_locally(core: Core, endpoint: Endpoint, target: bytes, caller: Caller | None) -> Local | Refusal:
-    """The gateway's own answer; to what anybody may ask, there is no caller."""
+    """The gateway's own answer; without a caller only to what anybody may ask."""
     match endpoint.answer:
         case Answer.HEALTH:
             return _health(core)
         case Answer.READY:
-            return _readiness(core)
+            return readiness(draining=core.draining, has_tables=core.has_tables())
         case Answer.LIVE:
-            return 200, _TEXT, b"ok\n"
+            return LIVE
         case Answer.METRICS:
             return 200, METRICS, core.metrics.text()
-    found = surface_answers(endpoint.path, _tasks(core, caller or core.anyone()))
+    found = surface_answers(endpoint.path, _tasks(core, caller))
     if found is not None or caller is None:
         return found or no_table_yet()
     return _models(core, target, caller)
@@ -59,13 +60,13 @@ def _health(core: Core) -> Local:
     return 503 if core.draining else 200, _JSON, msgspec.json.encode(body)
 
 
-def _readiness(core: Core) -> Local:
-    """Whether new connections should come here: not before there is a table, nor while draining."""
-    if core.draining:
+def readiness(*, draining: bool, has_tables: bool) -> Local:
+    """Whether new connections should come here: not before there are tables, nor while draining."""
+    if draining:
         return 503, _TEXT, b"draining\n"
-    if core.fleet.version == 0 or core.gate is None:
+    if not has_tables:
         return 503, _TEXT, b"no route table or no access table yet\n"
-    return 200, _TEXT, b"ok\n"
+    return LIVE
 
 
 def _models(core: Core, target: bytes, caller: Caller) -> Local | Refusal:

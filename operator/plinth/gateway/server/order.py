@@ -24,6 +24,7 @@ from plinth.gateway.routing.weights import taker, ticket
 from plinth.gateway.surface.dialects import refusal_document, translate
 from plinth.gateway.surface.exchange import Exchange
 from plinth.gateway.surface.names import Target
+from plinth.gateway.surface.native import ENGINES_DIFFER, translate_native
 from plinth.gateway.surface.renaming import with_model
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Order:
 
     __slots__ = (
         "_core",
+        "_known",
+        "_name",
         "account",
         "arrived",
         "asked",
@@ -90,6 +93,10 @@ class Order:
         self.tried_models: set[str] = set()
         self.session = ""
         self.model: Model
+        self._name: str
+        """That the model's engines answer to."""
+        self._known: bool
+        """The client named it so."""
         self.billed: str
         """The model whose limits count, `namespace/name`: the one that was asked for, or its fallback."""
         self.terms: Terms
@@ -155,6 +162,20 @@ class Order:
         else:
             self.account = None
 
+    def fit(self, engine: str) -> Refusal | None:
+        """Says it as this engine takes it, where engines differ; one of the other may have been tried before."""
+        if self.endpoint.path not in ENGINES_DIFFER:
+            return None
+        found = translate_native(self.endpoint.path, self.request.body, model=self._name, engine=engine)
+        if isinstance(found, Refusal):
+            return found
+        body = self._named() if found is None else found.body
+        if isinstance(body, Refusal):
+            return body
+        self.exchange, self.body = found, body
+        self.path = self.request.target if found is None else found.path
+        return None
+
     def refusal_body(self, refusal: Refusal) -> bytes:
         """An error as this client reads it."""
         request_id = self.request.request_id.decode()
@@ -165,29 +186,28 @@ class Order:
     def _prepare(self, *, edits: bool = True) -> Refusal | None:
         """What the replica is asked. A stream of which nobody loses anything needs no `edits`: it ends where it breaks."""
         route, request = self.model.route, self.request
+        body: bytes | Refusal
         body, path = request.body, request.target
         self.exchange = None
         self.prepared = None
-        known = self.asked in route.names or self.asked in route.adapters
-        name = self.asked if known else route.names[0]
+        self._known = self.asked in route.names or self.asked in route.adapters
+        self._name = self.asked if self._known else route.names[0]
         if self.endpoint.path not in _PLAIN:
             exchange = translate(
                 self.endpoint.path,
                 body,
-                model=name,
-                engine=route.engine,
+                model=self._name,
                 identity=f"{self._core.identity.replace('-', '')}{self.number:x}",
                 created=int(time.time()),
             )
             if isinstance(exchange, Refusal):
                 return exchange
             if exchange is not None:
-                self.exchange, body, path, known = exchange, exchange.body, exchange.path, True
-        if not known:
-            renamed = with_model(body, name)
-            if isinstance(renamed, Refusal):
-                return renamed
-            body = renamed
+                self.exchange, body, path = exchange, exchange.body, exchange.path
+        if self.exchange is None:
+            body = self._named()
+        if isinstance(body, Refusal):
+            return body
         self._estimate(route)
         if (
             edits
@@ -200,6 +220,10 @@ class Order:
                 body = self.prepared.body
         self.body, self.path = body, path
         return None
+
+    def _named(self) -> bytes | Refusal:
+        """What the client sent, with the name that engines answer to."""
+        return self.request.body if self._known else with_model(self.request.body, self._name)
 
     def _estimate(self, route: ModelRoute) -> None:
         probe, estimates = self.probe, self._core.estimates

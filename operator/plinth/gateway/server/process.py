@@ -18,6 +18,8 @@ import uvloop
 
 from plinth.gateway.options import Options, parse_options
 from plinth.gateway.server.control import ControlServer
+from plinth.gateway.server.local import readiness
+from plinth.gateway.server.monitor import MonitorServer
 from plinth.gateway.server.serving import Serving
 from plinth.gateway.server.worker_gateway import WorkerGateway
 from plinth.gateway.server.worker_lines import Place
@@ -41,6 +43,10 @@ class GatewayProcess(Serving):
         )
         self._controllers: asyncio.Server | None = None
         super().__init__(options, secret, news=self.control)
+        self.monitor = MonitorServer(
+            metrics=self._metrics,
+            readiness=lambda: readiness(draining=self.core.draining, has_tables=self.core.has_tables()),
+        )
 
     @property
     def identity(self) -> str:
@@ -50,15 +56,21 @@ class GatewayProcess(Serving):
     async def start(self) -> None:
         """Listens; raises OSError when an address is taken."""
         await self.listen((self._options.host, self._options.port))
+        if self._options.metrics_port is not None:
+            await self.monitor.listen(self._options.host, self._options.metrics_port)
         self._controllers = await self.control.listen(self._options.control)
 
     async def close(self) -> None:
         """Closes what is open."""
         self.control.close()
+        self.monitor.close()
         if self._controllers is not None:
             self._controllers.close()
         await super().close()
         self._options.control.unlink(missing_ok=True)
+
+    async def _metrics(self) -> bytes:
+        return self.core.metrics.text()
 
 
 def make_pool(options: Options, arguments: Sequence[str]) -> WorkerPool:
@@ -70,6 +82,7 @@ def make_pool(options: Options, arguments: Sequence[str]) -> WorkerPool:
             host=options.host,
             port=options.port,
             control=options.control,
+            metrics_port=options.metrics_port,
             counts=options.shared.redis is None,
             drain_seconds=options.limits.drain_seconds,
         )
@@ -89,9 +102,9 @@ async def _run_gateway(options: Options, secret: str, arguments: Sequence[str]) 
             return _complain(f"cannot listen: {error}")
         if isinstance(gateway, WorkerPool):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reload_soon)
-        host, port = gateway.address
         announcement = {
-            "listening": f"{host}:{port}",
+            "listening": _text(gateway.address),
+            "metrics": _text(gateway.monitor.address),
             "control": str(options.control),
             "gateway": gateway.identity,
         }
@@ -159,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         secret = read_secret(options.secret_file)
         options = replace(options, shared=with_password(options.shared))
     except (OSError, ValueError) as error:
-        return _complain(f"cannot read a secret: {error}")
+        return _complain(f"cannot read its files: {error}")
     _allow_many_sockets()
     running = (
         _run_worker(options, secret, options.worker)
@@ -168,6 +181,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     status: int = uvloop.run(running)
     return status
+
+
+def _text(address: tuple[str, int]) -> str:
+    """HOST:PORT; empty where nothing listens."""
+    host, port = address
+    return f"{host}:{port}" if port else ""
 
 
 def _complain(what: str) -> int:

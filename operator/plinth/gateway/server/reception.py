@@ -21,16 +21,17 @@ def receive(core: Core, request: Request) -> Order | Local | Scrape | Refusal:
     endpoint = match(request.method, request.target)
     if isinstance(endpoint, Refusal):
         return endpoint
-    if endpoint.answer is Answer.METRICS and core.peers is not None:
-        return Scrape(core.peers)
-    if not endpoint.needs_key:
-        return answer_locally(core, endpoint, request.target, None)
     caller = _admit(core, request)
     if isinstance(caller, Refusal):
-        return caller
-    if endpoint.answer is not Answer.REPLICA:
-        return answer_locally(core, endpoint, request.target, caller)
-    return _order(core, request, endpoint, caller)
+        return caller if endpoint.needs_key else answer_locally(core, endpoint, request.target, None)
+    if endpoint.answer is Answer.REPLICA:
+        return _order(core, request, endpoint, caller)
+    if endpoint.answer is Answer.METRICS:
+        if not core.shows_metrics:
+            return Refusal(404, "not_found", "metrics are on a port of their own", should_retry=False)
+        if core.peers is not None:
+            return Scrape(core.peers)
+    return answer_locally(core, endpoint, request.target, caller)
 
 
 def _order(core: Core, request: Request, endpoint: Endpoint, caller: Caller) -> Order | Refusal:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from plinth.gateway.protocol.resp import MalformedReplyError, RedisError, Reply, ReplyReader, command
+from plinth.gateway.server.tls import TlsFiles, client_context, look
 
 OnReply = Callable[[Reply], None]
 
@@ -22,6 +25,8 @@ class RedisAddress:
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    tls: TlsFiles | None = None
+    """By which it is spoken to; None for in the clear."""
     path: Path | None = None
     """Of a Unix socket, in place of host and port."""
 
@@ -92,7 +97,7 @@ async def connect_to_redis(
     """An open connection, let in and set to its database, within so many seconds.
 
     Raises:
-        OSError: nobody answers there, or not in time.
+        OSError: nobody answers there, or not in time, or somebody else than should.
         RedisError: it answers, but lets nobody in.
     """
     async with asyncio.timeout(seconds):
@@ -103,7 +108,10 @@ async def connect_to_redis(
             )
         else:
             _, connection = await loop.create_connection(
-                lambda: RedisConnection(on_lost), address.host, address.port
+                lambda: RedisConnection(on_lost),
+                address.host,
+                address.port,
+                ssl=_context(address.tls, look(address.tls)) if address.tls is not None else None,
             )
         try:
             if address.password is not None:
@@ -115,3 +123,9 @@ async def connect_to_redis(
             connection.close()
             raise
     return connection
+
+
+@lru_cache(maxsize=1)
+def _context(files: TlsFiles, _seen: tuple[tuple[int, int, int], ...]) -> ssl.SSLContext:
+    """Made anew only when the files have changed: while Redis is away many connections are tried."""
+    return client_context(files)

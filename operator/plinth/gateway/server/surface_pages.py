@@ -18,7 +18,7 @@ def surface_answers(path: str, models: Mapping[str, str]) -> tuple[int, Headers,
 
     Args:
         path: the endpoint's.
-        models: the task of each model that the caller may see, by the name it is listed under. Neither path needs a
+        models: the task of each model that the caller may ask, by the name it is listed under. Neither path needs a
             key: where models do, a caller without one is shown none.
     """
     if path == "/openapi.json":

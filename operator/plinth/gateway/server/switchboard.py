@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from plinth.domain.access import AccessTable
 from plinth.domain.control_lines import ControlLineError, Shutdown, decode_line
 from plinth.domain.traffic import LoadReport, RouteTable
 from plinth.gateway.server import worker_lines
@@ -101,6 +102,10 @@ class Switchboard:
             for worker in self.workers.values():
                 worker.send(line)
 
+    def has_tables(self) -> bool:
+        """Whether it has been told what to serve, and to whom."""
+        return self._newest.keys() >= {RouteTable, AccessTable}
+
     # The workers' lives and lines.
 
     def welcome(self, worker: WorkerProcess) -> None:
@@ -165,7 +170,8 @@ class Switchboard:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _scrape(self, asker: WorkerProcess, number: int) -> None:
+    async def exposition(self) -> str:
+        """What all workers have counted."""
         self._scrape_number += 1
         mine = self._scrape_number
         scraping = self._scrapes[mine] = Scraping(set(self.workers))
@@ -173,7 +179,10 @@ class Switchboard:
             worker.tell(Scrape(mine))
         await scraping.wait(SCRAPE_SECONDS)
         del self._scrapes[mine]
-        asker.tell(Exposition(number, self.metrics.text(self._own_metrics())))
+        return self.metrics.text(self._own_metrics())
+
+    async def _scrape(self, asker: WorkerProcess, number: int) -> None:
+        asker.tell(Exposition(number, await self.exposition()))
 
     def _own_metrics(self) -> str:
         listening = sum(worker.listening for worker in self.workers.values())

@@ -36,7 +36,7 @@ class Reloading:
         """Raises OSError or ssl.SSLError when the files cannot be used."""
         self._files = files
         self._make = make
-        self._seen = _look(files)
+        self._seen = look(files)
         self.context = make(files)
 
     def refresh(self) -> str | None:
@@ -45,7 +45,7 @@ class Reloading:
         The same failure is told once: until the files change again, there is nothing new to say.
         """
         try:
-            seen = _look(self._files)
+            seen = look(self._files)
             if seen == self._seen:
                 return None
             self._seen = seen
@@ -85,7 +85,7 @@ class ClientTls:
         if files.authority is None:
             raise ValueError("an authority is needed: without one, anybody's certificate would do")
         self.server_name = server_name
-        self._newest = Reloading(files, _client_context)
+        self._newest = Reloading(files, client_context)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -110,16 +110,20 @@ def _server_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def _client_context(files: TlsFiles) -> ssl.SSLContext:
+def client_context(files: TlsFiles) -> ssl.SSLContext:
+    """Trusts the authority, or those of the system where none is named. Raises OSError or ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(files.authority)
+    if files.authority is not None:
+        context.load_verify_locations(files.authority)
+    else:
+        context.load_default_certs()
     if files.certificate is not None:
         context.load_cert_chain(files.certificate, files.key)
     return context
 
 
-def _look(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
-    """What tells a changed file from the same: mounted Secrets are swapped by links, hence the inode."""
+def look(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
+    """What tells a changed file from the same: mounted Secrets are swapped by links, hence the inode. Raises OSError."""
     found = [path.stat() for path in files.present()]
     return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)

@@ -20,6 +20,8 @@ from typing import Final
 
 from plinth.gateway.server.control import ControlServer
 from plinth.gateway.server.counter_server import serve_counters
+from plinth.gateway.server.local import readiness
+from plinth.gateway.server.monitor import MonitorServer
 from plinth.gateway.server.peers import news_bytes
 from plinth.gateway.server.shared_load import LoadBoard
 from plinth.gateway.server.switchboard import Switchboard
@@ -50,6 +52,8 @@ class PoolOptions:
     port: int
     """0 picks one."""
     control: Path
+    metrics_port: int | None = None
+    """0 picks one; None for none of its own."""
     counts: bool = True
     """Limits are counted here for all workers: there is no Redis for that."""
     drain_seconds: float = 30.0
@@ -75,6 +79,12 @@ class WorkerPool:
         self._wakes = tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(lanes))
         self._free_lanes = list(reversed(range(lanes)))
         self._switchboard = Switchboard(self._board, self._wakes, self.drain)
+        self.monitor = MonitorServer(
+            metrics=self._metrics,
+            readiness=lambda: readiness(
+                draining=self._draining.is_set(), has_tables=self._switchboard.has_tables()
+            ),
+        )
         self._servers: dict[Path, asyncio.Server] = {}
         """By socket: the workers' counters, and the controller's."""
         self._listeners: dict[int, socket.socket] = {}
@@ -110,6 +120,8 @@ class WorkerPool:
         self.address = (self._options.host, self._options.port)
         # Alone at first: the kernel would let another gateway of this user share the address unseen.
         _bind(*self.address, shared=False).close()
+        if self._options.metrics_port is not None:
+            await self.monitor.listen(self._options.host, self._options.metrics_port)
         self._watches.append(asyncio.create_task(self._watch()))
         if self._options.counts:
             self._servers[self._counters] = await serve_counters(self._counters)
@@ -175,6 +187,7 @@ class WorkerPool:
                 worker.kill()
             await asyncio.wait(self._followers, timeout=WATCH_SECONDS)  # one may be about to start another
         self.control.close()
+        self.monitor.close()
         for path, server in self._servers.items():
             server.close()
             path.unlink(missing_ok=True)
@@ -184,6 +197,9 @@ class WorkerPool:
         for descriptor in (self._memory, self._news, *self._wakes):
             os.close(descriptor)
         self._board.close()
+
+    async def _metrics(self) -> bytes:
+        return (await self._switchboard.exposition()).encode()
 
     async def _start_worker(self, place: int) -> WorkerProcess:
         """Starts one and tells it all there is; raises OSError."""

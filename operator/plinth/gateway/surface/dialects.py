@@ -7,7 +7,6 @@ from plinth.gateway.surface.exchange import Exchange
 from plinth.gateway.surface.messages.answer import error_document
 from plinth.gateway.surface.messages.counting import COUNT_TOKENS, translate_counting
 from plinth.gateway.surface.messages.exchange import translate_message
-from plinth.gateway.surface.native import translate_native
 from plinth.gateway.surface.responses.exchange import translate_response
 
 MESSAGES = "/v1/messages"
@@ -15,15 +14,14 @@ RESPONSES = "/v1/responses"
 
 
 def translate(
-    path: str, body: bytes, *, model: str, engine: str, identity: str, created: int
+    path: str, body: bytes, *, model: str, identity: str, created: int
 ) -> Exchange | Refusal | None:
-    """The exchange for a request; None when it goes on as it came.
+    """The exchange for a request in a dialect of its own; None for all others.
 
     Args:
         path: the endpoint's.
         body: as the client sent it.
         model: the name that the engine answers to.
-        engine: `VLLM` or `LlamaCpp`.
         identity: unique, of letters and digits; the answer's ids are made of it.
         created: Unix seconds.
     """
@@ -33,7 +31,7 @@ def translate(
         return translate_counting(body, model=model)
     if path == RESPONSES:
         return translate_response(body, model=model, identity=identity, created=created)
-    return translate_native(path, body, model=model, engine=engine)
+    return None
 
 
 def refusal_document(path: str, refusal: Refusal, request_id: str) -> bytes:

@@ -140,4 +140,6 @@ def _scored(found: Any) -> Fields:
 
 _REQUESTS = {"/tokenize": _tokenize, "/detokenize": _detokenize, "/v1/score": _score}
 _ANSWERS = {"/tokenize": _tokenized, "/detokenize": _detokenized, "/v1/score": _scored}
+ENGINES_DIFFER = frozenset(_REQUESTS)
+"""Paths on which what a replica is asked depends on its engine."""
 _PATHS = {"/tokenize": b"/tokenize", "/detokenize": b"/detokenize", "/v1/score": b"/v1/rerank"}

@@ -181,7 +181,16 @@ OPERATIONS: Final = (
     _about("health", "/health", "Whether the gateway works, and for how many models", gives="Health"),
     _about("ready", "/readyz", "Whether new connections should come here", media=TEXT),
     _about("live", "/livez", "Whether the process answers", media=TEXT),
-    _about("metrics", "/metrics", "Figures for Prometheus", media=TEXT),
-    _about("document", "/openapi.json", "This document", gives="Document"),
+    Operation(
+        name="metrics",
+        path="/metrics",
+        summary="Figures for Prometheus",
+        tag="About",
+        method="get",
+        media=TEXT,
+    ),
+    _about(
+        "document", "/openapi.json", "This document, with the models that the key may ask", gives="Document"
+    ),
     _about("page", "/docs", "A page to try the API", media="text/html"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -83,6 +84,45 @@ def test_another_process_s_change_is_noticed(path: Path, database: KeyDB) -> Non
     subprocess.run([sys.executable, "-c", program, str(path)], cwd=PACKAGES, check=True, timeout=30)
     assert database.change_mark() != before
     assert database.read() == [make_key()]
+
+
+def test_a_file_that_is_put_in_its_place_is_the_one_that_counts(path: Path, database: KeyDB) -> None:
+    database.add(make_key("old"))
+    restored = path.with_name("backup.db")
+    with KeyDB.open(restored) as backup:
+        backup.add(make_key("new"))
+    before = database.change_mark()
+    restored.replace(path)
+    assert [each.name for each in database.read()] == ["old"]
+    after = database.change_mark()
+    assert after != before
+    assert [each.name for each in database.read()] == ["new"]
+    assert database.change_mark() == after
+    database.add(make_key("newer"))
+    with KeyDB.open(path) as another:
+        assert [each.name for each in another.read()] == ["new", "newer"]
+
+
+@pytest.mark.parametrize("what", ["nothing", "an empty file", "another kind of file"])
+def test_what_is_no_keys_file_takes_no_effect_and_is_left_as_it_is(
+    path: Path, database: KeyDB, what: str
+) -> None:
+    database.add(make_key("old"))
+    path.unlink()
+    if what != "nothing":
+        path.write_bytes(b"" if what == "an empty file" else b"no database at all " * 100)
+    for _ in range(2):
+        with pytest.raises(KeyStoreError, match=r"keys\.db"):
+            database.change_mark()
+    assert [each.name for each in database.read()] == ["old"]
+    assert path.exists() == (what != "nothing")
+
+
+def test_a_copy_of_the_file_alone_holds_all_keys_even_while_it_is_open(path: Path, database: KeyDB) -> None:
+    database.add(make_key("ci"))
+    copy = Path(shutil.copy(path, path.with_name("copy.db")))
+    with KeyDB.open(copy) as copied:
+        assert copied.read() == database.read()
 
 
 def test_changes_at_one_time_all_take_effect(path: Path) -> None:

@@ -47,6 +47,7 @@ def replicas(draw: st.DrawFn, model: str) -> ReplicaRoute:
         concurrency=draw(st.integers(1, 10_000)),
         kind=draw(text),
         kv_tokens=draw(st.integers(0, 2**40)),
+        engine=draw(st.sampled_from(["", "VLLM", "LlamaCpp"])),
     )
 
 
@@ -78,7 +79,6 @@ def routes(draw: st.DrawFn, model: str) -> ModelRoute:
         message=draw(text),
         replicas=tuple(sorted(found, key=lambda each: each.slot)),
         objectives=draw(st.none() | objectives),
-        engine=draw(st.sampled_from(["", "VLLM", "LlamaCpp"])),
         revision=draw(text),
         aliases=tuple(draw(texts)),
         fallbacks=tuple(draw(texts)),

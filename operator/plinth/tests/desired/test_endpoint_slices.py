@@ -158,7 +158,9 @@ def test_a_model_cannot_take_the_full_name_of_another() -> None:
 def test_no_field_of_a_route_or_a_replica_is_lost() -> None:
     """All fields are told here, so a new one that the slices leave out fails."""
     plain = make_route()
-    replica = replace(plain.replicas[0], kind="H200 TP2 VLLM", kv_tokens=775_216, fault="its memory fails")
+    replica = replace(
+        plain.replicas[0], kind="H200 TP2 VLLM", kv_tokens=775_216, engine="VLLM", fault="its memory fails"
+    )
     route = replace(
         plain,
         message="a word",
@@ -166,7 +168,6 @@ def test_no_field_of_a_route_or_a_replica_is_lost() -> None:
         objectives=ObjectiveRoute(
             ttft_milliseconds=200, tpot_milliseconds=None, input_tokens=512, output_tokens=256
         ),
-        engine="VLLM",
         revision="0c5e9f1a+a0b1c2d3",
         aliases=("chat@awq",),
         fallbacks=("small",),
@@ -204,8 +205,8 @@ def test_an_adapter_cannot_take_the_full_name_of_another_model() -> None:
 def test_slices_that_an_older_operator_wrote_are_read() -> None:
     header, replica = slices_of(make_route(), OWNER)
     for each, key, newer in (
-        (header, "plinth.dev/route", ("shares", "strategy", "aliases", "engine", "revision")),
-        (replica, "plinth.dev/replica", ("kind", "kv_tokens", "fault")),
+        (header, "plinth.dev/route", ("shares", "strategy", "aliases", "revision")),
+        (replica, "plinth.dev/replica", ("kind", "kv_tokens", "engine", "fault")),
     ):
         note = json.loads(each["metadata"]["annotations"][key])
         each["metadata"]["annotations"][key] = json.dumps({k: v for k, v in note.items() if k not in newer})

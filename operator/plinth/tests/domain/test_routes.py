@@ -78,17 +78,19 @@ def test_the_revision_tells_of_all_that_answer_now() -> None:
     assert route_of(both).revision == "+".join(sorted(("0ld0ld00", FRESH.revision)))
 
 
-def test_a_sleeping_model_tells_the_engine_and_revision_that_will_wake() -> None:
-    route = route_of(make_snapshot())
-    assert (route.engine, route.revision) == ("LlamaCpp", FRESH.revision)
+def test_a_sleeping_model_tells_the_revision_that_will_wake() -> None:
+    assert route_of(make_snapshot()).revision == FRESH.revision
 
 
-def test_while_replicas_of_two_engines_serve_the_engine_is_not_told() -> None:
+def test_each_replica_tells_its_engine_while_those_of_two_serve() -> None:
     assert FRESH.spec is not None
     other = replica("0ld0ld00", spec=replace(FRESH.spec, engine=Engine.VLLM))
     two = make_model(scaling={"minReplicas": 2, "maxReplicas": 2})
-    assert route_of(make_snapshot(models=(two,), slots=(other, replica()))).engine == ""
-    assert route_of(make_snapshot(slots=(replica(),))).engine == "LlamaCpp"
+    route = route_of(make_snapshot(models=(two,), slots=(other, replica())))
+    assert {each.slot.split(".")[2]: each.engine for each in route.replicas} == {
+        "0ld0ld00": "VLLM",
+        FRESH.revision: "LlamaCpp",
+    }
 
 
 def test_an_adapter_is_offered_once_every_replica_that_answers_knows_it() -> None:

@@ -389,9 +389,9 @@ class Rig:
         gate = self.gateway.core.gate
         await eventually(lambda: self.gateway.core.gate is not gate)
 
-    async def metric(self, name: str) -> float:
+    async def metric(self, name: str, headers: dict[str, str] | None = None) -> float:
         """The sum of a metric over its labels."""
-        text = (await self.ask("/metrics", method="GET")).body.decode()
+        text = (await self.ask("/metrics", method="GET", headers=headers)).body.decode()
         lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from plinth.gateway.server.redis import RedisAddress
+from plinth.gateway.server.tls import TlsFiles
 from plinth.gateway.shared_options import Shared, add_shared_flags, read_shared, with_password
 
 
@@ -73,7 +74,7 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
     ],
 )
 def test_what_is_no_redis_url_is_refused_with_the_form_it_must_have(url: str) -> None:
-    with pytest.raises(ValueError, match=r"--redis-url must be redis://\[USER@\]HOST"):
+    with pytest.raises(ValueError, match=r"--redis-url must be redis\[s\]://\[USER@\]HOST"):
         read(f"--redis-url={url}")
 
 
@@ -83,9 +84,14 @@ def test_a_url_with_a_password_is_refused_without_repeating_it() -> None:
     assert "hunter2" not in str(refused.value)
 
 
-def test_tls_to_redis_is_refused_rather_than_left_out() -> None:
-    with pytest.raises(ValueError, match="TLS is not spoken"):
-        read("--redis-url=rediss://cache")
+def test_tls_is_spoken_to_redis_where_the_url_says_so() -> None:
+    assert read("--redis-url=rediss://cache").redis == RedisAddress("cache", tls=TlsFiles())
+    files = TlsFiles(certificate=Path("c"), key=Path("k"), authority=Path("a"))
+    flags = ("--redis-tls-ca=a", "--redis-tls-cert=c", "--redis-tls-key=k")
+    found = read("--redis-url=rediss://cache", *flags)
+    assert found.redis == RedisAddress("cache", tls=files)
+    with pytest.raises(FileNotFoundError):
+        with_password(found)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,8 @@ def test_tls_to_redis_is_refused_rather_than_left_out() -> None:
     [
         (["--redis-password-file=/dev/null"], "of no use without --redis-url"),
         (["--cache-place=redis"], "needs --redis-url"),
+        (["--redis-url=redis://cache", "--redis-tls-ca=a"], "need --redis-url=rediss://"),
+        (["--redis-url=rediss://cache", "--redis-tls-key=k"], "go together"),
         (["--redis-timeout-ms=0"], "from 1 to 10000, not 0"),
         (["--cache-bytes=-1"], "must not be negative"),
     ],

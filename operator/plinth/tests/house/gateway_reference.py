@@ -39,8 +39,8 @@ Each is a flag. Times are looked at twice a second. Where there are several work
 _METRICS = """\
 ## Metrics
 
-On `GET /metrics`, without a key; beside them stand Prometheus' usual `process_*`. Of several workers any one tells the sum of all, and
-with it `plinth_gateway_workers`, those that accept clients. `plinth_gateway_shared_counts_away` is there with a Redis or with workers. A
+On `GET /metrics`: at `--metrics-port` without a key, else where clients ask, with a key if they need one. Beside them stand Prometheus' usual
+`process_*`. Several workers are told of as one, with `plinth_gateway_workers`, those that accept clients. `plinth_gateway_shared_counts_away` is there with a Redis or with workers. A
 series exists from its first event on. `policy` has the 50 policies used most, the rest is `other`; `band` is the priority in lower
 case; `model` is `namespace/name`, and empty for a request that named none that is served.
 """

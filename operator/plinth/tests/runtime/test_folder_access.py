@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -150,6 +151,29 @@ async def test_keys_that_cannot_be_read_are_told_of_once_and_the_last_ones_go_on
         assert up.said == ["the keys cannot be read just now, those read last go on: disk I/O error"]
         await asyncio.to_thread(keys, folder, "revoke", "ci")
         await eventually(lambda: not up.opens(secret))
+
+
+@scenario
+async def test_keys_that_are_restored_from_a_backup_count_within_a_second_and_never_open_the_gateway(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = StateDir.for_folder(folder).keys_db
+    async with served(folder, tmp_path) as up:
+        first = await asyncio.to_thread(keys, folder, "create", "first")
+        await eventually(lambda: up.opens(first))
+        backup = Path(shutil.copy(path, tmp_path / "backup.db"))
+        second = await asyncio.to_thread(keys, folder, "create", "second")
+        await eventually(lambda: up.opens(second))
+        path.unlink()
+        await eventually(lambda: up.said)
+        assert up.opens(first)
+        backup.replace(path)
+        assert await eventually(lambda: not up.opens(second)) < REVOKED_WITHIN_SECONDS
+        assert up.opens(first)
+        with KeyDB.open(tmp_path / "none.db"):
+            (tmp_path / "none.db").replace(path)
+            await eventually(lambda: not up.opens(first))
+        assert not up.opens("")
 
 
 def statuses(folder: Path) -> QuotaPolicyStatus:

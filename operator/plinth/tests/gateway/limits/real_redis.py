@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from plinth.gateway.server.redis import RedisAddress, RedisConnection, connect_to_redis
+from plinth.gateway.server.tls import TlsFiles
 
 
 def free_port() -> int:
@@ -22,15 +23,17 @@ def free_port() -> int:
 class RealRedis:
     """Keeps nothing on disk: what it knew is gone when it is killed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.address = RedisAddress("127.0.0.1", free_port())
+    def __init__(self, folder: Path, tls: TlsFiles | None = None) -> None:
+        """With `tls` it speaks nothing else, shows this certificate and asks for one of its authority."""
+        self.address = RedisAddress("127.0.0.1", free_port(), tls=tls)
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             "redis-server",
-            *("--port", str(self.address.port), "--bind", "127.0.0.1", "--dir", str(self._folder)),
+            *self._listening(),
+            *("--bind", "127.0.0.1", "--dir", str(self._folder)),
             *("--save", "", "--appendonly", "no"),
             stdout=asyncio.subprocess.DEVNULL,
         )
@@ -48,6 +51,20 @@ class RealRedis:
     async def connect(self) -> RedisConnection:
         return await connect_to_redis(self.address, lambda: None, 1.0)
 
+    def _listening(self) -> tuple[str, ...]:
+        port, tls = str(self.address.port), self.address.tls
+        if tls is None:
+            return "--port", port
+        files = (
+            "--tls-cert-file",
+            tls.certificate,
+            "--tls-key-file",
+            tls.key,
+            "--tls-ca-cert-file",
+            tls.authority,
+        )
+        return "--port", "0", "--tls-port", port, *map(str, files)
+
     def freeze(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
@@ -63,8 +80,8 @@ class RealRedis:
 
 
 @contextlib.asynccontextmanager
-async def running_redis(folder: Path) -> AsyncIterator[RealRedis]:
-    redis = RealRedis(folder)
+async def running_redis(folder: Path, tls: TlsFiles | None = None) -> AsyncIterator[RealRedis]:
+    redis = RealRedis(folder, tls)
     await redis.start()
     try:
         yield redis

@@ -39,6 +39,7 @@ from plinth.gateway.routing.blocks import MOST_BLOCKS, blocks_of_bytes
 from plinth.gateway.surface.chat import TranslationError
 from plinth.gateway.surface.dialects import refusal_document, translate
 from plinth.gateway.surface.exchange import Exchange
+from plinth.gateway.surface.native import translate_native
 from plinth.gateway.surface.renaming import with_model
 
 Property = Callable[[bytes], None]
@@ -206,7 +207,8 @@ def requests_are_translated_or_refused(data: bytes) -> None:
 
 
 def _translated(path: str, body: bytes, engine: str = "LlamaCpp") -> Exchange | Refusal | None:
-    return translate(path, body, model="m", engine=engine, identity="x", created=1)
+    native = translate_native(path, body, model="m", engine=engine)
+    return native or translate(path, body, model="m", identity="x", created=1)
 
 
 def answers_are_translated_or_given_up(data: bytes) -> None:

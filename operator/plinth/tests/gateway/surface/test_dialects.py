@@ -16,8 +16,8 @@ BODIES = {
 }
 
 
-def made(path: str, body: bytes = b"{}", engine: str = "VLLM") -> Exchange | Refusal | None:
-    return translate(path, body, model="m", engine=engine, identity="1", created=1)
+def made(path: str, body: bytes = b"{}") -> Exchange | Refusal | None:
+    return translate(path, body, model="m", identity="1", created=1)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -36,7 +36,6 @@ def test_other_dialects_are_asked_as_chats(path: str) -> None:
 )
 def test_what_engines_speak_themselves_goes_on_as_it_came(path: str) -> None:
     assert made(path) is None
-    assert made(path, engine="LlamaCpp") is None
 
 
 def test_counting_goes_on_as_it_came_and_its_errors_are_anthropics() -> None:

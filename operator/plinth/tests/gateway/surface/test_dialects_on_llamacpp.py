@@ -14,6 +14,7 @@ from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.surface.chat import engine_refusal
 from plinth.gateway.surface.dialects import translate
 from plinth.gateway.surface.exchange import Exchange
+from plinth.gateway.surface.native import LLAMA_CPP, translate_native
 from plinth.tests.gateway.real_llamacpp import serve_llamacpp
 from plinth.tests.gateway.surface.chat import Event, events
 from plinth.tests.gateway.surface.test_messages_answers import assembled
@@ -28,9 +29,10 @@ def engine() -> Any:
 
 
 def exchange_for(path: str, **fields: Any) -> Exchange:
-    made = translate(
-        path, json.dumps(fields).encode(), model="tiny", engine="LlamaCpp", identity="abc", created=1
-    )
+    body = json.dumps(fields).encode()
+    made: Exchange | Refusal | None = translate_native(path, body, model="tiny", engine=LLAMA_CPP)
+    if made is None:
+        made = translate(path, body, model="tiny", identity="abc", created=1)
     assert made is not None
     assert not isinstance(made, Refusal), made
     return made

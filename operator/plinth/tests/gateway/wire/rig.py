@@ -62,10 +62,10 @@ async def serving(
         await is_at_rest(rig.gateway.core)
 
 
-def model_at(*ports: int, concurrency: int = 64, **fields: Any) -> ModelRoute:
+def model_at(*ports: int, concurrency: int = 64, engine: str = "", **fields: Any) -> ModelRoute:
     """One model with a replica at each port, its slots in the order of the letters."""
     routes = [
-        make_replica(port, slot=f"{letter}.0", concurrency=concurrency)
+        make_replica(port, slot=f"{letter}.0", concurrency=concurrency, engine=engine)
         for letter, port in zip("abcdefgh", ports, strict=False)
     ]
     return make_model(*routes, **fields)

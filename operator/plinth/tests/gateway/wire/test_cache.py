@@ -98,8 +98,8 @@ async def test_an_answer_is_repeated_byte_for_byte_and_says_so(tmp_path: Path) -
         assert len(upstream.seen) == 1
         warm = BODY | {"temperature": 0.5}
         assert await outcomes(rig, warm, warm, BODY | {"user": "another"}) == ["", "", "hit"]
-        assert await rig.metric("plinth_gateway_cache_answers_total") == 3
-        assert await rig.metric("plinth_gateway_cache_saved_tokens_total") == 2 * 12
+        assert await rig.metric("plinth_gateway_cache_answers_total", bearer()) == 3
+        assert await rig.metric("plinth_gateway_cache_saved_tokens_total", bearer()) == 2 * 12
 
 
 @scenario
@@ -265,7 +265,7 @@ async def test_a_hung_replica_is_left_for_those_who_listen_though_the_first_clie
         await asyncio.sleep(0.02)
         leader.close()
         assert read_stream((await follower).body).done
-        assert await rig.metric("plinth_gateway_resumed_streams_total") == 1
+        assert await rig.metric("plinth_gateway_resumed_streams_total", bearer()) == 1
 
 
 @scenario

@@ -12,7 +12,15 @@ import pytest
 
 from plinth.domain.access import HOUR
 from plinth.gateway.surface.native import LLAMA_CPP
-from plinth.tests.gateway.harness import answer, eventually, replicas, scenario
+from plinth.tests.gateway.harness import (
+    answer,
+    close,
+    eventually,
+    make_model,
+    make_replica,
+    replicas,
+    scenario,
+)
 from plinth.tests.gateway.limits.builders import make_limit
 from plinth.tests.gateway.test_resume_on_the_wire import CHAT
 from plinth.tests.gateway.test_resume_on_the_wire import serving as engine_serving
@@ -306,6 +314,42 @@ def test_each_engine_is_asked_as_it_takes_it(tmp_path: Path, engine: str, case: 
             assert json.loads(upstream.seen[0].body) == {"model": "tiny"} | asked
 
     run()
+
+
+@scenario
+async def test_while_a_model_changes_its_engine_each_replica_is_asked_as_it_takes_it(tmp_path: Path) -> None:
+    case = CASES[2]
+    async with replicas(answer(case.found), answer(case.expected)) as (llama, vllm):
+        model = make_model(
+            make_replica(llama.port, slot="a.0", engine=LLAMA_CPP),
+            make_replica(vllm.port, slot="b.0", engine="VLLM"),
+            task=case.task,
+            aliases=("sea",),
+        )
+        async with serving(tmp_path, model) as rig:
+            for failing in (
+                llama,
+                vllm,
+            ):  # what it was to do, the other does: asked anew as that one takes it
+                before, failing.behave = failing.behave, close
+                for name in ("tiny", "sea"):
+                    got = await rig.ask(case.path, {"model": name} | case.asked)
+                    assert (got.status, got.json()) == (200, case.expected)
+                failing.behave = before
+            asked = [{json.dumps(json.loads(seen.body)) for seen in each.seen} for each in (llama, vllm)]
+            assert asked == [{json.dumps({"model": "tiny"} | each)} for each in (case.native[1], case.asked)]
+
+
+@scenario
+async def test_what_its_engine_cannot_do_is_refused_and_the_replica_goes_on(tmp_path: Path) -> None:
+    async with (
+        replicas(answer({"tokens": [1]})) as (upstream,),
+        serving(tmp_path, model_at(upstream.port, engine=LLAMA_CPP, concurrency=1)) as rig,
+    ):
+        got = await rig.ask("/tokenize", {"model": "tiny", "messages": []})
+        assert (got.status, got.json()["error"]["param"]) == (400, "messages")
+        assert not upstream.seen
+        assert (await rig.ask("/tokenize", {"model": "tiny", "prompt": "the sea"})).status == 200
 
 
 @scenario

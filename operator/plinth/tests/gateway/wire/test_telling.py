@@ -201,7 +201,7 @@ async def test_metrics_tell_of_each_model_by_policy_and_band(tmp_path: Path) -> 
         for _ in range(4):
             await rig.ask(body=STREAMED, headers=bearer())
         await rig.ask(body=STREAMED)
-        lines = set((await rig.ask("/metrics", method="GET")).body.decode().splitlines())
+        lines = set((await rig.ask("/metrics", method="GET", headers=bearer())).body.decode().splitlines())
         endpoint = "/v1/chat/completions"
         expected = {
             f'requests_total{{code="200",endpoint="{endpoint}",model="{MODEL}",policy="team/some"}} 3.0',

@@ -154,12 +154,11 @@ def _table(version: int, upstreams: list[Upstream], dice: random.Random) -> Rout
             *replicas[:3],
             aliases=("fast",),
             fallbacks=("other",),
-            engine="VLLM",
             availability=dice.choice([Availability.AVAILABLE] * 4 + [Availability.REFUSED]),
             message="turmoil",
             shares=(TrafficShare(model="team/other", percent=20, mirror_percent=30),),
         ),
-        make_model(*replicas[3:], model="team/other", names=("other",), engine="VLLM"),
+        make_model(*replicas[3:], model="team/other", names=("other",)),
     ]
     return make_table(*(model for model in models if dice.random() < 0.95), version=version)
 
