@@ -59,11 +59,11 @@ check-types: $(VENV)/.dev
 check-layers: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-logo
 check-units: $(VENV)/.dev
-	@$(BIN)/pytest -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed $(VENV_FUZZ)/.installed $(VENV_CLIENTS)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
-	@$(BIN)/pytest $(ARGS)
+	@PYTHONPATH=e2e $(BIN)/python -m phases $(ARGS)
 
 # Built once, before any test's clock runs. Without them (no network) tests that need them are skipped, but not in CI.
 .PHONY: programs

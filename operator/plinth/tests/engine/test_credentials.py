@@ -71,8 +71,9 @@ class Waiting:
         self.seen: list[str] = []
 
     async def report(self) -> EngineReport:
-        report = await self.rest.report(self.host, self.port, SLOT)
-        assert report is not None
+        async with asyncio.timeout(10):
+            while (report := await self.rest.report(self.host, self.port, SLOT)) is None:
+                pass  # a busy machine: the fleet cycle, too, asks again
         self.seen.append(repr(report))
         return report
 

@@ -163,9 +163,9 @@ def _table(version: int, upstreams: list[Upstream], dice: random.Random) -> Rout
     return make_table(*(model for model in models if dice.random() < 0.95), version=version)
 
 
-async def outages(redis: RealRedis, dice: random.Random) -> None:
-    """The Redis that counts and answers are shared by is slow, or gone, for a moment."""
-    while True:
+async def outages(redis: RealRedis, dice: random.Random, over: asyncio.Event) -> None:
+    """The Redis that counts and answers are shared by is slow, or gone, for a moment; in the end it is well."""
+    while not over.is_set():
         await asyncio.sleep(dice.random() * 0.2)
         redis.freeze()
         await asyncio.sleep(dice.random() * 0.1)
@@ -184,18 +184,16 @@ async def go_through(folder: Path, dice: random.Random, redis: RealRedis | None)
     async with replicas(*[moody(dice) for _ in range(5)]) as upstreams:
         models = _table(1, upstreams, random.Random(0)).models
         async with serving(folder, *models, access=ACCESS, shared=shared, **patience) as rig:
-            about = [asyncio.ensure_future(tables(rig, upstreams, dice))]
-            if redis is not None:
-                about.append(asyncio.ensure_future(outages(redis, dice)))
+            over = asyncio.Event()
+            edits = asyncio.ensure_future(tables(rig, upstreams, dice))
+            outage = asyncio.ensure_future(asyncio.sleep(0) if redis is None else outages(redis, dice, over))
             clients = [client(rig, random.Random(dice.random())) for _ in range(120)]
             async with asyncio.timeout(15):
                 await asyncio.gather(*clients)
-            for each in about:
-                each.cancel()
-            await asyncio.gather(*about, return_exceptions=True)
-        if redis is not None:
-            redis.thaw()
-        await eventually(lambda: used(rig, LIMITS[0]) == 0)
+            edits.cancel()
+            over.set()
+            await outage
+            await eventually(lambda: used(rig, LIMITS[0]) == 0)
         assert not rig.gateway.core.unattended
 
 
