@@ -19,6 +19,7 @@ VENV_PEERS := .venv-peers
 PEERS := haproxy litellm sglang-router vllm-router
 VENV_CLIENTS := .venv-clients
 BIN := $(VENV)/bin
+COMPILED := build/compiled
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 COMPILE := $(abspath $(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header $(if $(UPGRADE),--upgrade)
@@ -62,13 +63,21 @@ check-units: $(VENV)/.dev
 	@$(BIN)/pytest -n auto --dist worksteal -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed $(VENV_FUZZ)/.installed $(VENV_CLIENTS)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
+test: $(VENV)/.dev compiled $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed $(VENV_FUZZ)/.installed $(VENV_CLIENTS)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some
 	@PYTHONPATH=e2e $(BIN)/python -m phases $(ARGS)
 
 # Built once, before any test's clock runs. Without them (no network) tests that need them are skipped, but not in CI.
 .PHONY: programs
 programs: $(VENV)/.dev $(if $(shell command -v go),,$(VENV)/.go)
 	@PYTHONPATH=e2e $(BIN)/python -m kube.binaries kubernetes kuberay helm coredns pause || [[ -z "$${CI:-}" ]]
+
+.PHONY: compiled
+compiled: $(COMPILED)/.made  ## The gateway's data path as machine code, as in the image: needs a C compiler and Python's headers
+$(COMPILED)/.made: $(VENV)/.dev operator/compile_gateway.py $(shell find operator/plinth -name '*.py')
+	@if command -v cc >/dev/null && $(BIN)/python -c \
+	  'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("include"), "Python.h").stat()' 2>/dev/null; \
+	then $(BIN)/python operator/compile_gateway.py $(COMPILED) && touch $@; \
+	else echo 'nothing compiled: a C compiler and Python.h are needed (on Debian: gcc python3-dev)' >&2; [[ -z "$${CI:-}" ]]; fi
 
 .PHONY: try-api
 try-api: $(VENV)/.dev $(VENV_CLIENTS)/.installed  ## Try the OpenAPI document on a gateway; ARGS=200 examples an operation
@@ -95,6 +104,9 @@ bench-planner bench-placing-growth: $(VENV_EXACT)/.installed
 # Each in an environment of its own: they need other versions of the same packages.
 bench-gateway: $(PEERS:%=$(VENV_PEERS)/%/.installed)
 
+# What is measured is what the image runs.
+bench-gateway bench-gateway-burst bench-gateway-resume bench-gateway-soak bench-gateway-workers bench-quota-overshoot: compiled
+
 bench-%: $(VENV)/.dev  ## Run a benchmark, e.g. `make bench-demo`; the lines go to e2e/benchmarks/results/ too
 	@script=e2e/benchmarks/$(subst -,_,$*).py; \
 	test -f "$$script" || { echo "no $$script; there are:" e2e/benchmarks/*.py >&2; exit 2; }; \
@@ -111,6 +123,7 @@ lock: $(VENV)/.bootstrap  ## Bring the locks in step with pyproject.toml and req
 	@cd requirements && $(COMPILE) bootstrap.in --output-file bootstrap.txt >/dev/null
 	@cd requirements && $(COMPILE) operator.in --output-file operator.txt >/dev/null
 	@cd requirements && $(COMPILE_ENGINE) --extra vllm ../pyproject.toml --output-file engine.txt >/dev/null
+	@cd requirements && $(COMPILE) compile.in --output-file compile.txt >/dev/null
 	@cd requirements && $(COMPILE) dev.in --output-file dev.txt >/dev/null
 	@cd requirements && $(COMPILE) go.in --output-file go.txt >/dev/null
 	@cd requirements && $(COMPILE) exact.in --output-file exact.txt >/dev/null

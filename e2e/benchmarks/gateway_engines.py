@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import uvloop
-from gateway_plinth import OPERATOR
+from gateway_plinth import SOURCES
 
 from plinth.tests.gateway.harness import (
     STREAM_HEAD,
@@ -54,7 +54,7 @@ async def start_engine(*arguments: str) -> Child:
         str(Path(__file__).resolve()),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(OPERATOR)},
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
     )
     assert process.stdout is not None
     return Child(process, (await process.stdout.readline()).decode().strip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,10 @@ from plinth.domain.control_lines import encode_access
 from plinth.domain.traffic import ModelRoute, RouteTable
 from plinth.tests.gateway.harness import Controller, make_model, make_replica
 
-OPERATOR = Path(__file__).resolve().parents[2] / "operator"
+_ROOT = Path(__file__).resolve().parents[2]
+SOURCES = _ROOT / "operator"
+COMPILED = _ROOT / "build" / "compiled"
+"""As the image has it; `make compiled` makes it."""
 TENANT = "bench"
 MODEL, PLAIN = f"{TENANT}/m", f"{TENANT}/plain"
 """Streams of the first can go on elsewhere; those of the second, whose engine is unknown, are passed on as they are."""
@@ -97,14 +101,25 @@ def route(model: str, ports: Sequence[int], concurrency: int, *, engine: str) ->
 
 @asynccontextmanager
 async def plinth(
-    *, core: int, port: int, folder: Path, table: RouteTable, admitted: AccessTable, flags: Sequence[str] = ()
+    *,
+    core: int,
+    port: int,
+    folder: Path,
+    table: RouteTable,
+    admitted: AccessTable,
+    flags: Sequence[str] = (),
+    package: Path = COMPILED,
 ) -> AsyncIterator[Proxy]:
     """The gateway before these routes, ready to answer."""
+    if not package.is_dir():
+        raise SystemExit(f"there is no {package.relative_to(_ROOT)}: make compiled")
     secret, control = folder / "secret", folder / "control.sock"
     secret.write_text("a-secret-of-the-fleet")
     files = ("--control", str(control), "--secret-file", str(secret))
     command = (sys.executable, "-m", "plinth.gateway", "--listen", f"127.0.0.1:{port}", *files, *flags)
-    surroundings = {"PYTHONPATH": str(OPERATOR)}
+    surroundings = {
+        "PYTHONPATH": os.pathsep.join((str(package), *filter(None, [os.environ.get("PYTHONPATH")])))
+    }
     async with pinned(*command, core=core, port=port, folder=folder, environment=surroundings) as proxy:
         controller = await _dial(control)
         try:

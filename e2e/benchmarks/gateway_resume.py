@@ -92,7 +92,7 @@ async def measure(kind: str, streams: int, folder: Path) -> list[Record]:
             asked = asyncio.gather(*(ask(port, body, key, seconds=scene.limit_seconds) for body in bodies))
             await fail([child.process.pid for child, _ in replicas], scene)
             read = await asked
-            resumed = await resumed_streams(port)
+            resumed = await resumed_streams(port, key)
     found = Counter(
         judge(one, other, repeats=texts(other) == texts(third))
         for one, other, third in zip(read, undisturbed, again, strict=True)
@@ -134,13 +134,16 @@ async def ask(port: int, body: dict[str, Any], key: Key | None = None, *, second
         connection.close()
 
 
-async def resumed_streams(port: int) -> int:
+async def resumed_streams(port: int, key: Key) -> int:
     """How many went on at another replica, as the gateway counts them: a run in which none did shows nothing."""
     connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
     try:
-        text = (await connection.ask("/metrics", method="GET")).body.decode()
+        headers = {"Authorization": f"Bearer {key.secret}"}
+        answer = await connection.ask("/metrics", method="GET", headers=headers)
     finally:
         connection.close()
+    assert answer.status == 200, answer
+    text = answer.body.decode()
     lines = [line for line in text.splitlines() if line.startswith("plinth_gateway_resumed_streams_total")]
     return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 

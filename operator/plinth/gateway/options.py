@@ -44,6 +44,9 @@ class Limits:
     stream_idle_seconds: float = _flag(
         600.0, "without a byte from a replica, or with a client that takes none"
     )
+    silent_seconds: float = _flag(
+        5.0, "without a first byte from a replica, until it is asked whether it hangs"
+    )
     stuck_seconds: float = _flag(
         60.0, "without a token from a replica that still answers, until its streams go on elsewhere"
     )

@@ -50,8 +50,6 @@ _CLIENT_GONE: Final = 499
 _SERVER_ERROR: Final = 500
 QUESTION_SECONDS: Final = 10.0
 """For each answer that is needed before a stream can go on: where many streams move at once they wait for each other."""
-_SILENT_SECONDS: Final = 5.0
-"""Without a byte for so long, a replica is asked whether it hangs."""
 
 
 class Call(Exchange, Dispatchable, cached.Asker):
@@ -203,7 +201,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         elif silence >= limits.first_byte_seconds:
             self._drop_upstream()
             self.refuse(upstream_silent(limits.first_byte_seconds))
-        elif silence >= _SILENT_SECONDS:
+        elif silence >= limits.silent_seconds:
             replica.question(now)
 
     def _check_stream(self, replica: Replica, now: float, silence: float) -> None:

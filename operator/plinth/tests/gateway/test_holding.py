@@ -57,12 +57,14 @@ async def test_a_request_for_a_model_at_zero_replicas_is_reported_at_once_and_an
 async def test_a_replica_gets_no_more_than_it_holds_and_the_rest_in_order_of_arrival(tmp_path: Path) -> None:
     running = most = 0
     order: list[int] = []
+    all_asked = asyncio.Event()
 
     async def count(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
         order.append(json.loads(seen.body)["n"])
+        await all_asked.wait()
         await asyncio.sleep(0.02)
         running -= 1
         writer.write(whole(b"{}"))
@@ -71,10 +73,12 @@ async def test_a_replica_gets_no_more_than_it_holds_and_the_rest_in_order_of_arr
         replicas(count) as (upstream,),
         running_gateway(tmp_path, make_table(make_model(make_replica(upstream.port, concurrency=2)))) as rig,
     ):
-        asked = []
+        asked, model = [], rig.gateway.core.fleet.models[MODEL]
         for n in range(10):
             asked.append(asyncio.ensure_future(rig.ask(body={"model": "tiny", "n": n})))
-            await asyncio.sleep(0.002)
+
+            await eventually(lambda: len(model.calls) + len(model.queue) == len(asked))
+        all_asked.set()
         assert [got.status for got in await asyncio.gather(*asked)] == [200] * 10
         await asyncio.sleep(0.6)
         assert max(report.models[MODEL].peak for _, report in rig.controller.reports if report.models) > 5

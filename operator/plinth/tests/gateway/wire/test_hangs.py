@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from plinth.domain.traffic import ReplicaState
-from plinth.gateway.server import call
 from plinth.tests.gateway.harness import (
     MODEL,
     STREAMING,
@@ -31,11 +30,6 @@ from plinth.tests.gateway.wire.rig import model_at, serving
 pytestmark = pytest.mark.process
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "_SILENT_SECONDS", 0.5)
-
-
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_request_at_a_stopped_process_goes_on_elsewhere_and_the_process_is_back_when_it_runs_again(
     tmp_path: Path, *, streams: bool
@@ -45,7 +39,7 @@ def test_a_request_at_a_stopped_process_goes_on_elsewhere_and_the_process_is_bac
         child, port = await start_replica_process("stream(3)" if streams else "answer()")
         async with (
             replicas(stream(3) if streams else answer()) as (other,),
-            serving(tmp_path, model_at(port, other.port), connect_seconds=0.3) as rig,
+            serving(tmp_path, model_at(port, other.port), connect_seconds=0.3, silent_seconds=0.5) as rig,
         ):
             body = STREAMING | {"stream": streams}
             assert (await rig.ask(body=body)).status == 200
@@ -69,7 +63,7 @@ def test_a_request_at_a_stopped_process_goes_on_elsewhere_and_the_process_is_bac
 async def test_a_replica_that_is_only_slow_keeps_its_request(tmp_path: Path) -> None:
     async with (
         replicas(None, None) as (slow, other),
-        serving(tmp_path, model_at(slow.port, other.port), connect_seconds=0.3) as rig,
+        serving(tmp_path, model_at(slow.port, other.port), connect_seconds=0.3, silent_seconds=0.5) as rig,
     ):
 
         async def slowly(upstream: Upstream, seen: Seen, writer: asyncio.StreamWriter) -> None:
@@ -89,7 +83,13 @@ async def test_when_all_replicas_hang_the_request_waits_for_one_and_is_refused_i
 ) -> None:
     async with (
         replicas(hang, hang) as (one, other),
-        serving(tmp_path, model_at(one.port, other.port), connect_seconds=0.2, queue_seconds=2.5) as rig,
+        serving(
+            tmp_path,
+            model_at(one.port, other.port),
+            connect_seconds=0.2,
+            silent_seconds=0.5,
+            queue_seconds=2.5,
+        ) as rig,
     ):
         got = await rig.ask()
         assert (got.status, got.code) == (503, "no_replica_ready")
@@ -100,7 +100,7 @@ async def test_when_all_replicas_hang_the_request_waits_for_one_and_is_refused_i
 async def test_failures_are_repeated_within_a_budget_and_no_storm_begins(tmp_path: Path) -> None:
     async with (
         replicas(close, close, close) as upstreams,
-        serving(tmp_path, model_at(*(each.port for each in upstreams))) as rig,
+        serving(tmp_path, model_at(*(each.port for each in upstreams)), silent_seconds=0.5) as rig,
     ):
         began, asked = time.monotonic(), 300
         for _ in range(asked // 30):
