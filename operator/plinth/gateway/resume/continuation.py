@@ -17,9 +17,10 @@ import msgspec
 from plinth.gateway.protocol.errors import Refusal, stream_broken
 from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.resume.asked import Prepared
+from plinth.gateway.resume.events import Splice
 from plinth.gateway.resume.ledger import Ledger
 from plinth.gateway.resume.manner import Manner, choose_manner
-from plinth.gateway.resume.splice import ContinuedSplice, ReplayedSplice, Splice, closing_events
+from plinth.gateway.resume.splice import ContinuedSplice, ReplayedSplice, closing_events
 
 COMPLETIONS: Final = "/v1/completions"
 _COMPLETIONS_DEFAULT_TOKENS: Final = 16

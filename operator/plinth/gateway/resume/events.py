@@ -7,12 +7,14 @@ inside a JSON string is escaped, so the bytes after the string cannot be met wit
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 import msgspec
 
 from plinth.gateway.protocol.unreadable import UNREADABLE
-from plinth.gateway.resume.ledger import TOOL_CALLS, Ledger, Run, StreamHead, Usage, text_parts
+from plinth.gateway.resume.ledger import TOOL_CALLS, Ledger, Run, StreamHead, text_parts
+from plinth.gateway.resume.shapes import Choice, ErrorEvent, Event
 
 _IDS: Final = b'"token_ids":['
 _PROMPT_IDS: Final = b'"prompt_token_ids":['
@@ -24,38 +26,26 @@ _NO_SHAPE: Final = b"data: [DONE]\n"
 _OF_ARRAYS: Final = b"0123456789,"
 
 
-class Choice(msgspec.Struct):
-    """The one choice of an event."""
-
-    index: int = 0
-    text: str | None = None
-    delta: dict[str, msgspec.Raw] | None = None
-    finish_reason: str | None = None
-
-
-class Event(msgspec.Struct):
-    """An event of chat or completions."""
-
-    choices: list[Choice]
-    id: str = ""
-    object: str = ""
-    created: int = 0
-    model: str = ""
-    system_fingerprint: str | None = None
-    usage: Usage | None = None
-
-
-class ErrorEvent(msgspec.Struct):
-    """What engines send when they fail in the middle of an answer."""
-
-    error: msgspec.Raw
-
-
 _EVENT: Final = msgspec.json.Decoder(Event)
 _ERROR: Final = msgspec.json.Decoder(ErrorEvent)
 
 
-class EventEditor:
+class Splice(ABC):
+    """What stands between a replica and the client: the editor at the first replica, something else at later ones."""
+
+    __slots__ = ("failure", "ledger")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.failure: str | None = None
+        """Why nothing more of this replica's answer can be passed on."""
+
+    @abstractmethod
+    def feed(self, data: bytes) -> bytes:
+        """Whole events in, the client's bytes out; nothing more once `failure` is set."""
+
+
+class EventEditor(Splice):
     """One stream from its first replica: whole events in, what the client gets out."""
 
     __slots__ = (
@@ -66,14 +56,10 @@ class EventEditor:
         "_named",
         "_run",
         "_tail",
-        "failure",
-        "ledger",
     )
 
     def __init__(self, *, hides_ids: bool, hides_usage: bool) -> None:
-        self.ledger = Ledger()
-        self.failure: str | None = None
-        """The engine's own word that it failed; the client did not get it. The stream may go on elsewhere."""
+        super().__init__(Ledger())
         self._hides_ids = hides_ids
         self._hides_usage = hides_usage
         self._before = self._after = _NO_SHAPE
@@ -82,7 +68,11 @@ class EventEditor:
         self._run = Run("")
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes for the client. `data` holds whole events, as EventScan gives them."""
+        """The bytes for the client. `data` holds whole events, as EventScan gives them.
+
+        An engine's own word that it failed becomes `failure`; the client does not get it, and may get the rest from
+        elsewhere.
+        """
         before = self._before
         if data.startswith(before) and data.find(b"\n") == len(data) - 2:  # one event, of one line
             start = len(before)

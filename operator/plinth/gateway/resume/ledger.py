@@ -11,18 +11,13 @@ from typing import Final
 
 import msgspec
 
+from plinth.gateway.resume.shapes import ToolCallPart, Usage
+
 TEXTS: Final = frozenset({"text", "content", "reasoning", "reasoning_content", "refusal"})
 """Where an event may carry text: `text` of completions, the others of a chat's delta. vLLM says `reasoning`,
 llama.cpp `reasoning_content`."""
 TOOL_CALLS: Final = "tool_calls"
 _EMPTY: Final = frozenset({b"null", b'""', b"[]"})
-
-
-class Usage(msgspec.Struct):
-    """Tokens of a whole answer, by its engine."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -71,23 +66,6 @@ class Run:
     def names_tokens(self) -> bool:
         """Whether every event has its ids."""
         return len(self.token_ids()) == len(_DECODE_RAW(b"[" + self.texts[:-1] + b"]"))
-
-
-class FunctionPart(msgspec.Struct, omit_defaults=True):
-    """A piece of a call's name and arguments."""
-
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ToolCallPart(msgspec.Struct, omit_defaults=True):
-    """A piece of one tool call."""
-
-    index: int = -1
-    """Counts from 0, so that it is left out only where the engine did."""
-    id: str | None = None
-    type: str | None = None
-    function: FunctionPart | None = None
 
 
 _DECODE_TEXTS: Final = msgspec.json.Decoder(list[str]).decode

@@ -6,62 +6,32 @@ ledger, so that a stream can break and go on more than once. Only broken streams
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Final, Protocol
+from abc import abstractmethod
+from typing import Final
 
 import msgspec
 
 from plinth.gateway.protocol.unreadable import UNREADABLE
 from plinth.gateway.resume.asked import Prepared
-from plinth.gateway.resume.events import DONE
+from plinth.gateway.resume.events import DONE, Splice
 from plinth.gateway.resume.ledger import (
     DECODE_PARTS,
     TOOL_CALLS,
     Ledger,
     StreamHead,
-    ToolCallPart,
-    Usage,
     call_texts,
     text_parts,
 )
+from plinth.gateway.resume.shapes import LaterChoice, LaterEvent, ToolCallPart, Usage
+
+_EVENT: Final = msgspec.json.Decoder(LaterEvent)
 
 
-class _Choice(msgspec.Struct):
-    text: str | None = None
-    delta: dict[str, msgspec.Raw] | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    prompt_token_ids: list[int] | None = None
-    usage: Usage | None = None
-    error: msgspec.Raw | None = None
-
-
-_EVENT: Final = msgspec.json.Decoder(_Event)
-
-
-class Splice(Protocol):
-    """What stands between a later replica and the client; EventEditor has the same face."""
-
-    ledger: Ledger
-    failure: str | None
-
-    def feed(self, data: bytes) -> bytes:
-        """Whole events in, the client's bytes out."""
-
-
-class _Decoding(ABC):
-    """What both splices do: take events apart and let the last ones through."""
+class _Decoding(Splice):
+    """What both splices do: take events apart and let the last ones through. What cannot be joined is a failure."""
 
     def __init__(self, prepared: Prepared, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.failure: str | None = None
-        """Why this replica's answer cannot be joined; the client got nothing of it that is wrong."""
+        super().__init__(ledger)
         self._wants_usage = prepared.asked.wants_usage()
 
     def feed(self, data: bytes) -> bytes:
@@ -95,7 +65,7 @@ class _Decoding(ABC):
             return b""
 
     @abstractmethod
-    def _join(self, event: _Event) -> bytes:
+    def _join(self, event: LaterEvent) -> bytes:
         """What the client gets of an event."""
 
     @abstractmethod
@@ -110,7 +80,7 @@ class ContinuedSplice(_Decoding):
         super().__init__(prepared, ledger)
         self._made = made
 
-    def _join(self, event: _Event) -> bytes:
+    def _join(self, event: LaterEvent) -> bytes:
         ledger, choice = self.ledger, event.choices[0]
         text = choice.text or ""
         kind = ledger.runs[-1].kind
@@ -140,7 +110,7 @@ class ReplayedSplice(_Decoding):
         self._known_role = ledger.role_given
         ledger.restart()
 
-    def _join(self, event: _Event) -> bytes:
+    def _join(self, event: LaterEvent) -> bytes:
         ledger, choice = self.ledger, event.choices[0]
         prompt_ids = event.prompt_token_ids or choice.prompt_token_ids
         if prompt_ids:
@@ -159,7 +129,7 @@ class ReplayedSplice(_Decoding):
             return b""
         return self._event(choice, fresh, role=role)
 
-    def _fresh_texts(self, choice: _Choice) -> dict[str, object] | None:
+    def _fresh_texts(self, choice: LaterChoice) -> dict[str, object] | None:
         """What of an event is new to the client, by kind; None where the answer differs from the first."""
         ids = None if choice.token_ids is None else msgspec.json.encode(choice.token_ids)
         parts = text_parts(choice.text, choice.delta)
@@ -194,7 +164,7 @@ class ReplayedSplice(_Decoding):
             fresh.append(part)
         return fresh
 
-    def _event(self, choice: _Choice, texts: dict[str, object], *, role: bool) -> bytes:
+    def _event(self, choice: LaterChoice, texts: dict[str, object], *, role: bool) -> bytes:
         ledger = self.ledger
         if choice.delta is None:
             return text_event(ledger, str(texts.get("text", "")), finish=choice.finish_reason)

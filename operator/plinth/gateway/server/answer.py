@@ -14,9 +14,8 @@ from plinth.gateway.limits.answers import Header
 from plinth.gateway.protocol.errors import Refusal, error_event
 from plinth.gateway.protocol.response import LAST_CHUNK, ResponseReader, chunk, response_head, whole_response
 from plinth.gateway.protocol.sse import EventScan, Tail, Usage
-from plinth.gateway.resume.events import EventEditor
+from plinth.gateway.resume.events import EventEditor, Splice
 from plinth.gateway.resume.ledger import Ledger
-from plinth.gateway.resume.splice import Splice
 from plinth.gateway.server.order import Order
 from plinth.gateway.surface.chat import TranslationError, engine_refusal
 from plinth.gateway.surface.exchange import StreamTranslation

@@ -40,7 +40,7 @@ from plinth.gateway.waiting.refusals import refusal as refusal_of
 from plinth.gateway.waiting.ticket import Ticket
 
 if TYPE_CHECKING:
-    from plinth.gateway.resume.splice import Splice
+    from plinth.gateway.resume.events import Splice
     from plinth.gateway.server.core import Core
 
 _OK: Final = 200

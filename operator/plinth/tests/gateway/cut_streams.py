@@ -8,8 +8,7 @@ from typing import Any
 
 from plinth.gateway.resume.asked import prepare
 from plinth.gateway.resume.continuation import Joined, resume
-from plinth.gateway.resume.events import EventEditor
-from plinth.gateway.resume.splice import Splice
+from plinth.gateway.resume.events import EventEditor, Splice
 from plinth.tests.gateway.token_engine import Seen, read_stream
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

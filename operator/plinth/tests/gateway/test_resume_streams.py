@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from plinth.gateway.protocol.errors import Refusal
 from plinth.gateway.resume.asked import prepare
 from plinth.gateway.resume.continuation import Joined, Outcome, resume
-from plinth.gateway.resume.events import EventEditor
+from plinth.gateway.resume.events import EventEditor, Splice
 from plinth.gateway.resume.ledger import Ledger
-from plinth.gateway.resume.splice import Splice
 from plinth.tests.gateway.token_engine import Engine, Seen, call_a_tool, read_stream, think_first
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

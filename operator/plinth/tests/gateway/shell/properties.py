@@ -33,8 +33,7 @@ from plinth.gateway.protocol.response import ResponseError, ResponseReader
 from plinth.gateway.protocol.sse import EventScan
 from plinth.gateway.resume.asked import Prepared, prepare, read_asked
 from plinth.gateway.resume.continuation import Ask, Joined, resume
-from plinth.gateway.resume.events import EventEditor
-from plinth.gateway.resume.splice import Splice
+from plinth.gateway.resume.events import EventEditor, Splice
 from plinth.gateway.routing.blocks import MOST_BLOCKS, blocks_of_bytes
 from plinth.gateway.surface.chat import TranslationError
 from plinth.gateway.surface.dialects import refusal_document, translate
