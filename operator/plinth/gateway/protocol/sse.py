@@ -7,7 +7,6 @@ follow at any moment; engines write whole events, hence nothing waits in practic
 from __future__ import annotations
 
 import re
-from collections import deque
 from typing import Final
 
 _TAIL_BYTES: Final = 8192
@@ -33,7 +32,7 @@ class Tail:
     __slots__ = ("_parts", "_size")
 
     def __init__(self) -> None:
-        self._parts: deque[bytes] = deque()
+        self._parts: list[bytes] = []
         self._size = 0
 
     def add(self, data: bytes) -> None:
@@ -42,7 +41,7 @@ class Tail:
         parts.append(data)
         self._size += len(data)
         while self._size - len(parts[0]) >= _TAIL_BYTES:
-            self._size -= len(parts.popleft())
+            self._size -= len(parts.pop(0))
 
     def bytes(self) -> bytes:
         """At most the last 8 KiB, whatever the pieces were."""

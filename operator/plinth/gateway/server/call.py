@@ -94,7 +94,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         self.order = order
         self.prompt = order.prompt
         self.streams = bool(order.probe.stream)
-        self.tried: set[str] = set()
+        self.tried: tuple[str, ...] = ()
         self.ticket = self._make_ticket(0.0)
         self._answer = ClientAnswer(core, client, order)
         self._quota: Waiting | None = None
@@ -468,7 +468,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
             self._resume_until = now + self._core.limits.resume_seconds
         if self._log:
             self._log[-1].failure = reason
-        self._leave_replica(failed=failed, tried=True)
+        self._leave_replica(now, failed=failed, tried=True)
         ledger = self._answer.ledger
         if began and ledger is None:
             self._break_off(detail)
@@ -511,14 +511,14 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if flight is not None:
             flight.give_up()
         order.model.totals.failed += 1
-        self._settle(NOTHING, reached=False)
+        self._settle(NOTHING, time.monotonic(), reached=False)
         refusal = order.turn_to(route)
         if refusal is not None:
             self.refuse(refusal)
             return True
         self.prompt = order.prompt
         self.ticket = self._make_ticket(self.ticket.deadline)
-        self.tried.clear()
+        self.tried = ()
         self._attempts = 0
         self._ask_limits()
         return True
@@ -546,10 +546,10 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if self._replica is not replica or self._ended:
             return
         if isinstance(found, Refusal):
-            self._leave_replica(failed=False, tried=False)
+            self._leave_replica(time.monotonic(), failed=False, tried=False)
             self._break_off(found.message)
         elif isinstance(found, bytes):
-            self._leave_replica(failed=False, tried=False)
+            self._leave_replica(time.monotonic(), failed=False, tried=False)
             self._close_stream(found)
         else:
             self._continuation = found.ask
@@ -591,15 +591,15 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if upstream is not None:
             upstream.abort()
 
-    def _leave_replica(self, *, failed: bool, tried: bool, tpot: float | None = None) -> None:
+    def _leave_replica(self, now: float, *, failed: bool, tried: bool, tpot: float | None = None) -> None:
         replica, placement = self._replica, self._placement
         self._replica = self._placement = self._continuation = None
         self._sent = self._joined = False
         if replica is None or placement is None:
             return
         if tried:
-            self.tried.add(replica.route.slot)
-        self.order.model.release(self, replica, placement, failed=failed, tpot=tpot)
+            self.tried = (*self.tried, replica.route.slot)
+        self.order.model.release(self, replica, placement, now, failed=failed, tpot=tpot)
 
     def _release_body(self) -> None:
         """No replica will need it any more."""
@@ -607,9 +607,9 @@ class Call(Exchange, Dispatchable, cached.Asker):
         self._body_held = 0
         self.order.request.body = self.order.body = b""
 
-    def _settle(self, spent: Spent, *, reached: bool) -> None:
+    def _settle(self, spent: Spent, now: float, *, reached: bool) -> None:
         """The charges of the limits and of the queue become what the request has cost."""
-        order, now = self.order, time.monotonic()
+        order = self.order
         reservation, self._reservation = self._reservation, None
         if reservation is not None and reached:
             self._core.limiter.settle(reservation, spent.prompt, spent.output, now)
@@ -630,8 +630,9 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if self.ticket.waits:
             order.model.withdraw(self)
         spent = spent_on(answer, order, sent=self._began_at > 0)
-        self._settle(spent, reached=answer.status > 0 or self._began_at > 0)
-        self._leave_replica(failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
+        now = time.monotonic()
+        self._settle(spent, now, reached=answer.status > 0 or self._began_at > 0)
+        self._leave_replica(now, failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
         if self._body_held:
             self._release_body()
         self._core.unattended.discard(self)
@@ -639,6 +640,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         tell(
             self._core,
             order,
+            now,
             saved if answer.cache in REPEATED else spent,
             Ending(
                 status=status,

@@ -79,10 +79,9 @@ def spent_on(answer: ClientAnswer, order: Order, *, sent: bool) -> Spent:
     return Spent(prompt, output, tpot, told=usage.prompt_tokens is not None)
 
 
-def tell(core: Core, order: Order, spent: Spent, ending: Ending) -> None:
-    """Totals, metrics, what is learnt of lengths, the access log and the trace."""
+def tell(core: Core, order: Order, now: float, spent: Spent, ending: Ending) -> None:
+    """Totals, metrics, what is learnt of lengths, the access log and the trace. `now` is monotonic."""
     model = order.model
-    now = time.monotonic()
     if ending.failed:
         model.totals.failed += 1
     else:

@@ -36,7 +36,7 @@ class Dispatchable(AtReplica, Protocol):
     prompt: Prompt
     streams: bool
     """Its answer is an event stream."""
-    tried: set[str]
+    tried: tuple[str, ...]
     """Replicas that have failed it."""
 
     def assign(self, replica: Replica, placement: Placement) -> None:
@@ -129,6 +129,8 @@ class Model:
         self.share = share
         self._gone: Refusal | None = None
         """Set when it has left the table."""
+        self._refuses = route.availability is Availability.REFUSED
+        """By the table, unless a replica lives all the same."""
         self._by_slot: dict[str, Replica] = {}
         self._peak = 0
         self._bell = bell
@@ -138,6 +140,7 @@ class Model:
     def apply(self, route: ModelRoute, replicas: list[Replica]) -> None:
         """A newer table's word."""
         self.route = route
+        self._refuses = route.availability is Availability.REFUSED
         self.router.configure(route.strategy)
         for replica in self.replicas:
             if replica not in replicas:
@@ -164,7 +167,7 @@ class Model:
 
     def refusal(self) -> Refusal | None:
         """Why waiting would not help, where that is so."""
-        if self._gone is None and self.route.availability is Availability.REFUSED and not self.has_life():
+        if self._refuses and self._gone is None and not self.has_life():
             return unavailable(self.name, self.route.message)
         return self._gone
 
@@ -203,11 +206,18 @@ class Model:
             self._bell.mark_changed()
 
     def release(
-        self, call: Dispatchable, replica: Replica, placement: Placement, *, failed: bool, tpot: float | None
+        self,
+        call: Dispatchable,
+        replica: Replica,
+        placement: Placement,
+        now: float,
+        *,
+        failed: bool,
+        tpot: float | None,
     ) -> None:
         """A request has left its replica, whatever the end."""
         self.router.ended(placement, failed=failed, tpot=tpot)
-        replica.ended(call, placement, streamed=call.streams, tpot=tpot)
+        replica.ended(call, placement, now, streamed=call.streams, tpot=tpot)
         self.calls.discard(call)
         self._bell.mark_changed()
         if not replica.calls:

@@ -90,7 +90,7 @@ class Order:
         self.asked = probe.model
         self.body_bytes = len(request.body)
         self.trace = core.trace(request) if core.traces_share is not None else None
-        self.tried_models: set[str] = set()
+        self.tried_models: tuple[str, ...] = ()
         self.session = ""
         self.model: Model
         self._name: str
@@ -115,7 +115,7 @@ class Order:
 
     def turn_to(self, route: ModelRoute) -> Refusal | None:
         """Asks this model from now on, or whichever takes the request of those in its traffic."""
-        self.tried_models.add(route.model)
+        self.tried_models = (*self.tried_models, route.model)
         terms = self.caller.terms(route.model)
         if terms is None:
             return self.caller.refuse(self.asked, route.model, self._core.names_for(self.caller))
@@ -135,7 +135,7 @@ class Order:
     def turn_to_copy(self, model: Model, terms: Terms) -> Refusal | None:
         """Asks a model that only watches, on terms of its own."""
         self.model, self.terms, self.billed = model, terms, model.name
-        self.tried_models.update(route.model for route in self.target.chain)
+        self.tried_models = tuple(route.model for route in self.target.chain)
         return self._prepare(edits=False)
 
     def first_route(self) -> ModelRoute:

@@ -142,10 +142,12 @@ class Replica:
             self._saturation.first_token(now)
             self._follow_limit()
 
-    def ended(self, call: AtReplica, placement: Placement, *, streamed: bool, tpot: float | None) -> None:
+    def ended(
+        self, call: AtReplica, placement: Placement, now: float, *, streamed: bool, tpot: float | None
+    ) -> None:
         """A request has left, whatever the end."""
         self.calls.discard(call)
-        self._saturation.ended(time.monotonic(), answered=placement.answered or not streamed, tpot=tpot)
+        self._saturation.ended(now, answered=placement.answered or not streamed, tpot=tpot)
 
     def cool_down(self) -> None:
         """It answered 503: gives it no request for a moment, and fewer at once from then on."""
