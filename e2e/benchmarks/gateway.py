@@ -32,7 +32,7 @@ from gateway_measures import (
     measure_round,
 )
 from gateway_peers import MASTER_KEY, PEERS, Peer
-from gateway_plinth import access, asks_for_keys, bench_keys, plinth, routes
+from gateway_plinth import COMPILED, SOURCES, access, asks_for_keys, bench_keys, plinth, routes
 from gateway_plot import draw_results
 from gateway_processes import Proxy, free_port
 from gateway_wire import backend, load, make_requests
@@ -44,8 +44,8 @@ REPLICAS, PROMPTS, STREAMS = 8, 500, 400
 class Contest:
     """The proxies, started one after the other and then measured in turns."""
 
-    def __init__(self, cores: Cores, folder: Path, replicas: Sequence[int]) -> None:
-        self.cores, self.folder, self.replicas = cores, folder, replicas
+    def __init__(self, cores: Cores, folder: Path, replicas: Sequence[int], package: Path) -> None:
+        self.cores, self.folder, self.replicas, self.package = cores, folder, replicas, package
         self.targets: list[Target] = []
         self.rss: dict[str, float] = {}
         self.versions = installed_versions("uvloop", "httptools", "msgspec")
@@ -61,6 +61,7 @@ class Contest:
                 folder=self.folder,
                 table=routes(self.replicas),
                 admitted=access(keys, policy),
+                package=self.package,
             )
         )
         self.notes["asks_for_keys"] = await asyncio.to_thread(asks_for_keys, port)
@@ -138,7 +139,7 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> None:
         core=cores.replicas, replicas=REPLICAS, event_milliseconds=EVENT_MILLISECONDS, events=EVENTS
     )
     async with ends as replicas, AsyncExitStack() as stack:
-        contest = Contest(cores, folder, replicas)
+        contest = Contest(cores, folder, replicas, SOURCES if arguments.sources else COMPILED)
         await contest.add_plinth(stack)
         for peer in PEERS:
             if peer.name in arguments.peers:
@@ -147,8 +148,11 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> None:
         direct = await measure_direct(replicas[0], plain, cores, arguments.seconds)
         seen = await contest.run(arguments.rounds, arguments.seconds)
     made = make_records(seen, direct, rss=contest.rss, notes=contest.notes, versions=contest.versions)
-    path = write_records("gateway", made, directory=arguments.results)
-    print(f"# drawn: {draw_results(path)}")
+    path = write_records(
+        "gateway_sources" if arguments.sources else "gateway", made, directory=arguments.results
+    )
+    if not arguments.sources:
+        print(f"# drawn: {draw_results(path)}")
 
 
 def main() -> None:
@@ -158,6 +162,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
     parser.add_argument("--peers", type=lambda text: text.split(","), default=[peer.name for peer in PEERS])
+    parser.add_argument(
+        "--sources", action="store_true", help="the gateway as it runs from a checkout, not compiled"
+    )
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="folder to write to (default: the kept results)"
     )
