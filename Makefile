@@ -60,7 +60,7 @@ check-types: $(VENV)/.dev
 check-layers: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-logo
 check-units: $(VENV)/.dev
-	@$(BIN)/pytest -n auto --dist worksteal -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal --hypothesis-profile=quick -m 'not ray and not vllm and not process' operator/plinth/tests $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev compiled $(VENV_VLLM)/.installed $(VENV_EXACT)/.installed $(VENV_FUZZ)/.installed $(VENV_CLIENTS)/.installed programs  ## Every test, with real Ray and both real engines; ARGS='-k name' picks some

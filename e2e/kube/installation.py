@@ -109,5 +109,7 @@ def _pod_template(*containers: dict[str, Any]) -> dict[str, Any]:
         "spec": {
             "containers": [{**container, **changed} for container in containers],
             "volumes": host_volumes(),
+            # The shell that KubeRay starts Ray from does not pass on that it is to end: the whole grace would be waited.
+            "terminationGracePeriodSeconds": 1,
         }
     }

@@ -17,7 +17,7 @@ from kube.binaries import find_module_files
 from kube.cluster import Cluster
 from kube.control_plane import ControlPlane
 from kube.probes import answers
-from kube.processes import Process, find_free_ports, wait_until
+from kube.processes import Process, find_free_ports
 
 MODULE = "github.com/ray-project/kuberay/ray-operator"
 USER = "system:kuberay-operator"
@@ -81,20 +81,6 @@ def start_redis(cluster: Cluster) -> Redis:
     redis = Redis(process, f"{cluster.endpoint.address}:{REDIS_PORT}", password)
     redis.start()
     return redis
-
-
-def wait_ray_ready(cluster: Kubernetes, name: str, *, namespace: str = "default", seconds: float) -> None:
-    """Wait until a RayCluster's head and all its workers are ready."""
-
-    def is_ready() -> bool:
-        status = cluster.get("raycluster", name, namespace).get("status", {})
-        return bool(status.get("state") == "ready")
-
-    try:
-        wait_until(is_ready, seconds=seconds, what=f"RayCluster {namespace}/{name} is ready", pause=0.5)
-    except TimeoutError as error:
-        pods = cluster.kubectl("get", "pods", "-o", "wide", "-n", namespace, "-l", f"ray.io/cluster={name}")
-        raise TimeoutError(f"{error}; its pods:\n{pods}") from None
 
 
 def _binding() -> dict[str, object]:

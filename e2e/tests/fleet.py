@@ -74,6 +74,11 @@ class Fleet:
     def command(self, *arguments: str) -> list[str]:
         return [self.python, "-m", "plinth.cli", *arguments]
 
+    @property
+    def is_up(self) -> bool:
+        """Whether `plinth up` runs; its gateway and Ray may without it."""
+        return self.process is not None and self.process.poll() is None
+
     def up(self, *arguments: str) -> None:
         with self.output.open("ab") as log:
             self.process = subprocess.Popen(
@@ -158,9 +163,8 @@ class Fleet:
 
     def clear(self) -> None:
         """End whatever a failed test left."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
+        if self.is_up:
+            self.kill_up()
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The cluster that tests of the whole stand on: pods run, names resolve, nodes are lost, Ray comes up."""
+"""The cluster that tests of the whole stand on: pods run, names resolve, nodes are lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from kube.access import KubectlError
 from kube.cluster import Cluster
 from kube.host_python import SCRATCH_VOLUME, host_container, host_volumes
-from kube.kuberay import Redis, wait_ray_ready
+from kube.kuberay import Redis
 from kube.probes import answers
 from kube.processes import ProcessId, wait_until
 from kube.run_folder import end_abandoned, runs_root
@@ -198,47 +198,3 @@ def test_redis_has_again_after_a_crash_what_was_written(redis: Redis) -> None:
         ask("GET head")
     redis.start()
     assert "here" in ask("GET head")
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.usefixtures("kuberay")
-def test_a_ray_cluster_with_a_worker_becomes_ready(cluster: Cluster, cluster_namespace: str) -> None:
-    cluster.apply(make_ray_cluster("small", cluster_namespace))
-    wait_ray_ready(cluster, "small", namespace=cluster_namespace, seconds=300)
-
-
-def make_ray_cluster(name: str, namespace: str) -> dict[str, Any]:
-    """A head without CPUs and one worker, with Ray's token authentication."""
-
-    def template(container: str, health: str, port: int) -> dict[str, Any]:
-        # Probes of its own: KubeRay's need wget, and take a Ray that starts slowly for one that failed, as a CPU limit
-        # would make it.
-        probe = {"httpGet": {"path": health, "port": port}, "periodSeconds": 2, "failureThreshold": 150}
-        resources = {"requests": {"cpu": "700m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}}
-        probes = {"readinessProbe": probe, "livenessProbe": probe}
-        main = host_container(container, [], securityContext=CONFINED, resources=resources, **probes)
-        del main["command"]
-        return {"spec": {"containers": [main], "volumes": [*host_volumes(), SCRATCH_VOLUME]}}
-
-    head = template("ray-head", "/api/gcs_healthz", 8265)
-    worker = template("ray-worker", "/api/local_raylet_healthz", 52365)
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayCluster",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "rayVersion": "2.57.0",
-            "authOptions": {"mode": "token"},
-            "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, "template": head},
-            "workerGroupSpecs": [
-                {
-                    "groupName": "workers",
-                    "replicas": 1,
-                    "minReplicas": 0,
-                    "maxReplicas": 2,
-                    "rayStartParams": {"num-cpus": "2"},
-                    "template": worker,
-                }
-            ],
-        },
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.api.v1alpha1.documents import (
@@ -15,6 +15,7 @@ from plinth.api.v1alpha1.documents import (
     BrokenYAMLError,
     read_documents,
 )
+from plinth.tests.searching import examples
 
 
 def broken(text: str | bytes) -> BrokenYAMLError:
@@ -147,7 +148,7 @@ def test_what_cannot_be_read_is_told_with_its_line(text: str | bytes, line: int,
     assert error.remedy
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.binary(max_size=200) | st.text("ab:{}[],-&*!|>'\"?#% \n\t1", max_size=80).map(str.encode))
 def test_any_bytes_are_documents_or_an_error_with_a_line(data: bytes) -> None:
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -28,6 +28,7 @@ from plinth.api.v1alpha1 import (
 from plinth.api.v1alpha1.errors import plain_type
 from plinth.tests.api.building import model_document, pool_document
 from plinth.tests.api.test_rules import refusals, specs
+from plinth.tests.searching import examples
 
 
 def workload(**given_fields: int) -> tuple[int, int]:
@@ -67,7 +68,7 @@ def test_a_context_alone_is_always_enough(context: int) -> None:
     assert tokens_in + tokens_out <= context
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(specs)
 def test_a_valid_resource_survives_being_written_and_read(spec: dict[str, Any]) -> None:
     document = model_document(**spec)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.api.v1alpha1 import FieldError, InvalidResourceError, parse_resource
@@ -15,6 +15,7 @@ from plinth.api.v1alpha1.rule import Rule
 from plinth.api.v1alpha1.rules import RULES, TRANSITIONS
 from plinth.tests.api.apiserver import judge
 from plinth.tests.api.building import model_document, policy_document, pool_document
+from plinth.tests.searching import examples
 
 Document = dict[str, Any]
 
@@ -463,7 +464,7 @@ specs = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(specs)
 def test_both_sides_agree_on_whatever_is_written(spec: dict[str, Any]) -> None:
     document = model_document(**spec)

@@ -15,6 +15,7 @@ from plinth.api.v1alpha1 import GPUPoolStatus, ModelDeploymentStatus, QuotaPolic
 from plinth.cluster.folder import FolderState, FolderStore, Stored, load_folder
 from plinth.cluster.folder_files import MAX_FILE_BYTES, MAX_FILES
 from plinth.cluster.status_db import AnyStatus, StatusDB
+from plinth.tests.searching import examples
 
 GRACE = 0.2
 CHAT = ResourceKey("ModelDeployment", "default", "chat")
@@ -207,7 +208,7 @@ class TestLoading:
         (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
         assert len(load_folder(tmp_path).models) == 1
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.binary(max_size=150), st.integers(0, 200), st.integers(0, 40))
     def test_any_bytes_anywhere_in_a_file_are_at_most_errors(
         self, tmp_path: Path, data: bytes, position: int, cut: int
@@ -447,7 +448,7 @@ class TestStore:
             timeline.write("a.yaml", model(replicas=number))
             assert seen(timeline.at(number)) == {"chat": (number, number)}
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(edits=st.lists(st.sampled_from([1, 1, 2, 3, 0, "x", "broken", "gone", "restart"]), max_size=8))
     def test_the_generation_counts_the_good_changes_whatever_lies_between(
         self, tmp_path_factory: pytest.TempPathFactory, edits: list[int | str]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from plinth.api.v1alpha1 import Condition, GPUPoolStatus, ModelDeploymentStatus, ResourceKey
 from plinth.cluster.status_db import SCHEMA_VERSION, AnyStatus, NewerSchemaError, ResourceRow, StatusDB
+from plinth.tests.searching import examples
 
 CHAT = ResourceKey("ModelDeployment", "default", "chat")
 POOL = ResourceKey("GPUPool", "", "h200")
@@ -223,7 +224,7 @@ def test_threads_share_one_database(database: StatusDB) -> None:
 names = st.sampled_from(["a", "b", "c"])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.dictionaries(names, st.integers(0, 2), max_size=3) | st.sets(names, min_size=1),

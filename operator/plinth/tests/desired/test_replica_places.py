@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.api.v1alpha1 import ConditionType
@@ -41,6 +41,7 @@ from plinth.tests.domain.builders import (
     make_slot,
     make_snapshot,
 )
+from plinth.tests.searching import examples
 
 SETTINGS = ServeSettings(
     secret_file="/state/secret", cache_dir="/cache", http_host="127.0.0.1", http_port=8000
@@ -310,7 +311,7 @@ def _shown(fleet: FleetSnapshot) -> list[tuple[str, list[int], list[int]]]:
     return [(node.node, node.accelerators, node.seen) for place in status.places for node in place.nodes]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     wanted=st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(1, 3)), min_size=1, max_size=5),
     later=st.lists(st.tuples(st.sampled_from([1, 2, 4]), st.integers(0, 3)), min_size=1, max_size=5),

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.domain.allotment import PlaceMemory
@@ -30,6 +30,7 @@ from plinth.domain.targets import TargetMemory
 from plinth.domain.traffic import ReplicaLoad, ReplicaState
 from plinth.tests.domain.builders import make_figures, make_model, make_node, make_qwen_artifact, make_report
 from plinth.tests.domain.fleet_simulator import Fleet
+from plinth.tests.searching import examples
 
 FIRST, SECOND, THIRD = (ModelKey("default", name) for name in ("first", "second", "third"))
 KEYS = (FIRST, SECOND, THIRD)
@@ -248,7 +249,7 @@ def shake(fleet: Fleet, chance: Random) -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_whatever_happens_what_is_remembered_makes_no_difference(seed: int) -> None:
     chance, planner = Random(seed), Planner()  # noqa: S311 - no secret
     fleet = Fleet({key: edited(key, chance) for key in KEYS}, nodes=small_nodes("a", "b"))

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.api.v1alpha1 import ConditionType
@@ -32,6 +32,7 @@ from plinth.domain.quantities import MIB
 from plinth.domain.targets import TargetMemory
 from plinth.domain.traffic import LoadReport, ModelLoad, ReplicaLoad, ReplicaState
 from plinth.tests.domain.builders import make_model, make_node, make_snapshot, make_window
+from plinth.tests.searching import examples
 
 NOW = 1000.0
 NAMES = ("a", "b", "c")
@@ -133,7 +134,7 @@ def planned(plan: FleetPlan) -> dict[SlotName, SlotAction]:
 
 
 @given(snapshots())
-@settings(max_examples=50)
+@examples(50)
 def test_every_slot_gets_exactly_one_fate_and_only_new_names_are_created(snapshot: FleetSnapshot) -> None:
     plan = compute_plan(snapshot, NOW)
     fates = planned(plan)
@@ -148,7 +149,7 @@ def test_every_slot_gets_exactly_one_fate_and_only_new_names_are_created(snapsho
 
 
 @given(snapshots())
-@settings(max_examples=50)
+@examples(50)
 def test_new_replicas_never_take_more_than_is_free(snapshot: FleetSnapshot) -> None:
     plan = compute_plan(snapshot, NOW)
     pool = resolve_pools((), snapshot.nodes)[0]
@@ -164,7 +165,7 @@ def test_new_replicas_never_take_more_than_is_free(snapshot: FleetSnapshot) -> N
 
 
 @given(snapshots())
-@settings(max_examples=50)
+@examples(50)
 def test_no_replica_with_requests_in_flight_is_removed_before_its_timeout(snapshot: FleetSnapshot) -> None:
     fates = planned(compute_plan(snapshot, NOW))
     for slot in snapshot.slots:
@@ -178,7 +179,7 @@ def test_no_replica_with_requests_in_flight_is_removed_before_its_timeout(snapsh
 
 
 @given(snapshots(), st.randoms(use_true_random=False))
-@settings(max_examples=40)
+@examples(40)
 def test_the_order_in_which_things_are_seen_does_not_matter(snapshot: FleetSnapshot, chance: object) -> None:
     def shuffled(items: tuple[object, ...]) -> tuple[object, ...]:
         return tuple(chance.sample(items, len(items)))  # type: ignore[attr-defined]  # Hypothesis' seeded Random
@@ -193,7 +194,7 @@ def test_the_order_in_which_things_are_seen_does_not_matter(snapshot: FleetSnaps
 
 
 @given(snapshots(), snapshots())
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_what_is_remembered_of_an_earlier_pass_makes_no_difference(
     before: FleetSnapshot, after: FleetSnapshot
 ) -> None:
@@ -204,7 +205,7 @@ def test_what_is_remembered_of_an_earlier_pass_makes_no_difference(
 
 
 @given(snapshots())
-@settings(max_examples=40)
+@examples(40)
 def test_desired_replicas_stay_within_the_bounds(snapshot: FleetSnapshot) -> None:
     plan = compute_plan(snapshot, NOW)
     bounds = {model.key: model.resource.spec.scaling for model in snapshot.models}
@@ -219,7 +220,7 @@ def test_desired_replicas_stay_within_the_bounds(snapshot: FleetSnapshot) -> Non
 
 
 @given(snapshots())
-@settings(max_examples=40)
+@examples(40)
 def test_every_model_has_every_condition_once_and_a_route(snapshot: FleetSnapshot) -> None:
     plan = compute_plan(snapshot, NOW)
     for model in plan.models:
@@ -230,7 +231,7 @@ def test_every_model_has_every_condition_once_and_a_route(snapshot: FleetSnapsho
 
 
 @given(snapshots())
-@settings(max_examples=40)
+@examples(40)
 def test_only_ready_replicas_that_stay_or_drain_are_routed_to(snapshot: FleetSnapshot) -> None:
     plan = compute_plan(snapshot, NOW)
     ready = {str(slot.name) for slot in snapshot.slots if slot.phase is SlotPhase.READY}
@@ -243,14 +244,14 @@ def test_only_ready_replicas_that_stay_or_drain_are_routed_to(snapshot: FleetSna
 
 
 @given(snapshots())
-@settings(max_examples=40)
+@examples(40)
 def test_while_ray_is_away_nothing_is_created_or_removed(snapshot: FleetSnapshot) -> None:
     fates = planned(compute_plan(replace(snapshot, rays=(Ray(answers=False),)), NOW))
     assert set(fates.values()) <= {SlotAction.KEEP, SlotAction.DRAIN}
 
 
 @given(snapshots())
-@settings(max_examples=40)
+@examples(40)
 def test_once_carried_out_in_full_the_plan_changes_nothing_more(snapshot: FleetSnapshot) -> None:
     """Everything created is ready, everything removed gone, everything drained idle: within a few passes, peace."""
     current = replace(

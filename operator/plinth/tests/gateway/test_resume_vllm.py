@@ -1,4 +1,4 @@
-"""Streams of a real vLLM, cut and carried on; the contract of the engine that names its tokens."""
+"""Streams of a real vLLM with LoRA adapters, cut and carried on; the contract of the engine that names its tokens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 from plinth.gateway.resume.asked import prepare
 from plinth.gateway.resume.events import EventEditor
+from plinth.tests.engine.lora_files import write_adapter
 from plinth.tests.engine.serving import SECRET
 from plinth.tests.engine.test_vllm import START_SECONDS, replica
 from plinth.tests.gateway.cut_streams import CHAT, COMPLETIONS, RealEngine, events_of, request_of
@@ -21,7 +23,12 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
-    with replica(tmp_path_factory.mktemp("resume"), WIDE) as (_, base):
+    folder = tmp_path_factory.mktemp("resume")
+    adapters = {
+        "law": f"file://{write_adapter(folder / 'law', rank=8, seed=1)}",
+        "med": f"file://{write_adapter(folder / 'med', rank=24, seed=2)}",
+    }
+    with replica(folder, {**WIDE, "adapters": adapters}) as (_, base):
         engine = RealEngine(base, SECRET)
         deadline = time.monotonic() + START_SECONDS
         while json.loads(engine.fetch("/plinth/state"))["phase"] != "Ready":
@@ -37,6 +44,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "chat": (CHAT, "Tell a story about a lighthouse.", {}),
     "completions": (COMPLETIONS, "Once upon a time", {"stream_options": {"include_usage": True}}),
     "characters of several tokens": (CHAT, "Write many different emoji in a row", {}),
+    "an adapter": (CHAT, "Name three colours.", {"model": "chat:law", "max_tokens": 16}),
     "a stop string": (COMPLETIONS, "Count: 1 2 3 4", {"stop": ["9 10 11", "7 x"]}),
 }
 
@@ -63,6 +71,22 @@ def test_the_client_gets_the_very_events_that_it_would_get_unasked(vllm: RealEng
     unasked = events_of(vllm.fetch(path, request))
     assert [untimed(event) for event in edited] == [untimed(event) for event in unasked]
     assert edits.ledger.names_tokens()
+
+
+def test_an_adapter_answers_by_its_own_name_and_the_model_by_its_own(vllm: RealEngine) -> None:
+    def ask(name: str) -> bytes:
+        return vllm.fetch(CHAT, request_of(CHAT, "Name three colours.", model=name, stream=False))
+
+    answers = {name: json.loads(ask(name)) for name in ("chat", "chat:law", "chat:med", "team/chat")}
+    # The engine answers by the first of the model's names, whichever was asked.
+    assert [answer["model"] for answer in answers.values()] == ["chat", "chat:law", "chat:med", "chat"]
+    texts = {name: answer["choices"][0]["message"]["content"] for name, answer in answers.items()}
+    assert texts["chat"] == texts["team/chat"]
+    assert len(set(texts.values())) == 3
+    with pytest.raises(HTTPError) as refused:
+        ask("chat:tax")
+    refused.value.close()
+    assert refused.value.code == 404
 
 
 def untimed(event: bytes) -> Any:

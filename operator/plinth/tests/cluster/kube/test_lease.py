@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.cluster.kube.client import WRITE_SECONDS
@@ -19,6 +19,7 @@ from plinth.cluster.kube.kinds import CONFIG_MAP, LEASE
 from plinth.cluster.kube.lease import DURATION_SECONDS, LOOK_SECONDS, SAFE_SECONDS, Election
 from plinth.tests.cluster.kube.fake_api_server import FakeApiServer
 from plinth.tests.cluster.kube.virtual_time import run_in_virtual_time, virtual_now
+from plinth.tests.searching import examples
 
 pytestmark = pytest.mark.process
 
@@ -316,7 +317,7 @@ class World:
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     seed=st.integers(min_value=0, max_value=10**6),
     slowest=st.floats(min_value=0.01, max_value=2.0),

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.domain.placing.demands import Demand
@@ -22,6 +22,7 @@ from plinth.tests.domain.placing.placing_builders import (
     make_host,
     plan_of,
 )
+from plinth.tests.searching import examples
 
 MOVES = 2
 
@@ -33,13 +34,13 @@ def planned(fleet: Instance, moves: int = MOVES) -> PlacementPlan:
 
 
 @given(fleets())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_every_replica_is_whole_within_its_bounds_and_takes_only_what_is_free(fleet: Instance) -> None:
     assert faults_of(planned(fleet), fleet.hosts, fleet.holds, fleet.demands) == []
 
 
 @given(fleets())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_only_lower_priorities_are_displaced_and_what_a_model_needs_goes_only_for_what_is_needed(
     fleet: Instance,
 ) -> None:
@@ -57,7 +58,7 @@ def test_only_lower_priorities_are_displaced_and_what_a_model_needs_goes_only_fo
 
 
 @given(fleets())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_moves_stay_within_the_budget_and_serve_somebody(fleet: Instance) -> None:
     plan = planned(fleet)
     assert len(plan.moved) <= MOVES
@@ -70,7 +71,7 @@ def test_moves_stay_within_the_budget_and_serve_somebody(fleet: Instance) -> Non
 
 
 @given(fragmented_fleets())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_moves_gather_what_is_free_and_nothing_else_is_disturbed(fleet: Instance) -> None:
     plan = planned(fleet)
     assert faults_of(plan, fleet.hosts, fleet.holds, fleet.demands) == []
@@ -84,7 +85,7 @@ def test_moves_gather_what_is_free_and_nothing_else_is_disturbed(fleet: Instance
 
 
 @given(fleets())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_what_is_of_lower_priority_changes_nothing_for_what_is_above(fleet: Instance) -> None:
     above = {name for name, demand in fleet.demands.items() if demand.priority > 0}
     alone = {
@@ -97,7 +98,7 @@ def test_what_is_of_lower_priority_changes_nothing_for_what_is_above(fleet: Inst
 
 
 @given(fleets())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_carried_out_in_full_again_and_again_plans_come_to_rest(fleet: Instance) -> None:
     asked = sum(len(demand.missing) for demand in fleet.demands.values())
     for _ in range(asked + 1):
@@ -115,7 +116,7 @@ def test_carried_out_in_full_again_and_again_plans_come_to_rest(fleet: Instance)
     st.lists(st.sampled_from([1, 1, 2, 3, 4]), max_size=6),
     st.integers(1, 4),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_fewer_could_be_displaced(on_a: list[int], on_b: list[int], size: int) -> None:
     holds, needs = [], []
     for host, sizes in (("a", on_a), ("b", on_b)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.domain.placing.plan import plan_places
@@ -10,6 +10,7 @@ from plinth.domain.placing.room import Room
 from plinth.tests.domain.placing.fleets import fleets
 from plinth.tests.domain.placing.instances import Instance
 from plinth.tests.domain.placing.placing_builders import make_demand, make_hold, make_host, plan_of, room_of
+from plinth.tests.searching import examples
 
 
 def test_a_host_that_comes_back_with_fewer_accelerators_holds_what_is_still_there() -> None:
@@ -39,7 +40,7 @@ def test_one_looks_at_the_room_without_some_and_finds_it_as_it_was() -> None:
 
 
 @given(st.lists(fleets(), min_size=2, max_size=4))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_plan_does_not_depend_on_what_was_planned_before(passes: list[Instance]) -> None:
     kept = Room()
     for each in passes:
@@ -50,7 +51,7 @@ def test_a_plan_does_not_depend_on_what_was_planned_before(passes: list[Instance
 
 
 @given(fleets(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_plan_does_not_depend_on_the_order_in_which_things_are_given(
     fleet: Instance, chance: object
 ) -> None:

@@ -24,6 +24,7 @@ from plinth.gateway.server.redis import RedisAddress, connect_to_redis
 from plinth.tests.gateway.limits.builders import make_limit
 from plinth.tests.gateway.limits.real_redis import running_redis
 from plinth.tests.gateway.limits.sharers import Sharer, sharing
+from plinth.tests.searching import examples
 
 # --- the same law as the script's ----------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ async def test_the_parent_answers_every_exchange_as_redis_does(tmp_path: Path) -
                     theirs = await connection.ask(b"EVAL", TOLD_TIME, count, *keys, *arguments, *now)
                     assert counters.exchange(keys, arguments, quarters / 4) == theirs
 
-        @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(examples(150), suppress_health_check=[HealthCheck.too_slow])
         @given(st.lists(steps, min_size=1, max_size=12))
         def run(history: list[Step]) -> None:
             asyncio.run_coroutine_threadsafe(compare(history), loop).result(20)

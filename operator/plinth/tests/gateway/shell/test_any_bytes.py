@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from plinth.tests.gateway.shell.properties import PROPERTIES, Property
 from plinth.tests.gateway.shell.seeds import SEEDS, tokens_of
+from plinth.tests.searching import examples
 
 NESTED = (b"[", b'{"a":', b"*1\r\n")
 
@@ -31,7 +32,7 @@ def mixtures(name: str) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize(("name", "holds"), PROPERTIES.items(), ids=PROPERTIES)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(examples(150), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(draw=st.data())
 def test_nothing_is_raised_and_pieces_read_as_the_whole(
     name: str, holds: Property, draw: st.DataObject
