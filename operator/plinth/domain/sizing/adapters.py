@@ -38,9 +38,9 @@ class _Linear(NamedTuple):
 def adapter_bytes(model: ModelArchitecture, shape: Shape, room: AdapterRoom | None) -> int:
     """Of the fullest rank, for as many adapters as `room` says. Few models take less: see `_vocabulary`.
 
-    Llama 3.1 8B, one adapter of rank 16 on one accelerator: each of 32 layers has 80,896 elements a rank (queries, keys
-    and values 3 · 4096 + 6144, output 2 · 4096, gate and up 2 · 4096 + 28672, down 14336 + 4096), the vocabulary
-    2 · (128256 + 4096): 2,853,376 · 16 · 2 bytes = 87 MiB.
+    Llama 3.1 8B, one adapter of rank 16 on one accelerator: each of 32 layers has 81,920 elements for each of its rank
+    (queries, keys and values 3 · 4096 + 6144, output 2 · 4096, gate and up 2 · 4096 + 28672, down 14336 + 4096), the
+    vocabulary 2 · (128256 + 4096): 2,886,144 · 16 · 2 bytes = 88 MiB.
     """
     if room is None:
         return 0
