@@ -27,7 +27,7 @@ async def test_an_adapter_answers_by_its_own_name_and_the_model_by_its_own(tmp_p
         "med": f"file://{write_adapter(tmp_path / 'med', rank=24, seed=2)}",
     }
     headers = {"authorization": f"Bearer {SECRET}"}
-    with replica(tmp_path, {"adapters": adapters}) as (_, base):
+    with replica(tmp_path, {"adapters": adapters, "adapter_rank": 32}) as (_, base):
         async with aiohttp.ClientSession(headers=headers) as client:
             served = Served(base, client)
             await served.until("Ready", seconds=START_SECONDS)

@@ -107,7 +107,9 @@ def test_the_document_says_what_a_model_would_get_and_why(tmp_path: Path) -> Non
         "dataParallel": 1,
     }
     assert (found["replicas"], found["gpus"], found["costPerHour"]) == (1, 2, "7.8")
-    assert set(found["memory"]) == {"weightsBytesPerGpu", "kvBytesPerGpu", "kvTokens", "overheadBytesPerGpu"}
+    assert set(found["memory"]) == {
+        *("weightsBytesPerGpu", "adapterBytesPerGpu", "kvBytesPerGpu", "kvTokens", "overheadBytesPerGpu")
+    }
     speeds = {"ttftP50Milliseconds", "ttftP99Milliseconds", "tpotMicroseconds", "tokensPerSecond"}
     assert set(found["predicted"]) == {*speeds, "costPerMillionTokens"}
     assert all(type(found["predicted"][name]) is int for name in speeds)
