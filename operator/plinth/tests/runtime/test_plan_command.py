@@ -138,6 +138,14 @@ def test_the_table_shows_models_and_pools_and_the_wide_one_the_reasons(tmp_path:
     assert "1 replica: the load asks for no more than minReplicas" in wide
 
 
+def test_the_wide_table_and_the_reasons_say_what_adapters_take(tmp_path: Path) -> None:
+    """Of rank 16 for Qwen2.5-32B: (64 layers · 131,072 + the vocabulary's 2 · (152,064 + 5,120)) · 16 · 2 bytes."""
+    named = [{"name": "law", "source": "hf://org/law"}]
+    wide = run(write_model(tmp_path, adapters=named), "--nodes", "1x8xH200", "-o", "wide").stdout
+    assert "ADAPTERS" in wide.splitlines()[0]
+    assert wide.count("265.6 MiB") == 2
+
+
 def test_what_has_no_room_ends_with_three_and_says_who_holds_it(tmp_path: Path) -> None:
     model = write_model(tmp_path, scaling={"minReplicas": 3, "maxReplicas": 3})
     document = plan(model, "--nodes", "1x2xH200", code=3)
