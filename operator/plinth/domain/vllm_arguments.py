@@ -92,7 +92,10 @@ def _faults(args: Mapping[str, str]) -> Iterator[str]:
         if name in args and _count(args, name) is None:
             yield f"{FIELD}.{name}: must be a number above 0, got {args[name]!r}; write one such as {most}"
     if _is_on(args, _TOWER):
-        yield f"{FIELD}.{_TOWER}: adapters of a vision tower cannot be planned with; leave it out, and adapt the text model alone"
+        yield (
+            f"{FIELD}.{_TOWER}: adapters of a vision tower cannot be planned with; leave it out, and adapt the text"
+            " model alone"
+        )
     tokens, sequences = _count(args, BATCHED_TOKENS), _count(args, SEQUENCES)
     if tokens and sequences and tokens < sequences:
         yield (

@@ -36,7 +36,7 @@ class _Linear(NamedTuple):
 
 
 def adapter_bytes(model: ModelArchitecture, shape: Shape, room: AdapterRoom | None) -> int:
-    """Of the fullest rank, for as many adapters as `room` says. Few models take less: see `_vocabulary`.
+    """Of the fullest rank, for as many adapters as `room` says; some models take a little less, see `_vocabulary`.
 
     Llama 3.1 8B, one adapter of rank 16 on one accelerator: each of 32 layers has 81,920 elements for each of its rank
     (queries, keys and values 3 · 4096 + 6144, output 2 · 4096, gate and up 2 · 4096 + 28672, down 14336 + 4096), the

@@ -158,7 +158,11 @@ def _memory_obstacle(request: SizingRequest, memory: MemoryPlan) -> str | None:
     if memory.kv_bytes <= 0:
         usable = format_bytes(request.place.engine_bytes)
         if memory.adapter_bytes and memory.kv_bytes + memory.adapter_bytes > 0:
-            return f"room for adapters of {format_bytes(memory.adapter_bytes)} an accelerator leaves none for KV in {usable}; lower spec.adapters[].rank or max-loras"
+            adapters = format_bytes(memory.adapter_bytes)
+            return (
+                f"room for adapters of {adapters} an accelerator leaves none for KV in {usable};"
+                " lower spec.adapters[].rank or max-loras"
+            )
         weights = format_bytes(memory.weights_bytes)
         return f"weights of {weights} an accelerator leave no room for KV in {usable}"
     if memory.full_requests < load.concurrency:
