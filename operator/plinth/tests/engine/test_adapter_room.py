@@ -1,6 +1,7 @@
 """What is planned for LoRA adapters is what the real vLLM allocates for them, for small models.
 
-Attention by a latent does not run on its CPU build; that is counted by hand in the tests of sizing.
+Attention by a latent does not run on its CPU build, and experts have no adapters there: both are counted by hand in the
+tests of sizing.
 """
 
 from __future__ import annotations
