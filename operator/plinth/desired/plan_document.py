@@ -131,6 +131,7 @@ def _shape(shape: Shape) -> dict[str, int]:
 def _memory(memory: MemoryFigures) -> dict[str, int | None]:
     return {
         "weightsBytesPerGpu": memory.weights_bytes,
+        "adapterBytesPerGpu": memory.adapter_bytes,
         "kvBytesPerGpu": memory.kv_bytes,
         "kvTokens": memory.kv_tokens,
         "overheadBytesPerGpu": memory.overhead_bytes,

@@ -26,6 +26,8 @@ class MemoryFigures:
     """Tokens that the KV cache of the whole replica holds; 0 for a model that keeps none."""
     overhead_bytes: int | None = None
     """All else: activations, CUDA graphs, communication buffers, libraries. None: unknown."""
+    adapter_bytes: int = 0
+    """Planned for LoRA adapters. On accelerators it is part of the weights, as vLLM tells them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,8 @@ class Fit:
     """What the engine may use on each accelerator; on a CPU node, in all."""
     kv_bytes: int
     """What it is told to take for KV; 0: whatever is left."""
+    adapter_bytes: int
+    """Of its memory, for adapters on a CPU node; 0: the engine sees to it."""
     threads: int
     sentences: tuple[str, ...]
     prediction: Prediction
@@ -79,6 +81,7 @@ def fit_replica(request: FitRequest) -> Fit | FitRefusal:
         # By what nodes say and not by the catalogue: a better figure there would be a new revision.
         memory_bytes=place.memory_bytes * place.utilization_percent // 100 or place.engine_bytes,
         kv_bytes=0,
+        adapter_bytes=0,
         threads=0,
         sentences=_sentences(found),
         prediction=_predict(request, found.shape, found.memory, found.predicted),
@@ -107,19 +110,20 @@ def _predict(
 
 
 def _on_cpu(request: FitRequest) -> Fit | FitRefusal:
-    """One process on one node's cores: memory = weights + KV + overhead, rounded up to the step."""
+    """One process on one node's cores: memory = weights + adapters + KV + overhead, rounded up to the step."""
     sizing, load = request.sizing, request.sizing.load
     refusal = refuse_asked_on(sizing.place, sizing.asked)
     if refusal is not None:
         return FitRefusal(message=refusal)
     needed = plan_memory(sizing, Shape())
     weights = request.file_bytes or needed.weights_bytes
+    adapters = f" + adapters {format_bytes(needed.adapter_bytes)}" if needed.adapter_bytes else ""
     parts = (
-        f"weights {format_bytes(weights)} + KV {format_bytes(needed.needed_kv_bytes)}"
+        f"weights {format_bytes(weights)}{adapters} + KV {format_bytes(needed.needed_kv_bytes)}"
         f" ({load.concurrency} x {format_count(load.context_tokens)} tokens)"
         f" + overhead {format_bytes(needed.overhead_bytes)}"
     )
-    total = weights + needed.needed_kv_bytes + needed.overhead_bytes
+    total = weights + needed.adapter_bytes + needed.needed_kv_bytes + needed.overhead_bytes
     total = ceil_div(total, CPU_MEMORY_STEP_BYTES) * CPU_MEMORY_STEP_BYTES
     if total > sizing.place.engine_bytes:
         most = format_bytes(sizing.place.engine_bytes)
@@ -132,6 +136,7 @@ def _on_cpu(request: FitRequest) -> Fit | FitRefusal:
         nodes=1,
         memory_bytes=total,
         kv_bytes=needed.needed_kv_bytes,
+        adapter_bytes=needed.adapter_bytes,
         threads=request.threads,
         sentences=(f"TP1 on the CPU with {threads}: {parts} = {format_bytes(total)}",),
         prediction=_predict(request, Shape(), memory),
@@ -152,8 +157,8 @@ def _allocated(sizing: SizingRequest, needed: MemoryPlan, weights: int, total: i
         kv_bytes = needed.needed_kv_bytes
         kv_tokens = load.concurrency * load.context_tokens if kv_bytes else 0
     else:
-        kv_bytes = vllm_kv_bytes(total, weights)
-        room = needed.weights_bytes + needed.overhead_bytes + kv_bytes
+        kv_bytes = vllm_kv_bytes(total, weights, needed.adapter_bytes)
+        room = needed.weights_bytes + needed.adapter_bytes + needed.overhead_bytes + kv_bytes
         place = replace(sizing.place, memory_bytes=room, utilization_percent=100)
         kv_tokens = plan_memory(replace(sizing, place=place), Shape()).kv_tokens
     return replace(needed, weights_bytes=weights, kv_bytes=kv_bytes if kv_tokens else 0, kv_tokens=kv_tokens)

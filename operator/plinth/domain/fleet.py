@@ -84,6 +84,10 @@ class EngineSpec:
     data_parallel: int = 1
     adapters: dict[str, str] = field(default_factory=dict)
     """Sources of its LoRA adapters, by name."""
+    adapter_rank: int = 0
+    """The highest rank of an adapter that there is room for."""
+    adapter_bytes: int = 0
+    """Of `memory_bytes`, what the room takes on a CPU node; 0 on accelerators, where the engine sees to it."""
 
     @property
     def adapter_names(self) -> tuple[str, ...]:

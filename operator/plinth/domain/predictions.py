@@ -22,11 +22,15 @@ LEAST_KV_BYTES = 256 * MIB
 def make_prediction(
     request: SizingRequest, memory: MemoryPlan, speed: performance.Prediction | None
 ) -> Prediction:
-    """What one replica should measure. No overhead on a CPU: there the plan's is a reserve."""
+    """What one replica should measure. No overhead on a CPU: there the plan's is a reserve.
+
+    On accelerators vLLM tells room for adapters as weights (gpu_model_runner.py, `load_model`); on a CPU nobody tells it.
+    """
     on_cpu = request.place.accelerator.name == CPU
     return Prediction(
         memory=MemoryFigures(
-            weights_bytes=memory.weights_bytes,
+            weights_bytes=memory.weights_bytes + (0 if on_cpu else memory.adapter_bytes),
+            adapter_bytes=memory.adapter_bytes,
             kv_bytes=memory.kv_bytes if memory.kv_tokens else 0,
             kv_tokens=memory.kv_tokens,
             overhead_bytes=None if on_cpu else memory.overhead_bytes,
@@ -35,10 +39,10 @@ def make_prediction(
     )
 
 
-def vllm_kv_bytes(memory_bytes: int, weights_bytes: int) -> int:
-    """What vLLM on a CPU is told to take for KV: what weights and overhead leave of the replica's memory."""
+def vllm_kv_bytes(memory_bytes: int, weights_bytes: int, adapter_bytes: int) -> int:
+    """What vLLM on a CPU is told to take for KV: what weights, adapters and overhead leave of the replica's memory."""
     overhead = CALIBRATION.memory.cpu_bytes[Engine.VLLM]
-    return max(memory_bytes - weights_bytes - overhead, LEAST_KV_BYTES)
+    return max(memory_bytes - weights_bytes - adapter_bytes - overhead, LEAST_KV_BYTES)
 
 
 def _speed_figures(speed: performance.Prediction, concurrency: int) -> SpeedFigures:

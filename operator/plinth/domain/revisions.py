@@ -9,6 +9,7 @@ import json
 from plinth.api.v1alpha1 import ModelDeployment
 from plinth.domain.fitting import Fit
 from plinth.domain.fleet import Engine, EngineSpec
+from plinth.domain.sizing.engine_defaults import adapter_rank
 
 REVISION_DIGITS = 8
 _KNOWN: dict[type[EngineSpec], tuple[tuple[str, object], ...]] = {}
@@ -45,6 +46,8 @@ def make_engine_spec(
         expert_parallel=fit.shape.expert,
         data_parallel=fit.shape.data,
         adapters={each.name: each.source for each in resource.spec.adapters},
+        adapter_rank=adapter_rank(each.rank for each in resource.spec.adapters),
+        adapter_bytes=fit.adapter_bytes,
     )
 
 

@@ -9,23 +9,24 @@ admission, and again by the planner. Sources are vLLM 0.25.1's: config/cache.py 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from plinth.domain.accelerators.catalogue import Accelerator
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.models.quantization import ALWAYS_IN_FULL, Quantization
 from plinth.domain.models.weights import Part
-from plinth.domain.sizing.engine_defaults import asked_sequences
+from plinth.domain.sizing.engine_defaults import adapter_rank, adapters_at_once, asked_sequences
 from plinth.domain.sizing.kernels import BFLOAT16_CAPABILITY, NOT_IN_FLOAT16
-from plinth.domain.sizing.request import EngineOptions
+from plinth.domain.sizing.request import AdapterRoom, EngineOptions
 
 FIELD = "spec.engine.args"
 BATCHED_TOKENS, SEQUENCES = "max-num-batched-tokens", "max-num-seqs"
 QUANTIZATION, DTYPE, KV_DTYPE = "quantization", "dtype", "kv-cache-dtype"
-_EAGER = "enforce-eager"
+ADAPTERS = "max-loras"
+_EAGER, _SHARDED, _TOWER = "enforce-eager", "fully-sharded-loras", "enable-tower-connector-lora"
 _OFF = frozenset({"false", "0", "off"})
-_NEGATED = ("no-enforce-eager", "no-enable-expert-parallel")
+_NEGATED = ("no-enforce-eager", "no-fully-sharded-loras", "no-enable-expert-parallel")
 """vLLM has every switch twice. One name is enough, and Plinth sets that of the experts."""
 
 _COUNT = re.compile(r"[1-9][0-9]{0,8}")
@@ -81,11 +82,20 @@ def _faults(args: Mapping[str, str]) -> Iterator[str]:
     for name in _NEGATED:
         if name in args:
             positive = name.removeprefix("no-")
-            instead = f'set {positive} to "false"' if positive == _EAGER else "set spec.parallelism.expert"
+            instead = (
+                f'set {positive} to "false"'
+                if positive in {_EAGER, _SHARDED}
+                else "set spec.parallelism.expert"
+            )
             yield f"{FIELD}.{name}: must be left out; {instead}"
-    for name, most in ((BATCHED_TOKENS, "8192 or 8k"), (SEQUENCES, "256")):
+    for name, most in ((BATCHED_TOKENS, "8192 or 8k"), (SEQUENCES, "256"), (ADAPTERS, "4")):
         if name in args and _count(args, name) is None:
             yield f"{FIELD}.{name}: must be a number above 0, got {args[name]!r}; write one such as {most}"
+    if _is_on(args, _TOWER):
+        yield (
+            f"{FIELD}.{_TOWER}: adapters of a vision tower cannot be planned with; leave it out, and adapt the text"
+            " model alone"
+        )
     tokens, sequences = _count(args, BATCHED_TOKENS), _count(args, SEQUENCES)
     if tokens and sequences and tokens < sequences:
         yield (
@@ -156,8 +166,23 @@ def read_options(args: Mapping[str, str], *, concurrency: int, dtype_bytes: int)
         batched_tokens=_count(args, BATCHED_TOKENS),
         sequences=_count(args, SEQUENCES) or asked_sequences(concurrency),
         kv_element_bytes=_KV_BYTES.get(args.get(KV_DTYPE, _AUTO), dtype_bytes),
-        graphs=args.get(_EAGER, "false").strip().lower() in _OFF,
+        graphs=not _is_on(args, _EAGER),
     )
+
+
+def read_adapter_room(args: Mapping[str, str], ranks: Collection[int]) -> AdapterRoom | None:
+    """The room for adapters of these ranks; None where there are none."""
+    if not ranks:
+        return None
+    return AdapterRoom(
+        slots=_count(args, ADAPTERS) or adapters_at_once(len(ranks)),
+        rank=adapter_rank(ranks),
+        sharded=_is_on(args, _SHARDED),
+    )
+
+
+def _is_on(args: Mapping[str, str], switch: str) -> bool:
+    return args.get(switch, "false").strip().lower() not in _OFF
 
 
 def _count(args: Mapping[str, str], name: str) -> int | None:

@@ -19,7 +19,7 @@ from plinth.domain.sizing.request import (
     Place,
     SizingRequest,
 )
-from plinth.domain.vllm_arguments import read_options
+from plinth.domain.vllm_arguments import read_adapter_room, read_options
 
 
 def make_sizing_request(
@@ -98,6 +98,8 @@ def _options_of(spec: ModelDeploymentSpec, engine: Engine, model: ModelArchitect
     """What the user's arguments change of the engine's memory and speed."""
     if engine is not Engine.VLLM:
         return EngineOptions()
-    return read_options(
+    options = read_options(
         spec.engine.args, concurrency=spec.objectives.concurrency, dtype_bytes=model.dtype_bytes
     )
+    ranks = [each.rank for each in spec.adapters]
+    return replace(options, adapters=read_adapter_room(spec.engine.args, ranks))

@@ -10,14 +10,10 @@ from typing import Any, NoReturn
 from plinth.api.v1alpha1.modeldeployment import Task
 from plinth.domain.fleet import EngineSpec
 from plinth.domain.predictions import vllm_kv_bytes
-from plinth.domain.sizing.engine_defaults import asked_sequences
+from plinth.domain.sizing.engine_defaults import adapters_at_once, asked_sequences
 from plinth.engine.place import NodeRank
 from plinth.engine.seam import EngineError, LocalModel
 
-MOST_ADAPTERS_AT_ONCE = 8
-"""In one batch; each takes its memory from the KV cache."""
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Those that vLLM makes room for (config/lora.py, `MaxLoRARanks`)."""
 _TRUTHS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 _OURS = frozenset(
     (
@@ -30,7 +26,7 @@ _OURS = frozenset(
             "max-model-len",
         ),
         *("tensor-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "data-parallel-size"),
-        *("enable-lora", "lora-modules"),
+        *("enable-lora", "lora-modules", "max-lora-rank"),
         *("device-ids", "nnodes", "node-rank", "master-addr", "master-port"),
         *("distributed-executor-backend", "api-server-count", "host", "port", "uds", "grpc", "root-path"),
         *("api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "allowed-origins"),
@@ -68,24 +64,33 @@ def make_arguments(spec: EngineSpec, model: LocalModel, rank: NodeRank | None = 
     if spec.task != Task.GENERATE:
         arguments.append("--runner=pooling")
     if spec.threads:
-        arguments.append(f"--kv-cache-memory-bytes={vllm_kv_bytes(spec.memory_bytes, model.weights_bytes)}")
+        kv_bytes = vllm_kv_bytes(spec.memory_bytes, model.weights_bytes, spec.adapter_bytes)
+        arguments.append(f"--kv-cache-memory-bytes={kv_bytes}")
     else:
         arguments.append(f"--gpu-memory-utilization={spec.memory_utilization_percent / 100}")
     return arguments
 
 
 def _adapter_arguments(spec: EngineSpec, model: LocalModel) -> list[str]:
-    """The adapters by the names that clients ask for. The user's arguments follow and may set other bounds."""
+    """The adapters by the names that clients ask for. The user's arguments follow and may say how many are in a batch.
+
+    Raises:
+        EngineError: one has a higher rank than room was planned for.
+    """
+    for name, adapter in model.adapters.items():
+        if adapter.rank > spec.adapter_rank:
+            raise EngineError(
+                f"spec.adapters: {name} has rank {adapter.rank}, and there is room for {spec.adapter_rank};"
+                f" set its rank to {adapter.rank}"
+            )
     told = [
         json.dumps({"name": asked_for, "path": str(model.adapters[name].path)})
         for asked_for, name in zip(spec.adapter_names, spec.adapters, strict=True)
     ]
-    highest = max(each.rank for each in model.adapters.values())
     return [
         "--enable-lora",
-        # vLLM's own bound is one adapter in a batch, so that requests for others would wait for each other.
-        f"--max-loras={min(len(told), MOST_ADAPTERS_AT_ONCE)}",
-        f"--max-lora-rank={next(rank for rank in _RANKS if rank >= highest)}",
+        f"--max-loras={adapters_at_once(len(told))}",
+        f"--max-lora-rank={spec.adapter_rank}",
         "--lora-modules",
         *told,
     ]

@@ -18,14 +18,14 @@ MODEL_COLUMNS = (
     *("MODEL", "POOL", "SHAPE", "GPUS", "WEIGHTS", "KV-TOKENS"),
     *("TTFT-P99", "TPOT", "TOKENS/S", "COST/H", "STATE"),
 )
-WIDE_COLUMNS = ("ENGINE", "KV", "OVERHEAD", "TTFT-P50", "COST/1M-TOKENS")
+WIDE_COLUMNS = ("ENGINE", "ADAPTERS", "KV", "OVERHEAD", "TTFT-P50", "COST/1M-TOKENS")
 POOL_COLUMNS = ("POOL", "ACCELERATOR", "NODES", "GPUS USED", "MEMORY USED")
 CHANGE_COLUMNS = ("REPLICA", "ACTION", "NODES", "WHY")
 UNKNOWN = "?"
 
 
 def render_plan(document: dict[str, Any], *, wide: bool) -> str:
-    """The document as tables; WEIGHTS, KV and OVERHEAD are those of one accelerator."""
+    """The document as tables; WEIGHTS, ADAPTERS, KV and OVERHEAD are those of one accelerator."""
     fits = sys.stdout.isatty() and not wide
     console = Console() if fits else Console(width=WIDEST)
     pending = {(each["namespace"], each["name"]): each for each in document["pending"]}
@@ -87,6 +87,7 @@ def _wide_cells(model: dict[str, Any]) -> tuple[str, ...]:
     memory, speed = model["memory"], model["predicted"]
     return (
         model["engine"],
+        _bytes(memory, "adapterBytesPerGpu"),
         _bytes(memory, "kvBytesPerGpu"),
         _bytes(memory, "overheadBytesPerGpu"),
         f"{speed['ttftP50Milliseconds']} ms" if speed else UNKNOWN,

@@ -11,7 +11,8 @@ class Figures(Observed):
     """One replica: memory of its fullest accelerator, or of the whole on a CPU node; and its throughput."""
 
     weights_bytes: Int | None = None
-    """The model's weights; absent while unknown, as are the figures below."""
+    """The model's weights, on accelerators with the room for its LoRA adapters; absent while unknown, as are the figures
+    below."""
     kv_bytes: Int | None = None
     """The KV cache, as it is allocated."""
     kv_tokens: Int | None = None

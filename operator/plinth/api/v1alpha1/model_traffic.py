@@ -65,6 +65,9 @@ class Adapter(Resource):
     source: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     """Where it comes from, written as `spec.model.source` is: the folder with `adapter_config.json`. The model's token
     opens it too."""
+    rank: Int = Field(default=16, ge=1, le=512)
+    """At least its rank, `r` in `adapter_config.json`: memory is set aside for adapters of the highest rank in the
+    list."""
 
 
 Aliases = Annotated[list[VersionedName], Field(max_length=16)]

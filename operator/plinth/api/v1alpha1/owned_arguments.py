@@ -17,6 +17,7 @@ SAID_ELSEWHERE: dict[str, str] = {
     "gpu-memory-utilization": "set spec.memoryUtilizationPercent of the GPUPool",
     "hf-token": "set spec.model.credentials",
     "lora-modules": "set spec.adapters",
+    "max-lora-rank": "set spec.adapters[].rank",
     "max-model-len": "set spec.objectives.contextTokens",
     "model": "set spec.model.source",
     "model-tag": "set spec.model.source",

@@ -156,7 +156,14 @@ def _slower(
 def _memory_obstacle(request: SizingRequest, memory: MemoryPlan) -> str | None:
     load = request.load
     if memory.kv_bytes <= 0:
-        weights, usable = format_bytes(memory.weights_bytes), format_bytes(request.place.engine_bytes)
+        usable = format_bytes(request.place.engine_bytes)
+        if memory.adapter_bytes and memory.kv_bytes + memory.adapter_bytes > 0:
+            adapters = format_bytes(memory.adapter_bytes)
+            return (
+                f"room for adapters of {adapters} an accelerator leaves none for KV in {usable};"
+                " lower spec.adapters[].rank or max-loras"
+            )
+        weights = format_bytes(memory.weights_bytes)
         return f"weights of {weights} an accelerator leave no room for KV in {usable}"
     if memory.full_requests < load.concurrency:
         context = format_count(load.context_tokens)
@@ -246,6 +253,8 @@ def _reasons(request: SizingRequest, chosen: _Option, promise: Promise) -> Itera
     if memory.kv_tokens:
         context = format_count(load.context_tokens)
         room += f" = {format_count(memory.kv_tokens)} tokens = {memory.full_requests} requests of {context}"
+    if memory.adapter_bytes:
+        room = f"adapters {format_bytes(memory.adapter_bytes)}, {room}"
     yield f"{shape} ({how}): weights {format_bytes(memory.weights_bytes)} an accelerator, {room}"
     yield (
         f"at {load.concurrency} users, {load.input_tokens} tokens in and {load.output_tokens} out:"

@@ -17,6 +17,7 @@ def make_document(choice: ShapeChoice) -> dict[str, object]:
         },
         "memory": {
             "weightsBytesPerGpu": memory.weights_bytes,
+            "adapterBytesPerGpu": memory.adapter_bytes,
             "kvBytesPerGpu": memory.kv_bytes,
             "kvTokens": memory.kv_tokens,
             "overheadBytesPerGpu": memory.overhead_bytes,

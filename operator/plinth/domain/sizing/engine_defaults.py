@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from plinth.api.v1alpha1 import Task
@@ -22,6 +23,10 @@ _LEAST_SEQUENCES = 256
 _LARGE_BYTES = 70 * GIB
 MOST_GRAPH_TOKENS = 512
 """Steps of more tokens run without CUDA graphs (`VllmConfig._set_cudagraph_sizes`)."""
+MOST_ADAPTERS_AT_ONCE = 8
+"""LoRA adapters in one batch where nothing is said; each takes its memory from the KV cache."""
+_ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Those that vLLM makes room for (config/lora.py, `MaxLoRARanks`)."""
 _NEW_RUNNER_MODELS = frozenset({"deepseek_v2", "qwen2_moe", "granitemoe"})
 """Of the models with experts, those that run on the new model runner (config/vllm.py,
 `DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES`)."""
@@ -52,6 +57,17 @@ def asked_sequences(concurrency: int) -> int | None:
     Never fewer than that: more than was planned for may come, and waiting is worse.
     """
     return concurrency if concurrency > _LEAST_SEQUENCES else None
+
+
+def adapters_at_once(count: int) -> int:
+    """What vLLM is told of adapters in a batch. Its own bound is one: requests for others would wait for each other."""
+    return min(count, MOST_ADAPTERS_AT_ONCE)
+
+
+def adapter_rank(ranks: Iterable[int]) -> int:
+    """What vLLM is told of these adapters' ranks: the next that it makes room for; 0 where there are none."""
+    highest = max(ranks, default=0)
+    return next(rank for rank in _ADAPTER_RANKS if rank >= highest) if highest else 0
 
 
 def block_tokens(model: ModelArchitecture, accelerator: Accelerator) -> int:

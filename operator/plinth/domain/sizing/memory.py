@@ -1,8 +1,8 @@
 """What a shape takes of each accelerator, and how many tokens of KV cache are left.
 
 As vLLM does it (`v1/worker/gpu_worker.py`, `determine_available_memory`): the KV cache gets what is left of the
-engine's share after weights, the peak of a step, memory outside PyTorch, and CUDA graphs where the runner profiles
-them. All figures are for the fullest rank.
+engine's share after weights, room for adapters, the peak of a step, memory outside PyTorch, and CUDA graphs where the
+runner profiles them. All figures are for the fullest rank.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from plinth.domain.fleet import Engine
 from plinth.domain.models.architecture import ModelArchitecture
 from plinth.domain.quantities import ceil_div
 from plinth.domain.sizing.activation import activation_bytes
+from plinth.domain.sizing.adapters import adapter_bytes
 from plinth.domain.sizing.allocation import slack_bytes
 from plinth.domain.sizing.calibration import CALIBRATION, Calibration, MemoryConstants
 from plinth.domain.sizing.engine_defaults import (
@@ -35,6 +36,8 @@ class MemoryPlan:
     """Memory of one accelerator (on a CPU node: of the replica), and what the replica can hold in all."""
 
     weights_bytes: int
+    adapter_bytes: int
+    """Room for LoRA adapters."""
     overhead_bytes: int
     """The peak of a step, what lies outside PyTorch, communication, and graphs where they are counted."""
     kv_bytes: int
@@ -62,13 +65,14 @@ def plan_memory(request: SizingRequest, shape: Shape, calibration: Calibration =
         calibration.memory,
     )
     laid = _lay_out(request.model, shape, setting)
-    left = place.engine_bytes - laid.weights - laid.overhead
+    left = place.engine_bytes - laid.weights - laid.adapters - laid.overhead
     users = ceil_div(load.concurrency, shape.data)
     fitting = users
     if laid.kept:
         fitting = 1 + (left - laid.first) // laid.kept if left >= laid.first else 0
     return MemoryPlan(
         weights_bytes=laid.weights,
+        adapter_bytes=laid.adapters,
         overhead_bytes=laid.overhead,
         kv_bytes=left,
         kv_tokens=laid.tokens_in(max(0, left)) * shape.data,
@@ -92,6 +96,7 @@ class _Layout(NamedTuple):
     """What it comes to, in bytes of a rank."""
 
     weights: int
+    adapters: int
     overhead: int
     kept: int
     """Of one request of the longest context."""
@@ -137,6 +142,7 @@ def _lay_out(model: ModelArchitecture, shape: Shape, setting: _Setting) -> _Layo
     }
     return _Layout(
         weights=weights,
+        adapters=adapter_bytes(model, shape, options.adapters),
         overhead=overhead,
         kept=model.kv_bytes_per_request_per_rank(context, **split),
         first=model.kv_bytes_per_request_per_rank(context, **split, step_tokens=limits.tokens),
@@ -159,5 +165,7 @@ def _overhead_bytes(model: ModelArchitecture, shape: Shape, limits: BatchLimits,
         overhead += constants.communication_bytes
     if setting.options.graphs and not has_new_runner(model):
         layers = ceil_div(model.layer_count, shape.pipeline)
-        overhead += graph_count(limits) * layers * constants.graph_bytes_per_layer
+        # With adapters vLLM captures each once more, for batches that need none (`CudagraphDispatcher._get_lora_cases`).
+        graphs = graph_count(limits) * (2 if setting.options.adapters else 1)
+        overhead += graphs * layers * constants.graph_bytes_per_layer
     return overhead

@@ -73,6 +73,18 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterRoom:
+    """What vLLM makes room for beside the model: LoRA adapters of one batch."""
+
+    slots: int
+    """vLLM's `max-loras`."""
+    rank: int
+    """vLLM's `max-lora-rank`: each of them takes as much as one of this rank."""
+    sharded: bool = False
+    """vLLM's `fully-sharded-loras`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Arguments of the engine that change memory or speed; None is the engine's own default."""
 
@@ -84,6 +96,7 @@ class EngineOptions:
     """1 for an FP8 cache."""
     graphs: bool = True
     """False under `enforce-eager`."""
+    adapters: AdapterRoom | None = None
     front_ends: int = 1
     """Processes that copies share out among them, to take requests in and hand tokens out: one in a replica,
     one for each copy where `vllm serve` runs by itself."""

@@ -54,8 +54,9 @@ def test_the_speed_of_a_processor_is_promised_only_where_the_pool_states_it() ->
 
 
 def test_vllm_on_a_cpu_gets_what_is_left_and_never_too_little() -> None:
-    assert vllm_kv_bytes(5 * GIB, GIB) == 2 * GIB
-    assert vllm_kv_bytes(GIB, GIB) == LEAST_KV_BYTES
+    assert vllm_kv_bytes(5 * GIB, GIB, 0) == 2 * GIB
+    assert vllm_kv_bytes(5 * GIB, GIB, GIB) == GIB
+    assert vllm_kv_bytes(GIB, GIB, 0) == LEAST_KV_BYTES
 
 
 def test_what_vllm_on_a_cpu_will_allocate_is_promised_in_whole_blocks() -> None:

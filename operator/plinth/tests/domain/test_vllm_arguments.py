@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from plinth.api.v1alpha1 import Reason
+from plinth.domain.figures import MemoryFigures
 from plinth.domain.fleet import Artifact, ModelFormat
 from plinth.domain.models.quantization import Quantization
 from plinth.domain.models.weights import Part
-from plinth.domain.quantities import GIB
+from plinth.domain.quantities import GIB, MIB
 from plinth.domain.sizing.request import EngineOptions
-from plinth.domain.targets import Refusal
+from plinth.domain.targets import Refusal, Target
 from plinth.domain.vllm_arguments import as_asked, read_options, refuse_arguments, refuse_dtype_on, refuse_for
 from plinth.tests.domain.builders import QWEN_32B_CONFIG, make_node, make_qwen_artifact, make_smol_artifact
 from plinth.tests.domain.fits import choose_on, refusal_of, target_of
@@ -82,6 +84,7 @@ def test_a_cache_that_cannot_be_counted_is_refused_with_those_that_can(text: str
     ("name", "remedy"),
     [
         ("no-enforce-eager", 'set enforce-eager to "false"'),
+        ("no-fully-sharded-loras", 'set fully-sharded-loras to "false"'),
         ("no-enable-expert-parallel", "set spec.parallelism.expert"),
     ],
 )
@@ -164,6 +167,71 @@ def test_arguments_reach_the_shape() -> None:
     assert accelerators({}) == 2
     assert accelerators({"quantization": "fp8"}) == 1
     assert accelerators({"dtype": "float32"}) == 4
+
+
+def test_adapters_reach_the_plan_and_the_revision() -> None:
+    def target(args: Mapping[str, str], *ranks: int, **spec: Any) -> Target:
+        named = [{"name": f"a{at}", "source": "hf://o/a", "rank": rank} for at, rank in enumerate(ranks)]
+        node = make_node(accelerators=8)
+        found = choose_on(make_qwen_artifact(), node, engine={"args": dict(args)}, adapters=named, **spec)
+        assert isinstance(found, Target), found
+        return found
+
+    def planned(args: Mapping[str, str], *ranks: int, **spec: Any) -> int:
+        prediction = target(args, *ranks, **spec).prediction
+        assert prediction is not None
+        return prediction.memory.adapter_bytes
+
+    one = planned({}, 16)
+    assert one > 0 == planned({})
+    assert planned({}, 16, 16) == 2 * one == planned({"max-loras": "2"}, 16)
+    assert planned({}, 30, 16) == 4 * one
+    split = {"parallelism": {"tensor": 2}}
+    assert planned({"fully-sharded-loras": "true"}, 16, **split) < planned({}, 16, **split) < one
+    assert target({}, 30, 16).spec.adapter_rank == 32
+    assert len({target({}, *ranks).revision for ranks in ((30, 16), (32, 1), (33, 1))}) == 2
+
+
+def test_vllm_tells_room_for_adapters_as_weights_on_accelerators_only() -> None:
+    named = [{"name": "law", "source": "hf://o/law"}]
+
+    def predicted(artifact: Artifact, gpus: int, **spec: object) -> MemoryFigures:
+        found = target_of(artifact, gpus=gpus, **spec).prediction
+        assert found is not None
+        return found.memory
+
+    plain, told = (predicted(make_qwen_artifact(), 8, adapters=each) for each in ([], named))
+    assert told.weights_bytes - plain.weights_bytes == told.adapter_bytes > 0
+    on_vllm = {"type": "VLLM"}
+    plain, told = (predicted(make_smol_artifact(), 0, engine=on_vllm, adapters=each) for each in ([], named))
+    assert told.weights_bytes == plain.weights_bytes
+    assert told.adapter_bytes > 0
+
+
+def test_a_replica_on_a_cpu_gets_memory_for_its_adapters() -> None:
+    on_vllm = {"type": "VLLM"}
+    named = [{"name": f"a{at}", "source": "hf://o/a", "rank": 64} for at in range(8)]
+    plain, told = (
+        target_of(make_smol_artifact(), engine=on_vllm, adapters=each).spec for each in ([], named)
+    )
+    assert plain.adapter_bytes == 0
+    assert 0 <= told.memory_bytes - plain.memory_bytes - told.adapter_bytes + 64 * MIB <= 128 * MIB
+    assert told.adapter_bytes > 64 * MIB
+
+
+@pytest.mark.parametrize("text", ["0", "many", "8k"])
+def test_a_number_of_adapters_that_vllm_does_not_take_is_refused(text: str) -> None:
+    message = refuse_arguments({"max-loras": text})
+    assert (
+        message == f"spec.engine.args.max-loras: must be a number above 0, got {text!r}; write one such as 4"
+    )
+
+
+def test_adapters_of_a_vision_tower_cannot_be_planned_with() -> None:
+    message = refuse_arguments({"enable-tower-connector-lora": "true"})
+    assert message is not None
+    assert message.endswith("leave it out, and adapt the text model alone")
+    assert refuse_arguments({"enable-tower-connector-lora": "false"}) is None
 
 
 def test_what_cannot_be_planned_with_is_refused_as_a_fault_of_the_spec() -> None:

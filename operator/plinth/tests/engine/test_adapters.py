@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from plinth.domain.pools import resolve_pools
 from plinth.domain.revisions import revision_of
 from plinth.engine.local_sources import SourcePlaces
 from plinth.engine.progress import ReplicaProgress
-from plinth.engine.seam import LocalAdapter, LocalModel, SourceError
+from plinth.engine.seam import EngineError, LocalAdapter, LocalModel, SourceError
 from plinth.engine.sources import ModelFetcher
 from plinth.engine.vllm_args import make_arguments
 from plinth.tests.domain.builders import make_node, make_pool, make_resource
@@ -94,7 +95,8 @@ def test_vllm_is_told_the_names_that_clients_ask_for() -> None:
     model = LocalModel(
         path=Path("/m"), format=ModelFormat.SAFETENSORS, weights_bytes=1 << 30, adapters=adapters
     )
-    spec = make_spec(engine=Engine.VLLM, adapters={"law": "file:///l,=w", "med": "hf://org/med"})
+    sources = {"law": "file:///l,=w", "med": "hf://org/med"}
+    spec = make_spec(engine=Engine.VLLM, adapters=sources, adapter_rank=64)
     told = make_arguments(spec, model)
     at = told.index("--lora-modules")
     assert told[at - 3 : at] == ["--enable-lora", "--max-loras=2", "--max-lora-rank=64"]
@@ -103,6 +105,31 @@ def test_vllm_is_told_the_names_that_clients_ask_for() -> None:
         {"name": "chat:med", "path": "/med"},
     ]
     assert "--enable-lora" not in make_arguments(make_spec(engine=Engine.VLLM), model)
+
+
+def test_an_adapter_that_there_is_no_room_for_is_refused_with_the_rank_to_set() -> None:
+    model = LocalModel(
+        path=Path("/m"),
+        format=ModelFormat.SAFETENSORS,
+        weights_bytes=1 << 30,
+        adapters={"law": LocalAdapter(path=Path("/law"), rank=17)},
+    )
+    spec = make_spec(engine=Engine.VLLM, adapters={"law": "file:///law"}, adapter_rank=16)
+    with pytest.raises(EngineError, match=r"law has rank 17, and there is room for 16; set its rank to 17"):
+        make_arguments(spec, model)
+    assert "--max-lora-rank=32" in make_arguments(replace(spec, adapter_rank=32), model)
+
+
+def test_vllm_on_a_cpu_leaves_its_adapters_their_part_of_the_memory() -> None:
+    model = LocalModel(path=Path("/m"), format=ModelFormat.SAFETENSORS, weights_bytes=1 << 30)
+    spec = make_spec(engine=Engine.VLLM, memory_bytes=8 << 30)
+    (plain,) = (each for each in make_arguments(spec, model) if "kv-cache-memory" in each)
+    (less,) = (
+        each
+        for each in make_arguments(replace(spec, adapter_bytes=1 << 30), model)
+        if "kv-cache-memory" in each
+    )
+    assert int(plain.partition("=")[2]) - int(less.partition("=")[2]) == 1 << 30
 
 
 def test_another_adapter_is_another_revision_and_none_is_the_one_before_there_were_any() -> None:

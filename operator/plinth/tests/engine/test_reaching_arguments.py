@@ -34,7 +34,7 @@ HARMLESS_IN_VLLM = {
     # Only numbers, choices from a list, or switches.
     *("attention-config", "kernel-config", "eplb-config", "reasoning-config", "quantization-config"),
     *("pooler-config", "diffusion-config", "weight-transfer-config", "override-generation-config"),
-    *("max-loras", "max-lora-rank", "lora-dtype", "max-cpu-loras", "fully-sharded-loras"),
+    *("max-loras", "lora-dtype", "max-cpu-loras", "fully-sharded-loras"),
     *(
         "lora-target-modules",
         "specialize-active-lora",

@@ -28,7 +28,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
         "law": f"file://{write_adapter(folder / 'law', rank=8, seed=1)}",
         "med": f"file://{write_adapter(folder / 'med', rank=24, seed=2)}",
     }
-    with replica(folder, {**WIDE, "adapters": adapters}) as (_, base):
+    with replica(folder, {**WIDE, "adapters": adapters, "adapter_rank": 32}) as (_, base):
         engine = RealEngine(base, SECRET)
         deadline = time.monotonic() + START_SECONDS
         while json.loads(engine.fetch("/plinth/state"))["phase"] != "Ready":

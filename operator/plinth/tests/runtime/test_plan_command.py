@@ -107,7 +107,9 @@ def test_the_document_says_what_a_model_would_get_and_why(tmp_path: Path) -> Non
         "dataParallel": 1,
     }
     assert (found["replicas"], found["gpus"], found["costPerHour"]) == (1, 2, "7.8")
-    assert set(found["memory"]) == {"weightsBytesPerGpu", "kvBytesPerGpu", "kvTokens", "overheadBytesPerGpu"}
+    assert set(found["memory"]) == {
+        *("weightsBytesPerGpu", "adapterBytesPerGpu", "kvBytesPerGpu", "kvTokens", "overheadBytesPerGpu")
+    }
     speeds = {"ttftP50Milliseconds", "ttftP99Milliseconds", "tpotMicroseconds", "tokensPerSecond"}
     assert set(found["predicted"]) == {*speeds, "costPerMillionTokens"}
     assert all(type(found["predicted"][name]) is int for name in speeds)
@@ -134,6 +136,14 @@ def test_the_table_shows_models_and_pools_and_the_wide_one_the_reasons(tmp_path:
     assert short[-1].split()[:6] == ["h200", "H200", "1", "1", "of", "8"]
     wide = run(model, "--nodes", "1x8xH200", "-o", "wide").stdout
     assert "1 replica: the load asks for no more than minReplicas" in wide
+
+
+def test_the_wide_table_and_the_reasons_say_what_adapters_take(tmp_path: Path) -> None:
+    """Of rank 16 for Qwen2.5-32B: (64 layers · 131,072 + the vocabulary's 2 · (152,064 + 5,120)) · 16 · 2 bytes."""
+    named = [{"name": "law", "source": "hf://org/law"}]
+    wide = run(write_model(tmp_path, adapters=named), "--nodes", "1x8xH200", "-o", "wide").stdout
+    assert "ADAPTERS" in wide.splitlines()[0]
+    assert wide.count("265.6 MiB") == 2
 
 
 def test_what_has_no_room_ends_with_three_and_says_who_holds_it(tmp_path: Path) -> None:

@@ -200,7 +200,9 @@ def test_the_document_has_the_names_and_types_of_the_plan() -> None:
     memory, predicted = document["memory"], document["predicted"]
     assert isinstance(memory, dict)
     assert isinstance(predicted, dict)
-    assert list(memory) == ["weightsBytesPerGpu", "kvBytesPerGpu", "kvTokens", "overheadBytesPerGpu"]
+    assert list(memory) == [
+        *("weightsBytesPerGpu", "adapterBytesPerGpu", "kvBytesPerGpu", "kvTokens", "overheadBytesPerGpu")
+    ]
     assert all(type(value) is int for value in memory.values())
     assert isinstance(predicted.pop("costPerMillionTokens"), str)
     assert all(type(value) is int for value in predicted.values())
