@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import uvloop
-from gateway_plinth import SOURCES
+from gateway_plinth import SOURCES, python_path
 
 from plinth.tests.gateway.harness import (
     STREAM_HEAD,
@@ -54,7 +54,7 @@ async def start_engine(*arguments: str) -> Child:
         str(Path(__file__).resolve()),
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+        env={**os.environ, "PYTHONPATH": python_path(SOURCES)},
     )
     assert process.stdout is not None
     return Child(process, (await process.stdout.readline()).decode().strip())

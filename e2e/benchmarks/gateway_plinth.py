@@ -117,9 +117,7 @@ async def plinth(
     secret.write_text("a-secret-of-the-fleet")
     files = ("--control", str(control), "--secret-file", str(secret))
     command = (sys.executable, "-m", "plinth.gateway", "--listen", f"127.0.0.1:{port}", *files, *flags)
-    surroundings = {
-        "PYTHONPATH": os.pathsep.join((str(package), *filter(None, [os.environ.get("PYTHONPATH")])))
-    }
+    surroundings = {"PYTHONPATH": python_path(package)}
     async with pinned(*command, core=core, port=port, folder=folder, environment=surroundings) as proxy:
         controller = await _dial(control)
         try:
@@ -128,6 +126,11 @@ async def plinth(
             yield proxy
         finally:
             await controller.close()
+
+
+def python_path(package: Path) -> str:
+    """Where a process finds this package first, then whatever this one finds."""
+    return os.pathsep.join((str(package), *filter(None, [os.environ.get("PYTHONPATH")])))
 
 
 async def _dial(control: Path) -> Controller:

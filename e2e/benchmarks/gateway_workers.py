@@ -63,32 +63,42 @@ class Seen:
     failed: int = 0
 
 
-async def measure(proxy: Proxy, workers: int, layout: Layout, asked: Sequence[bytes], seconds: float) -> Seen:
-    """One round: a warm-up, then all clients at once."""
+async def measure(
+    proxies: Sequence[Proxy], workers: int, layout: Layout, asked: Sequence[bytes], seconds: float
+) -> Seen:
+    """One round: a warm-up, then all clients at once. Where there are several gateways, each client has its own."""
 
     async def drive(for_seconds: float) -> tuple[float, int]:
         connections = CONNECTIONS * workers // len(layout.clients)
         found = await asyncio.gather(
             *(
-                load(proxy.port, asked, core=core, connections=connections, seconds=for_seconds)
-                for core in layout.clients
+                load(
+                    proxies[number % len(proxies)].port,
+                    asked,
+                    core=core,
+                    connections=connections,
+                    seconds=for_seconds,
+                )
+                for number, core in enumerate(layout.clients)
             )
         )
         return sum(each.answered / each.seconds for each in found), sum(each.failed for each in found)
 
     await drive(seconds / 4)
-    before = proxy.cpu_seconds()
+    before = sum(proxy.cpu_seconds() for proxy in proxies)
     per_second, failed = await drive(seconds)
-    busy = (proxy.cpu_seconds() - before) / (seconds * workers)
-    return Seen(per_second=[per_second], busy=[busy], rss_mib=[proxy.rss_mib()], failed=failed)
+    busy = (sum(proxy.cpu_seconds() for proxy in proxies) - before) / (seconds * workers)
+    rss = sum(proxy.rss_mib() for proxy in proxies)
+    return Seen(per_second=[per_second], busy=[busy], rss_mib=[rss], failed=failed)
 
 
 async def compare(workers: int, seconds: float, rounds: int) -> Record:
-    """One worker and several, in turn."""
+    """One worker, several, and as many gateways that know nothing of each other: what the machine itself lets grow."""
     layout = Layout.of_this_machine(workers)
     keys, policy = bench_keys()
     asked = make_requests([key.secret for key in keys], model=PLAIN, count=1000, stream=False)
-    seen = {1: Seen(), workers: Seen()}
+    one, several, apart = "workers_1", f"workers_{workers}", f"gateways_apart_{workers}"
+    seen = {one: Seen(), several: Seen(), apart: Seen()}
     async with AsyncExitStack() as stack:
         ports: list[int] = []
         for core in layout.replicas:
@@ -96,46 +106,53 @@ async def compare(workers: int, seconds: float, rounds: int) -> Record:
             ports += await stack.enter_async_context(
                 backend(core=core, replicas=some, event_milliseconds=20, events=1)
             )
-        gateways: dict[int, Proxy] = {}
-        for count in seen:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            gateways[count] = await stack.enter_async_context(
+
+        async def start(count: int, cores: Sequence[int]) -> Proxy:
+            proxy = await stack.enter_async_context(
                 plinth(
-                    core=layout.gateway[0],
+                    core=cores[0],
                     port=free_port(),
-                    folder=folder,
+                    folder=Path(stack.enter_context(tempfile.TemporaryDirectory())),
                     table=routes(ports),
                     admitted=access(keys, policy),
                     flags=("--workers", str(count)),
                 )
             )
-            for pid in family(gateways[count].pid):
-                os.sched_setaffinity(pid, layout.gateway[:count])
-        keyed = {count: await asyncio.to_thread(asks_for_keys, one.port) for count, one in gateways.items()}
+            for pid in family(proxy.pid):
+                os.sched_setaffinity(pid, cores)
+            return proxy
+
+        gateways = {
+            one: [await start(1, layout.gateway[:1])],
+            several: [await start(workers, layout.gateway)],
+            apart: [await start(1, [core]) for core in layout.gateway],
+        }
+        proxies = [proxy for each in gateways.values() for proxy in each]
+        keyed = [await asyncio.to_thread(asks_for_keys, proxy.port) for proxy in proxies]
         for _ in range(rounds):
-            for count, proxy in gateways.items():
-                found = await measure(proxy, count, layout, asked, seconds)
-                for name in ("per_second", "busy", "rss_mib"):
-                    getattr(seen[count], name).extend(getattr(found, name))
-                seen[count].failed += found.failed
-    return to_record(workers, seen, layout, with_keys=all(keyed.values()))
+            for name, those in gateways.items():
+                found = await measure(those, 1 if name == one else workers, layout, asked, seconds)
+                for figure in ("per_second", "busy", "rss_mib"):
+                    getattr(seen[name], figure).extend(getattr(found, figure))
+                seen[name].failed += found.failed
+    return to_record(workers, seen, layout, with_keys=all(keyed))
 
 
-def to_record(workers: int, seen: dict[int, Seen], layout: Layout, *, with_keys: bool) -> Record:
+def to_record(workers: int, seen: dict[str, Seen], layout: Layout, *, with_keys: bool) -> Record:
     """A speed-up only where every worker had a core for itself."""
     peers: dict[str, object] = {
-        f"workers_{count}": {
+        name: {
             "requests_per_second": [round(value) for value in found.per_second],
             "busy": [round(value, 2) for value in found.busy],
             "rss_mib": [round(value, 1) for value in found.rss_mib],
             "failed": found.failed,
         }
-        for count, found in seen.items()
+        for name, found in seen.items()
     }
     peers |= {"cores": len(os.sched_getaffinity(0)), "keys_and_limits": with_keys, "replicas": REPLICAS}
     if not layout.enough:
         peers["no_value"] = f"{workers} workers, their clients and replicas need {3 * workers} cores"
-    speedup = median(seen[workers].per_second) / median(seen[1].per_second)
+    speedup = median(seen[f"workers_{workers}"].per_second) / median(seen["workers_1"].per_second)
     return Record(
         metric="gateway_workers_speedup",
         value=round(speedup, 2) if layout.enough else None,
