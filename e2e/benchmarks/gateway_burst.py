@@ -39,6 +39,7 @@ REPLICAS, FIRST_SECONDS, CAPACITY = 3, 0.1, 48.0
 """Replicas, seconds until a first token, and requests a second of all replicas together."""
 USERS, USER_RATE = 40, 0.25
 KEYS, KEY_RATE, TIMES = 20, 1.0, 50
+PARTS = ("fairness", "fairness_few_places", "burst")
 QUEUE_SECONDS = 280.0
 """The deadline that the policies give: longer than it takes to work the burst off."""
 OPEN_FILES = 20_000
@@ -207,14 +208,13 @@ def make_keys() -> tuple[list[PolicyRecord], dict[str, Key]]:
     return policies, {name: make_key(name, f"{TENANT}/{band}") for name, band in names.items()}
 
 
-async def measure(seconds: float, folder: Path) -> list[Record]:
-    name = "gateway_fairness_ttft_p99_ratio"
-    async with before(USUAL, folder) as stage:
-        found = [await stage.fairness(seconds, name)]
-    async with before(FEW_PLACES, folder) as stage:
-        found.append(await stage.fairness(seconds, f"{name}_few_places"))
-        found.append(await stage.burst(seconds))
-    return found
+async def measure(part: str, seconds: float, folder: Path) -> Record:
+    """One of `PARTS`."""
+    async with before(USUAL if part == "fairness" else FEW_PLACES, folder) as stage:
+        if part == "burst":
+            return await stage.burst(seconds)
+        name = "gateway_fairness_ttft_p99_ratio"
+        return await stage.fairness(seconds, name if part == "fairness" else f"{name}_few_places")
 
 
 @asynccontextmanager
@@ -247,13 +247,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each of the three runs")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument("--only", choices=PARTS, help="one part; each writes results of its own")
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES)
     )  # the burst's requests all wait at once
-    with tempfile.TemporaryDirectory() as folder:
-        made = uvloop.run(measure(parser.parse_args().seconds, Path(folder)))
-    write_records("gateway_burst", made)
+    asked = parser.parse_args()
+    for part in [asked.only] if asked.only else PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            made = uvloop.run(measure(part, asked.seconds, Path(folder)))
+        write_records(f"gateway_{part}", [made])
 
 
 if __name__ == "__main__":

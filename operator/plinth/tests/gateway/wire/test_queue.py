@@ -170,6 +170,7 @@ async def test_who_hangs_up_while_waiting_is_forgotten_and_the_others_go_on(tmp_
         assert gate.order == ["sk-system", "sk-many"]
 
 
+@pytest.mark.alone
 @scenario
 async def test_a_thousand_requests_for_a_model_at_zero_wake_the_controller_once(tmp_path: Path) -> None:
     async with (
