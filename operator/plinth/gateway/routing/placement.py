@@ -46,7 +46,7 @@ class Prompt:
 class Placement:
     """A prompt at a replica: what was counted there, so that exactly that is taken away again."""
 
-    __slots__ = ("answered", "beside", "prompt", "sent_at", "standing", "uncached", "work")
+    __slots__ = ("answered", "beside", "on_trial", "prompt", "sent_at", "standing", "uncached", "work")
 
     def __init__(self, standing: Standing, prompt: Prompt, uncached: int) -> None:
         self.standing = standing
@@ -58,4 +58,6 @@ class Placement:
         self.beside = 0
         """Requests that were there already."""
         self.sent_at = 0.0
+        self.on_trial = False
+        """The replica was being tried with more than it is known to bear: what waits inside it says nothing of its pace."""
         self.answered = False

@@ -87,6 +87,7 @@ class Router:
         standing, prompt = placement.standing, placement.prompt
         placement.sent_at = now
         placement.beside = standing.in_flight + standing.in_flight_elsewhere
+        placement.on_trial = standing.trying > 0
         standing.count(1, placement.uncached)
         standing.kept_tokens += placement.uncached + prompt.output_tokens
         if standing.kv_tokens or standing.kv_seconds:
@@ -109,9 +110,10 @@ class Router:
         placement.answered = True
         standing = placement.standing
         standing.count(0, -placement.uncached)
-        standing.pace.saw_first_byte(
-            work=placement.work, in_flight=placement.beside, seconds=now - placement.sent_at
-        )
+        if not placement.on_trial:
+            standing.pace.saw_first_byte(
+                work=placement.work, in_flight=placement.beside, seconds=now - placement.sent_at
+            )
 
     def ended(self, placement: Placement, *, failed: bool = False, tpot: float | None = None) -> None:
         """The request has left its replica: `failed` through the replica's fault; `tpot`, seconds a token, if known."""

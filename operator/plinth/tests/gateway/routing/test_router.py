@@ -200,3 +200,19 @@ def test_a_review_settles_rates_by_kind_and_takes_out_who_is_out_of_line() -> No
     placement = router.place(standings, make_prompt())
     assert placement is not None
     assert placement.standing.slot == "a"
+
+
+def test_what_waits_inside_a_replica_that_is_being_tried_does_not_count_as_slow_reading() -> None:
+    standing = make_standing(trying=4)
+    router = make_router([standing])
+    tried = router.place([standing], make_prompt(1000))
+    assert tried is not None
+    router.take(tried, 0.0)
+    router.answered(tried, 10.0)
+    assert standing.pace.answers == 0
+    standing.trying = 0
+    known = router.place([standing], make_prompt(1000))
+    assert known is not None
+    router.take(known, 20.0)
+    router.answered(known, 21.0)
+    assert standing.pace.answers == 1
