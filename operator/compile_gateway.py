@@ -45,11 +45,15 @@ class CompiledGateway(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's form
         """Called before the wheel is put together."""
-        folder = Path(tempfile.mkdtemp(prefix="plinth-compiled-"))
-        made = compile_into(folder)
-        build_data["force_include"].update({str(path): str(path.relative_to(folder)) for path in made})
+        self._folder = Path(tempfile.mkdtemp(prefix="plinth-compiled-"))
+        made = compile_into(self._folder)
+        build_data["force_include"].update({str(path): str(path.relative_to(self._folder)) for path in made})
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - as above
+        """Called when the wheel is there."""
+        shutil.rmtree(self._folder)
 
 
 def compile_into(folder: Path) -> list[Path]:

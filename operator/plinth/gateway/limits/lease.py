@@ -186,6 +186,8 @@ class Lease(Counter):
         if self._kind == "slots":
             self.stock = keep = min(stock, max(spare, stock - max(0.0, self._least)))
             settle = under_way + keep
+            if self._runs_out():
+                keep = max(keep, min(spare, 2 * stock + 1))
         else:
             keep = max(spare, self._lately * REPORT_SECONDS // elapsed)
             self.stock = min(keep, stock)
@@ -221,7 +223,7 @@ class Lease(Counter):
     def is_due(self, now: float) -> bool:
         """Near the limit always; far from it when the stock will soon be used up, or the last report is old."""
         return not self.asked and (
-            not self._far or self.stock < self._lately or now - self._reported_at >= CALM_SECONDS
+            not self._far or self._runs_out() or now - self._reported_at >= CALM_SECONDS
         )
 
     def make_due(self) -> None:
@@ -235,6 +237,10 @@ class Lease(Counter):
     def counts(self, now: float) -> bool:
         """This gateway's use has not been forgotten yet."""
         return bool(self.stock or self._own.used(now))
+
+    def _runs_out(self) -> bool:
+        """Slots come back when their requests end: only that all were in use tells that there are too few."""
+        return self._least <= 0.0 if self._kind == "slots" else self.stock < self._lately
 
     def _spare(self, elapsed: float) -> float:
         """Units for the time until the next report far from the limit, at the pace of the last one."""
