@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from plinth.cluster.capacity import CapacityAway
 from plinth.cluster.ray_rest import RayAnswer
 from plinth.desired.serve_config import ServeSettings, same_config, serve_config
 from plinth.desired.serve_details import read_slots
@@ -85,6 +87,18 @@ def config_of(slots: tuple[SlotPlan, ...], settings: ServeSettings) -> dict[str,
     return serve_config(plan, settings)
 
 
+async def _apply(capacity: OneRay, config: dict[str, Any]) -> None:
+    """As the fleet cycle does: a Ray whose Serve is only starting may be away, and is asked again at the next pass."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await capacity.apply(config)
+            except CapacityAway:
+                await asyncio.sleep(1)
+            else:
+                return
+
+
 async def holds(capacity: OneRay, settings: ServeSettings, passing: Pass) -> None:
     """The whole contract, in one life of two slots."""
     nodes = (await capacity.observe()).nodes
@@ -94,7 +108,7 @@ async def holds(capacity: OneRay, settings: ServeSettings, passing: Pass) -> Non
     config = make_config(settings, *places)
     assert not same_config(config, (await capacity.observe()).serve)
 
-    await capacity.apply(config)
+    await _apply(capacity, config)
     listed = (await capacity.observe()).serve
     assert same_config(config, listed), "what was PUT is listed as it was, at once"
     early = list(read_slots(listed))
