@@ -49,7 +49,7 @@ def phase_of(item: pytest.Item) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run both phases, whatever becomes of the first. A phase that nothing was picked of is well."""
+    """Run all phases, whatever becomes of the ones before. A phase that nothing was picked of is well."""
     statuses = set()
     names_files = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
     for phase, options in PHASES.items():

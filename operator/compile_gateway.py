@@ -1,4 +1,4 @@
-"""Compiles the gateway's data path with mypyc: the same modules as machine code, three times as fast.
+"""Compiles the gateway's data path with mypyc: the same modules as machine code.
 
 What pyproject.toml names under this hook becomes extension modules beside their sources; Python takes those first.
 Nothing else changes, and without them everything runs from the sources.

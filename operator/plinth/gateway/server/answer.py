@@ -93,7 +93,6 @@ class ClientAnswer:
         "first_token_at",
         "given",
         "last_token_at",
-        "ledger",
         "status",
     )
 
@@ -120,13 +119,16 @@ class ClientAnswer:
         self._scan: EventScan | None = None
         self._tail: Tail | None = None
         self._splice: Splice | None = None
-        self.ledger: Ledger | None = None
-        """What the client has of a stream that can go on elsewhere."""
         self._translation: StreamTranslation | None = None
         self._flight: Flight | None = None
         self._keeps = False
 
     # What is known of it.
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What the client has of a stream that can go on elsewhere."""
+        return self._splice.ledger if self._splice is not None else None
 
     @property
     def failure(self) -> str | None:
@@ -201,7 +203,7 @@ class ClientAnswer:
 
     def join(self, splice: Splice) -> None:
         """From now on another replica's bytes come."""
-        self._splice, self.ledger = splice, splice.ledger
+        self._splice = splice
         self._scan = EventScan(_MOST_EDITED_BYTES)
 
     def feed(self, data: bytes, now: float) -> None:
@@ -258,12 +260,10 @@ class ClientAnswer:
             self.write(self._translation.feed(rest) if self._translation is not None else rest)
         if self._translation is not None:
             self.write(self._translation.end())
-        if self._head:
-            self.flush()
+        self.flush()
         if self._chunked:
             self._client.write(LAST_CHUNK)
-        if self._flight is not None:
-            self._land()
+        self._land()
         self._client.finish(keep_alive=self._keep_alive)
 
     def give_whole(self, reader: ResponseReader, lines: bytes) -> None:
@@ -316,7 +316,6 @@ class ClientAnswer:
         prepared = order.prepared
         if self.status == _OK and prepared is not None:
             self._splice = EventEditor(hides_ids=prepared.hides_ids, hides_usage=prepared.hides_usage)
-            self.ledger = self._splice.ledger
             self._scan = EventScan(_MOST_EDITED_BYTES)
         else:
             self._scan = EventScan()

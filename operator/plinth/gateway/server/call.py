@@ -310,7 +310,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         self._heard = now
         if reader.parts:
             answer.feed(reader.take(), now)
-            if answer.ledger is not None and answer.failure is not None:
+            if answer.failure is not None:
                 self._drop_upstream()
                 self._lose_replica(answer.failure, reason="engine_failed")
                 return
@@ -633,8 +633,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         now = time.monotonic()
         self._settle(spent, now, reached=answer.status > 0 or self._began_at > 0)
         self._leave_replica(now, failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
-        if self._body_held:
-            self._release_body()
+        self._release_body()
         self._core.unattended.discard(self)
         self.ticket.item = None  # the two know each other: without this only the collector would free them
         tell(

@@ -266,8 +266,7 @@ class ClientConnection(asyncio.Protocol, Client):
         if isinstance(outcome, Order):
             self._call = call = Call(self._core, self, outcome)
             call.start()
-            if outcome.model.route.shares:
-                mirror(self._core, outcome)
+            mirror(self._core, outcome)
         elif isinstance(outcome, Scrape):
             self._call = outcome
             self._core.spawn(outcome.run(partial(self._answer_after_all, request)))

@@ -176,11 +176,10 @@ class Model:
     def submit(self, call: Dispatchable) -> None:
         """A new request: to a replica at once, or into the queue."""
         now = time.monotonic()
-        if self._turns is not None:
-            self.share.look(now)
-            self._bell.hear_of_caches(now)
+        self.share.look(now)
+        self._bell.hear_of_caches(now)
         placement = None
-        if not self.queue and (self._turns is None or not self._gives_way(call.ticket, now)):
+        if not self.queue and not self._gives_way(call.ticket, now):
             placement = self._find_place(call)
         if placement is not None:
             self.queue.pass_by(call.ticket)
@@ -322,7 +321,7 @@ class Model:
     def _give(self, call: Dispatchable, placement: Placement, now: float) -> None:
         replica = self._by_slot[placement.standing.slot]
         self.router.take(placement, now)
-        if self._turns is not None and call.prompt.blocks:
+        if call.prompt.blocks:
             self._bell.tell_of_cache(replica, call.prompt.blocks)
         replica.took(call, now, streamed=call.streams)
         self.calls.add(call)

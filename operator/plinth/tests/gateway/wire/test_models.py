@@ -239,6 +239,15 @@ async def test_a_mirror_gets_copies_and_nobody_gets_its_answers_nor_pays_for_the
         assert (used(rig, limits[0]), used(rig, limits[1])) == (5, 25)
 
 
+@scenario
+async def test_what_a_canary_takes_is_mirrored_too(tmp_path: Path) -> None:
+    shares = (*canary(100), TrafficShare(model="team/tiny", percent=0, mirror_percent=100))
+    async with two_models(tmp_path, None, None, shares=shares) as (rig, one, two):
+        assert (await rig.ask()).status == 200
+        assert len(two.seen) == 1
+        await eventually(lambda: len(one.seen) == 1)
+
+
 @pytest.mark.parametrize("behaviour", [hang, close, stream(500, every=0.01), answer({}, "500 No")])
 def test_whatever_a_mirror_does_its_copies_disturb_nobody_and_are_dropped_while_it_is_busy(
     tmp_path: Path, behaviour: Behaviour
