@@ -136,7 +136,11 @@ def _streams_that_name_tokens(replicas: Sequence[int]) -> int:
 async def measure(arguments: argparse.Namespace, folder: Path) -> None:
     cores = Cores.of_this_machine()
     ends = backend(
-        core=cores.replicas, replicas=REPLICAS, event_milliseconds=EVENT_MILLISECONDS, events=EVENTS
+        core=cores.replicas,
+        replicas=REPLICAS,
+        event_milliseconds=EVENT_MILLISECONDS,
+        events=EVENTS,
+        awake=cores.apart,
     )
     async with ends as replicas, AsyncExitStack() as stack:
         contest = Contest(cores, folder, replicas, SOURCES if arguments.sources else COMPILED)

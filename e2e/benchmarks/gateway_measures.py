@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from gateway_processes import Proxy
@@ -28,6 +29,11 @@ class Cores:
     proxy: int
     client: int
     replicas: int
+
+    @property
+    def apart(self) -> bool:
+        """Whether client and replicas have a core each."""
+        return self.client != self.replicas
 
     @classmethod
     def of_this_machine(cls) -> Cores:
@@ -82,22 +88,16 @@ async def measure_round(target: Target, seen: Seen, cores: Cores, seconds: float
 
 
 async def _measure_requests(target: Target, seen: Seen, cores: Cores, seconds: float) -> None:
-    port, ask = target.proxy.port, target.whole
-    await load(port, ask, core=cores.client, connections=CONNECTIONS, seconds=seconds / 4)
+    ask = partial(load, target.proxy.port, target.whole, core=cores.client, awake=cores.apart)
+    await ask(connections=CONNECTIONS, seconds=seconds / 4)
     before = target.proxy.cpu_seconds()
-    found = await load(port, ask, core=cores.client, connections=CONNECTIONS, seconds=seconds)
+    found = await ask(connections=CONNECTIONS, seconds=seconds)
     seen.per_cpu_second.append(found.answered / (target.proxy.cpu_seconds() - before))
-    seen.per_second.append(found.answered / found.seconds)
-    one = await load(port, ask, core=cores.client, connections=1, seconds=seconds / 2)
+    per_second = found.answered / found.seconds
+    seen.per_second.append(per_second)
+    one = await ask(connections=1, seconds=seconds / 2)
     seen.alone.append(one.whole.p50)
-    half = await load(
-        port,
-        ask,
-        core=cores.client,
-        connections=2 * CONNECTIONS,
-        seconds=seconds,
-        rate=found.answered / found.seconds / 2,
-    )
+    half = await ask(connections=2 * CONNECTIONS, seconds=seconds, rate=per_second / 2)
     seen.half_load.append(half.whole.p99)
     seen.failed += found.failed + one.failed + half.failed
 
@@ -108,6 +108,7 @@ async def _measure_streams(target: Target, seen: Seen, cores: Cores, seconds: fl
         target.proxy.port,
         target.stream,
         core=cores.client,
+        awake=cores.apart,
         connections=target.streams,
         seconds=seconds,
         spread_milliseconds=SPREAD_MILLISECONDS,
@@ -123,8 +124,8 @@ async def _measure_streams(target: Target, seen: Seen, cores: Cores, seconds: fl
 
 
 async def measure_direct(
-    port: int, ask: Sequence[bytes], cores: Cores, seconds: float
+    port: int, requests: Sequence[bytes], cores: Cores, seconds: float
 ) -> tuple[Answered, Answered]:
     """Without a proxy: as fast as it goes, which shows what the wire's ends can do, and one after the other."""
-    fast = await load(port, ask, core=cores.client, connections=CONNECTIONS, seconds=seconds)
-    return fast, await load(port, ask, core=cores.client, connections=1, seconds=seconds)
+    ask = partial(load, port, requests, core=cores.client, awake=cores.apart, seconds=seconds)
+    return await ask(connections=CONNECTIONS), await ask(connections=1)

@@ -69,12 +69,12 @@ def program(name: str) -> Path:
 
 @asynccontextmanager
 async def backend(
-    *, core: int, replicas: int, event_milliseconds: int, events: int
+    *, core: int, replicas: int, event_milliseconds: int, events: int, awake: bool = False
 ) -> AsyncIterator[Sequence[int]]:
-    """Replicas that answer at once; the ports they listen on."""
+    """Replicas that answer at once; the ports they listen on. Awake, they spin where they would sleep."""
     process = await asyncio.create_subprocess_exec(
         *("taskset", "--cpu-list", str(core), str(program("backend"))),
-        *map(str, (replicas, event_milliseconds, events)),
+        *map(str, (replicas, event_milliseconds, events, int(awake))),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -97,10 +97,23 @@ async def load(
     rate: float = 0.0,
     spread_milliseconds: int = 0,
     grace_seconds: float = 5.0,
+    awake: bool = False,
 ) -> Answered:
-    """Asks for so long, then gives what is under way so long to end. A rate of 0 is as fast as answers come."""
+    """Asks for so long, then gives what is under way so long to end. A rate of 0 is as fast as answers come.
+
+    Awake, the client spins where it would sleep.
+    """
     (size,) = {len(request) for request in requests}
-    numbers = (port, connections, seconds, grace_seconds, f"{rate:.3f}", spread_milliseconds, size)
+    numbers = (
+        port,
+        connections,
+        seconds,
+        grace_seconds,
+        f"{rate:.3f}",
+        spread_milliseconds,
+        size,
+        int(awake),
+    )
     process = await asyncio.create_subprocess_exec(
         *("taskset", "--cpu-list", str(core), str(program("load"))),
         *map(str, numbers),

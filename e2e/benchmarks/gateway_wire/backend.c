@@ -1,7 +1,8 @@
 /* Replicas that cost next to nothing: fixed answers, and streams of so many events at a steady pace.
 
-       backend REPLICAS MILLISECONDS_BETWEEN_EVENTS EVENTS_A_STREAM
+       backend REPLICAS MILLISECONDS_BETWEEN_EVENTS EVENTS_A_STREAM AWAKE
 
+   AWAKE is 1 if it is to spin where it would sleep: see wire.h.
    Prints its ports, one for each replica, and ends with its standard input. A GET is answered by what routers ask of
    an engine before they use it, with the streams so far and how many of them were asked to name their tokens. */
 #include "wire.h"
@@ -167,10 +168,11 @@ static void add(int poll, int fd, void *what) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 4) return 2;
+    if (count != 5) return 2;
     int replicas = atoi(arguments[1]), poll = epoll_create1(0);
     interval = atoi(arguments[2]);
     events_a_stream = atoi(arguments[3]);
+    int patience = atoi(arguments[4]) ? 0 : -1;
     buckets = calloc((size_t)interval, sizeof *buckets);
     make_answers();
     int *doors = calloc((size_t)replicas, sizeof *doors), timer = timerfd_create(CLOCK_MONOTONIC, 0), input = 0;
@@ -191,7 +193,7 @@ int main(int count, char **arguments) {
     add(poll, 0, &input);
     struct epoll_event ready[EVENTS];
     for (;;) {
-        int found = epoll_wait(poll, ready, EVENTS, -1);
+        int found = epoll_wait(poll, ready, EVENTS, patience);
         for (int i = 0; i < found; i++) {
             void *what = ready[i].data.ptr;
             if (what == &input) return 0;

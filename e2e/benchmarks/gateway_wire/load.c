@@ -1,11 +1,11 @@
 /* A client that is no bottleneck: many connections, each asking again as soon as it is answered or at a steady rate.
 
-       load PORT CONNECTIONS SECONDS GRACE_SECONDS RATE SPREAD_MILLISECONDS REQUEST_BYTES < REQUESTS
+       load PORT CONNECTIONS SECONDS GRACE_SECONDS RATE SPREAD_MILLISECONDS REQUEST_BYTES AWAKE < REQUESTS
 
    Standard input holds requests of that many bytes each, asked in turn. RATE is in requests a second, 0 for as fast as
    they are answered; at a rate, a request's time runs from when it was due, not from when a connection was free. What
-   is under way when the time is over gets the grace to end. Connections begin spread over so many milliseconds. Prints
-   one JSON object; times in it are microseconds. */
+   is under way when the time is over gets the grace to end. Connections begin spread over so many milliseconds. AWAKE is
+   1 if it is to spin where it would sleep: see wire.h. Prints one JSON object; times in it are microseconds. */
 #include "wire.h"
 #include <stdbool.h>
 #include <sys/prctl.h>
@@ -27,6 +27,7 @@ struct connection {
 };
 
 static int port, poll_fd;
+static bool awake;
 static char *requests;
 static size_t request_bytes, request_count, asked;
 static struct times whole, first;
@@ -139,7 +140,7 @@ static void print_times(const char *name, struct times *times) {
 }
 
 static void wait_until(struct epoll_event *ready, int *found, int64_t at) {
-    int64_t left = at - now_ns();
+    int64_t left = awake ? 0 : at - now_ns();
     struct timespec time = {left > 0 ? left / 1000000000 : 0, left > 0 ? left % 1000000000 : 0};
     *found = epoll_pwait2(poll_fd, ready, EVENTS, &time, NULL);
 }
@@ -185,11 +186,12 @@ static void run(struct connection *all, size_t count, double seconds, double gra
 }
 
 int main(int count, char **arguments) {
-    if (count != 8) return 2;
+    if (count != 9) return 2;
     prctl(PR_SET_TIMERSLACK, 1);
     port = atoi(arguments[1]);
     size_t connections = strtoul(arguments[2], NULL, 10);
     request_bytes = strtoul(arguments[7], NULL, 10);
+    awake = atoi(arguments[8]);
     size_t size = fread(requests = malloc(BUFFER * 16), 1, BUFFER * 16, stdin);
     request_count = size / request_bytes;
     if (!request_count || size % request_bytes) return 2;

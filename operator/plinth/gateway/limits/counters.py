@@ -137,20 +137,21 @@ class Part:
 class Window(Counter):
     """A sliding sum: in no span as long as the window is more let through than the amount."""
 
-    __slots__ = ("_newest", "_older", "_sum", "_width", "_window")
+    __slots__ = ("_newest", "_newest_ends", "_older", "_sum", "_width", "_window")
 
     def __init__(self, amount: float, window: float) -> None:
         super().__init__(amount)
         self._window = window
         self._width = window / PARTS
         self._newest = Part(-inf, 0.0)
+        self._newest_ends = -inf
         self._older: deque[Part] = deque()
         """The oldest first; parts without use are not kept."""
         self._sum = 0.0
 
     def take(self, cost: float, now: float) -> bool:
         """Counts in the newest part. What is too old was forgotten when that one began."""
-        if self._newest.number < now // self._width:
+        if now >= self._newest_ends:
             self._begin(now)
         if self._sum + cost > self.amount:
             return False
@@ -165,11 +166,8 @@ class Window(Counter):
 
     def used(self, now: float) -> float:
         """The sum of all parts that lie, wholly or in part, within the window before `now`."""
-        older, oldest = self._older, now // self._width - PARTS
-        while older and older[0].number < oldest:
-            self._sum -= older.popleft().used
-        if self._newest.number < oldest:
-            self._newest.used = self._sum = 0.0
+        if now >= self._newest_ends:
+            self._begin(now)
         return self._sum
 
     def wait(self, cost: float, now: float) -> float:
@@ -187,7 +185,7 @@ class Window(Counter):
 
     def add(self, cost: float, now: float) -> None:
         """Counts in the newest part."""
-        if self._newest.number < now // self._width:
+        if now >= self._newest_ends:
             self._begin(now)
         self._newest.used += cost
         self._sum += cost
@@ -218,11 +216,16 @@ class Window(Counter):
         return self._forgotten_at(self._newest if self._newest.used else self._older[-1]) - now
 
     def _begin(self, now: float) -> None:
-        """A new part is the newest from now on."""
-        self.used(now)
+        """A new part is the newest from now on, and those that lie before the window are forgotten."""
+        older, number = self._older, now // self._width
         if self._newest.used:
-            self._older.append(self._newest)
-        self._newest = Part(now // self._width, 0.0)
+            older.append(self._newest)
+        while older and older[0].number < number - PARTS:
+            self._sum -= older.popleft().used
+        if not older:
+            self._sum = 0.0
+        self._newest = Part(number, 0.0)
+        self._newest_ends = (number + 1) * self._width
 
     def _forgotten_at(self, part: Part) -> float:
         return (part.number + PARTS + 1) * self._width

@@ -6,14 +6,16 @@ follow at any moment; engines write whole events, hence nothing waits in practic
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 _TAIL_BYTES: Final = 8192
 MOST_HELD_BYTES: Final = 256 * 1024
 """An event longer than this is passed on in pieces: memory is bounded."""
-_PROMPT: Final = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})')
-_COMPLETION: Final = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
+_SPACE: Final = 0x20
+_COLON: Final = 0x3A
+_ZERO: Final = 0x30
+_NINE: Final = 0x39
+_MOST_TOKENS: Final = 10**12
 
 
 class Usage:
@@ -54,10 +56,11 @@ class Tail:
         at = tail.rfind(b'"usage"')
         if at < 0:
             return None
-        prompt, completion = _PROMPT.search(tail, at), _COMPLETION.search(tail, at)
+        prompt = _number_of(b'"prompt_tokens"', tail, at)
+        completion = _number_of(b'"completion_tokens"', tail, at)
         if prompt is None and completion is None:
             return None
-        return Usage(int(prompt[1]) if prompt else None, int(completion[1]) if completion else None)
+        return Usage(prompt, completion)
 
 
 class EventScan:
@@ -94,3 +97,25 @@ class EventScan:
         if data:
             self.tail.add(data)
         return data
+
+
+def _number_of(key: bytes, data: bytes, start: int) -> int | None:
+    """The whole number that follows the first such key from there on; None where there is none."""
+    at = data.find(key, start)
+    if at < 0:
+        return None
+    at = _past_spaces(data, at + len(key))
+    if at == len(data) or data[at] != _COLON:
+        return None
+    begin = at = _past_spaces(data, at + 1)
+    number = 0
+    while at < len(data) and _ZERO <= data[at] <= _NINE and number < _MOST_TOKENS:
+        number = number * 10 + data[at] - _ZERO
+        at += 1
+    return number if at > begin else None
+
+
+def _past_spaces(data: bytes, at: int) -> int:
+    while at < len(data) and data[at] <= _SPACE:
+        at += 1
+    return at

@@ -5,7 +5,7 @@ A strategy picks among replicas that all may and can take the prompt. It changes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ from plinth.gateway.routing.placement import Prompt
 from plinth.gateway.routing.ring import PrefixRing
 from plinth.gateway.routing.scores import expected_ttft, least_load, predicted_latency
 
-Reach = Mapping[int, int]
+Reach = dict[int, int]
 """Blocks of the prompt that each replica should hold, by its bit."""
 
 UPPER_BANDS: Final = frozenset({"system", "interactive"})

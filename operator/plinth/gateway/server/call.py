@@ -295,12 +295,11 @@ class Call(Exchange, Dispatchable, cached.Asker):
         replica.doubt()
         self._lose_replica(detail, reason="connection_lost")
 
-    def on_answer(self, connection: UpstreamConnection) -> None:
+    def on_answer(self, connection: UpstreamConnection, now: float) -> None:
         """Passes on what has come of the answer."""
         reader, answer = connection.reader, self._answer
         if not reader.head_complete:
             return
-        now = time.monotonic()
         if self._joined:
             if self.streams and self._replica is not None:
                 self._replica.pace.saw(self._heard, now)
@@ -401,7 +400,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         )
         if not self._overhead:
             self._overhead = max(0.0, now - order.arrived - self._waited)
-        connection.send(self, head, body)
+        connection.send(self, head, body, now)
 
     def _join(self, connection: UpstreamConnection, now: float) -> bool:
         """The replica's answer begins; False when it is not the one that the client gets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from plinth.gateway.protocol.forward import question_head
@@ -20,7 +21,7 @@ class _Question(Exchange):
         self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._body = bytearray()
 
-    def on_answer(self, connection: UpstreamConnection) -> None:
+    def on_answer(self, connection: UpstreamConnection, now: float) -> None:  # noqa: ARG002 - nobody waits by the clock
         """More of it came."""
         reader = connection.reader
         self._body += reader.take() if reader.parts else b""
@@ -47,7 +48,7 @@ async def ask(
     """
     connection = await pool.connect(seconds)
     question = _Question()
-    connection.send(question, question_head(prefix, path, len(body)), body)
+    connection.send(question, question_head(prefix, path, len(body)), body, time.monotonic())
     try:
         async with asyncio.timeout(seconds):
             return await question.answered

@@ -20,8 +20,8 @@ class Exchange(Protocol):
 
     __slots__ = ()
 
-    def on_answer(self, connection: UpstreamConnection) -> None:
-        """More of the answer lies in `connection.reader`."""
+    def on_answer(self, connection: UpstreamConnection, now: float) -> None:
+        """More of the answer lies in `connection.reader`. `now`: monotonic seconds."""
 
     def on_lost(self, detail: str, *, stale: bool) -> None:
         """The connection ended before the answer; `stale` when it was an idle one that had served before."""
@@ -48,7 +48,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        self._pool.last_heard = time.monotonic()
+        self._pool.last_heard = now = time.monotonic()
         exchange = self._exchange
         if exchange is None:
             self.abort()  # nothing was asked
@@ -59,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             exchange.on_lost(str(error), stale=False)
             return
-        exchange.on_answer(self)
+        exchange.on_answer(self, now)
 
     def eof_received(self) -> bool:
         """The other side sends no more."""
@@ -75,13 +75,13 @@ class UpstreamConnection(asyncio.Protocol):
             young = time.monotonic() - self._sent < STALE_SECONDS
             exchange.on_lost(detail, stale=self.reused and young and not self.reader.head_complete)
 
-    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+    def send(self, exchange: Exchange, head: bytes, body: bytes, now: float) -> None:
         """Sends one request; the answer goes to `exchange`. Without a transport the loss is told at once."""
         if self.transport is None or self.transport.is_closing():
             exchange.on_lost("the connection was closed", stale=self.reused)
             return
         self._exchange = exchange
-        self._sent = time.monotonic()
+        self._sent = now
         self.reader.begin()
         if len(body) < COPIED_BYTES:
             self.transport.write(head + body)
