@@ -69,6 +69,7 @@ class Gateway:
         chosen = fleet.index(placement.standing)
         if self._tells:
             self._news[worker].tell(chosen, asked.blocks)
+            self._news[worker].publish()
         self._placed[id(asked)] = worker, placement
         return chosen
 
