@@ -18,6 +18,9 @@ from typing import Final
 RING_WORDS: Final = 1 << 16
 """Of 32 bits: blocks of some 250 prompts of 64,000 tokens each, or of 15,000 short ones."""
 RING_BYTES: Final = 8 + 4 * RING_WORDS
+AGAIN_SECONDS: Final = 1.0
+"""In which a block is told once: most prompts begin as others did, and every worker would hear of it each time. Caches
+forget what was not used for much longer."""
 _READABLE_WORDS: Final = RING_WORDS // 2
 """The rest is room for what the writer may be overwriting meanwhile."""
 _MOST_UNTOLD_WORDS: Final = RING_WORDS // 8
@@ -35,13 +38,26 @@ class CacheNews:
         self._own = own
         self._read = [head[0] for head in self._heads]
         """How far each ring was read. A worker that starts anew hears what comes from now on."""
-        self._untold: list[tuple[int, Sequence[int]]] = []
+        self._told: dict[int, set[int]] = {}
+        """By seat: blocks that need not be told again yet."""
+        self._tell_again_at = 0.0
+        self._untold: list[tuple[int, list[int]]] = []
         self._untold_words = 0
 
-    def tell(self, seat: int, blocks: Sequence[int]) -> None:
+    def tell(self, seat: int, blocks: Sequence[int], now: float) -> None:
         """A prompt of these blocks was sent to the replica of this seat. The others hear of it after `publish`."""
-        self._untold.append((seat, blocks))
-        self._untold_words += _HEAD_WORDS + len(blocks)
+        if now >= self._tell_again_at:
+            self._tell_again_at = now + AGAIN_SECONDS
+            self._told.clear()
+        told = self._told.get(seat)
+        if told is None:
+            told = self._told[seat] = set()
+        fresh = [block for block in blocks if block not in told]
+        if not fresh:
+            return
+        told.update(fresh)
+        self._untold.append((seat, fresh))
+        self._untold_words += _HEAD_WORDS + len(fresh)
         if self._untold_words >= _MOST_UNTOLD_WORDS:
             self.publish()
 

@@ -180,11 +180,11 @@ class Fleet(Bell, ReplicaWatcher):
             self._news.report_now()
         self._retired.discard(replica)
 
-    def tell_of_cache(self, replica: Replica, blocks: Sequence[int]) -> None:
+    def tell_of_cache(self, replica: Replica, blocks: Sequence[int], now: float) -> None:
         """A prompt of these blocks was sent there: the other workers should believe so too."""
         news, share = self._news_of_caches, replica.share
         if news is not None and share is not None and share.seat is not None:
-            news.tell(share.seat, blocks)
+            news.tell(share.seat, blocks, now)
             if self._telling is None:
                 self._telling = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
 

@@ -95,7 +95,7 @@ class Bell(Protocol):
     def hear_of_caches(self, now: float) -> None:
         """Prompts that others sent should be known before a replica is chosen."""
 
-    def tell_of_cache(self, replica: Replica, blocks: Sequence[int]) -> None:
+    def tell_of_cache(self, replica: Replica, blocks: Sequence[int], now: float) -> None:
         """A prompt of these blocks was sent there."""
 
 
@@ -322,7 +322,7 @@ class Model:
         replica = self._by_slot[placement.standing.slot]
         self.router.take(placement, now)
         if call.prompt.blocks:
-            self._bell.tell_of_cache(replica, call.prompt.blocks)
+            self._bell.tell_of_cache(replica, call.prompt.blocks, now)
         replica.took(call, now, streamed=call.streams)
         self.calls.add(call)
         self._touch_peak()
