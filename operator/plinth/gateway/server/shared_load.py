@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, SupportsIndex
 
 from plinth.domain.load_reports import TOTALS
 from plinth.gateway.routing.choice import Share, Standing
@@ -42,7 +42,7 @@ class OwnWord:
 
     def __init__(self, words: memoryview, at: int) -> None:
         self._words = words
-        self._at = at
+        self._at: SupportsIndex = at  # kept as an object: it need not be made one for each write
         self._value: int = words[at]
 
     def add(self, amount: int) -> None:
@@ -205,12 +205,10 @@ class ModelShare:
             ((rank, lane) for lane, rank in enumerate(ranks) if rank and lane != board.lane), default=None
         )
 
-    def publish_counts(self, totals: Sequence[int]) -> None:
-        """This worker's totals in the order of TOTALS, so that they outlive it. Few of them change with a request."""
-        told, words, at = self._told, self._board.words, self._counts_at
-        for index, total in enumerate(totals):
-            if total != told[index]:
-                told[index] = words[at + index] = total
+    def publish_count(self, index: int, total: int) -> None:
+        """One of this worker's totals, by its place in TOTALS, so that it outlives the worker. Few change at a time."""
+        if total != self._told[index]:
+            self._told[index] = self._board.words[self._counts_at + index] = total
 
 
 def waiting_rank(band: int, since: float) -> int:
