@@ -3,10 +3,11 @@
 Apart, four workers each know a quarter of what the caches hold: on the Mooncake synthetic trace 77% instead of 93%
 of the users then have their first token within 2 s.
 
-Each worker writes into a ring of its own, in memory that all of them map, and reads the others'. There is no lock. A
-ring's first word counts all 32-bit words ever written; a record is where it stands in that count, the replica's
-seat, the number of blocks, the blocks. Who reads too late has lost what was overwritten, and whatever a machine with
-weaker memory ordering may show too early fails the check of its place: what is lost is a belief, never an answer.
+Each worker writes into a ring of its own, in memory that all of them map, and reads the others'. What it has to tell it
+gathers until `publish`, and a block is told once a second. There is no lock. A ring's first word counts all 32-bit
+words ever written; a record is where it stands in that count, the replica's seat, the number of blocks, the blocks.
+Who reads too late has lost what was overwritten, and whatever a machine with weaker memory ordering may show too early
+fails the check of its place: what is lost is a belief, never an answer.
 """
 
 from __future__ import annotations
