@@ -66,20 +66,19 @@ class Seen:
 async def measure(
     proxies: Sequence[Proxy], workers: int, layout: Layout, asked: Sequence[bytes], seconds: float
 ) -> Seen:
-    """One round: a warm-up, then all clients at once. Where there are several gateways, each client has its own."""
+    """One round: a warm-up, then all clients at once.
+
+    Where there are several gateways each client is connected to all of them, as it is to all workers of one: on how many
+    cores somebody waits to be woken makes a large part of what a request costs the kernel.
+    """
 
     async def drive(for_seconds: float) -> tuple[float, int]:
-        connections = CONNECTIONS * workers // len(layout.clients)
+        connections = CONNECTIONS * workers // len(layout.clients) // len(proxies)
         found = await asyncio.gather(
             *(
-                load(
-                    proxies[number % len(proxies)].port,
-                    asked,
-                    core=core,
-                    connections=connections,
-                    seconds=for_seconds,
-                )
-                for number, core in enumerate(layout.clients)
+                load(proxy.port, asked, core=core, connections=connections, seconds=for_seconds)
+                for core in layout.clients
+                for proxy in proxies
             )
         )
         return sum(each.answered / each.seconds for each in found), sum(each.failed for each in found)

@@ -68,7 +68,8 @@ class Gateway:
         router.take(placement, now)
         chosen = fleet.index(placement.standing)
         if self._tells:
-            self._news[worker].tell(chosen, asked.blocks)
+            self._news[worker].tell(chosen, asked.blocks, now)
+            self._news[worker].publish()
         self._placed[id(asked)] = worker, placement
         return chosen
 

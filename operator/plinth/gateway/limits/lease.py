@@ -93,6 +93,7 @@ class Lease(Counter):
         "_room_at",
         "_seen_at",
         "_seen_used",
+        "_uncounted",
         "_window",
         "asked",
         "name",
@@ -111,6 +112,8 @@ class Lease(Counter):
         self._backend = backend
         self._lives_alone = lives_alone
         self._own = make_counter(limit, limit.amount)
+        self._uncounted = 0.0
+        """Used (negative: given back) and not yet counted in `_own`, which few ask for."""
         self._kind = {Bucket: "bucket", Window: "window", Slots: "slots"}[type(self._own)]
         self._lately = 0.0
         """Used since the last report: the pace of the time until the next."""
@@ -136,7 +139,7 @@ class Lease(Counter):
         """As above."""
         self.stock += cost
         self._lately -= cost
-        self._own.untake(cost)
+        self._uncounted -= cost
 
     def wait(self, cost: float, now: float) -> float:
         """Seconds as a Counter says them, ASK or DENIED."""
@@ -150,19 +153,19 @@ class Lease(Counter):
             return self._room_at - now
         return ASK
 
-    def add(self, cost: float, now: float) -> None:
+    def add(self, cost: float, now: float) -> None:  # noqa: ARG002 - counted at the next report
         """Uses what is in stock, or owes it."""
         self.stock -= cost
         if self.stock < self._least:  # noqa: PLR1730 - a comparison costs half of what `min` does
             self._least = self.stock
         self._lately += cost
-        self._own.add(cost, now)
+        self._uncounted += cost
 
     def give_back(self, amount: float, taken_at: float, now: float) -> None:
         """Back into stock; the next report hands on what is not needed."""
         if self._kind == "slots" or now - taken_at < self._window:
             self.stock += amount
-            self._own.give_back(amount, taken_at, now)
+            self._uncounted -= amount
 
     def used(self, now: float) -> float:
         """What all gateways used, as far as the last answer told; what this one has in stock is still to be had."""
@@ -232,11 +235,11 @@ class Lease(Counter):
 
     def is_idle(self, now: float) -> bool:
         """Nothing is held and nothing owed: the next report can wait until there is some use."""
-        return not self.stock and not (self._kind == "slots" and self._own.used(now))
+        return not self.stock and not (self._kind == "slots" and self._count(now))
 
     def counts(self, now: float) -> bool:
         """This gateway's use has not been forgotten yet."""
-        return bool(self.stock or self._own.used(now))
+        return bool(self.stock or self._count(now))
 
     def _runs_out(self) -> bool:
         """Slots come back when their requests end: only that all were in use tells that there are too few."""
@@ -269,9 +272,18 @@ class Lease(Counter):
         drained = (now - self._seen_at) * self.amount / self._window if self._window else 0.0
         return max(0.0, self._seen_used - drained) - self.stock
 
+    def _count(self, now: float) -> float:
+        """What counts of this gateway's use, all requests since the last time at once: too late rather than too early."""
+        change, self._uncounted = self._uncounted, 0.0
+        if change > 0.0:
+            self._own.add(change, now)
+        elif change < 0.0:
+            self._own.give_back(-change, now, now)
+        return self._own.used(now)
+
     def _take_share(self, now: float) -> None:
         self._own.amount = max(1.0, self.amount / self._backend.gateways)
         # A gateway that serves more than its share must not owe more than the whole limit.
-        excess = self._own.used(now) - self.amount
+        excess = self._count(now) - self.amount
         if excess > 0.0 and self._kind != "slots":
             self._own.give_back(excess, now, now)

@@ -66,7 +66,7 @@ class CacheBeliefs:
     def remember(self, bit: int, blocks: Sequence[int]) -> None:
         """A replica was sent a prompt: it will hold these blocks, the prompt's start being the last to go."""
         held, holders = self._held[bit], self._holders
-        for block in reversed(blocks):
+        for block in reversed(list(blocks)):  # of a list it needs no iterator
             if block in held:
                 held.move_to_end(block)
             else:

@@ -23,6 +23,10 @@ HEAR_SECONDS: Final = 0.01
 """Between two looks at what the other workers sent where: a prompt takes longer to be read."""
 
 
+TELL_SECONDS: Final = 0.005
+"""For which what this worker has sent is gathered before the others are told."""
+
+
 class News(Protocol):
     """Who tells the controller."""
 
@@ -53,7 +57,9 @@ class Fleet(Bell, ReplicaWatcher):
         self._totals: dict[str, Totals] = {}
         self._by_seat: dict[int, tuple[Model, Replica]] = {}
         """Where the other workers' news lead to."""
+        self._news_of_caches = peers.news if peers is not None else None
         self._hear_at = 0.0
+        self._telling: asyncio.TimerHandle | None = None
         if peers is not None:
             asyncio.get_running_loop().add_reader(peers.wakes.mine, self._on_woken)
 
@@ -174,19 +180,27 @@ class Fleet(Bell, ReplicaWatcher):
             self._news.report_now()
         self._retired.discard(replica)
 
-    def tell_of_cache(self, replica: Replica, blocks: Sequence[int]) -> None:
+    def tell_of_cache(self, replica: Replica, blocks: Sequence[int], now: float) -> None:
         """A prompt of these blocks was sent there: the other workers should believe so too."""
-        if self._peers is not None and (seat := self._setup.shares.seat_of(replica.route)) is not None:
-            self._peers.news.tell(seat, blocks)
+        news, share = self._news_of_caches, replica.share
+        if news is not None and share is not None and share.seat is not None:
+            news.tell(share.seat, blocks, now)
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
 
     def hear_of_caches(self, now: float) -> None:
         """What the other workers have sent where; read some times a second."""
-        if self._peers is None or now < self._hear_at:
+        if self._news_of_caches is None or now < self._hear_at:
             return
         self._hear_at = now + HEAR_SECONDS
-        for seat, blocks in self._peers.news.hear():
+        for seat, blocks in self._news_of_caches.hear():
             if (found := self._by_seat.get(seat)) is not None:
                 found[0].router.heard(found[1].standing, blocks)
+
+    def _tell(self) -> None:
+        self._telling = None
+        if self._news_of_caches is not None:
+            self._news_of_caches.publish()
 
     def _on_woken(self) -> None:
         assert self._peers is not None  # noqa: S101 - only others wake this worker

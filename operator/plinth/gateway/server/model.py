@@ -63,19 +63,17 @@ class Totals:
         self.output_tokens_reported = 0
         self.objectives = ObjectiveCounts()
 
-    def in_order(self) -> tuple[int, ...]:
-        """As the shared memory keeps them; see `domain.load_reports.TOTALS`."""
+    def publish(self, share: ModelShare) -> None:
+        """So that they outlive this process; in the order of `domain.load_reports.TOTALS`."""
+        share.publish_count(0, self.arrivals)
+        share.publish_count(1, self.completed)
+        share.publish_count(2, self.failed)
+        share.publish_count(3, self.output_tokens_reported)
         met = self.objectives
-        return (
-            self.arrivals,
-            self.completed,
-            self.failed,
-            self.output_tokens_reported,
-            met.ttft_met,
-            met.ttft_missed,
-            met.tpot_met,
-            met.tpot_missed,
-        )
+        share.publish_count(4, met.ttft_met)
+        share.publish_count(5, met.ttft_missed)
+        share.publish_count(6, met.tpot_met)
+        share.publish_count(7, met.tpot_missed)
 
 
 class Bell(Protocol):
@@ -95,7 +93,7 @@ class Bell(Protocol):
     def hear_of_caches(self, now: float) -> None:
         """Prompts that others sent should be known before a replica is chosen."""
 
-    def tell_of_cache(self, replica: Replica, blocks: Sequence[int]) -> None:
+    def tell_of_cache(self, replica: Replica, blocks: Sequence[int], now: float) -> None:
         """A prompt of these blocks was sent there."""
 
 
@@ -298,7 +296,7 @@ class Model:
     def publish_counts(self) -> None:
         """So that the totals outlive this process, where it has others beside it."""
         if self._turns is not None:
-            self.share.publish_counts(self.totals.in_order())
+            self.totals.publish(self.share)
 
     def forget(self, replica: Replica) -> None:
         """A replica has started anew: its cache is empty, and what was learnt of it is of another process."""
@@ -322,7 +320,7 @@ class Model:
         replica = self._by_slot[placement.standing.slot]
         self.router.take(placement, now)
         if call.prompt.blocks:
-            self._bell.tell_of_cache(replica, call.prompt.blocks)
+            self._bell.tell_of_cache(replica, call.prompt.blocks, now)
         replica.took(call, now, streamed=call.streams)
         self.calls.add(call)
         self._touch_peak()

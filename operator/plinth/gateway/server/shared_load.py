@@ -1,8 +1,9 @@
 """What all workers of one gateway see together: each replica's load, each model's queue, what was counted.
 
 One anonymous file is mapped by the parent and by every worker. It consists of 64-bit words, and every word has one
-writer: a worker writes only the words of its own lane. So there is no lock, and `+=` loses nothing. A reader adds the
-lanes up while others write. No word is ever seen half written: words are aligned, and CPython copies them whole
+writer: a worker writes only the words of its own lane. So there is no lock, and a writer knows its words without
+reading them. Those that change with every request lie together by lanes: no two workers write in one cache line, and a
+worker's core waits for another's only when it looks. A reader adds the lanes up while others write. No word is ever seen half written: words are aligned, and CPython copies them whole
 (`memoryview` and `struct` in native mode, a single store or load on every 64-bit machine). Words of different lanes may
 be some microseconds apart in time, as they would be a moment earlier or later: a sum is an estimate of load by nature.
 
@@ -15,8 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable
-from struct import Struct
-from typing import Final
+from typing import Final, SupportsIndex
 
 from plinth.domain.load_reports import TOTALS
 from plinth.gateway.routing.choice import Share, Standing
@@ -27,27 +27,46 @@ MOST_REPLICAS: Final = 8192
 MOST_MODELS: Final = 2048
 """Seats. Memory that no seat needs is never touched, so never there."""
 _WORD: Final = 8
-_FIRST, _COUNTS = 0, 1
-"""Rows of a model's block; the counts take as many words for each lane as there are totals."""
-_MODEL_ROWS: Final = 1 + len(TOTALS)
-_REQUEST: Final = 1 << 40
+_LANE_WORDS: Final = MOST_REPLICAS + MOST_MODELS * len(TOTALS)
+"""A lane: its load at each replica, then its totals of each model."""
+_TOKEN_BITS: Final = 40
 """One word holds both of a replica's figures, so that no reader sees one without the other: requests above bit 40,
 prompt tokens below. The 2^39 tokens that fit are more than any memory holds."""
-_HALF: Final = _REQUEST >> 1
+_HALF: Final = 1 << (_TOKEN_BITS - 1)
+
+
+class OwnWord:
+    """This worker's load at one replica."""
+
+    __slots__ = ("_at", "_value", "_words")
+
+    def __init__(self, words: memoryview, at: int) -> None:
+        self._words = words
+        self._at: SupportsIndex = at  # kept as an object: it need not be made one for each write
+        self._value: int = words[at]
+
+    def add(self, amount: int) -> None:
+        """Writes the new sum, which needs no look at the old one."""
+        self._value += amount
+        self._words[self._at] = self._value
 
 
 class LoadBoard:
-    """The memory as one process sees it. Lane numbers count from 0."""
+    """The memory as one process sees it. Lane numbers count from 0.
 
-    __slots__ = ("_memory", "lane", "lanes", "read_row", "words")
+    First who waits, a row of all lanes for each model, which is written only where somebody does; then the lanes.
+    """
+
+    __slots__ = ("_own", "lane", "lanes", "memory", "others", "words")
 
     def __init__(self, memory: mmap.mmap, *, lanes: int, lane: int) -> None:
-        self._memory = memory
+        self.memory = memory
         self.lanes = lanes
         self.lane = lane
         self.words = memoryview(memory).cast("q")
-        self.read_row = Struct(f"@{lanes}q").unpack_from
-        """A row of this board, from a byte offset of `words`."""
+        self.others = [self.lane_at(other) for other in range(lanes) if other != lane]
+        """Where the other lanes begin."""
+        self._own: dict[int, OwnWord] = {}
 
     @classmethod
     def create(cls, lanes: int) -> tuple[LoadBoard, int]:
@@ -69,31 +88,40 @@ class LoadBoard:
     def close(self) -> None:
         """Lets go of the memory."""
         self.words.release()
-        self._memory.close()
+        self.memory.close()
 
-    def model_row(self, seat: int) -> int:
-        """Index of the first word of a model's block."""
-        return (MOST_REPLICAS + seat * _MODEL_ROWS) * self.lanes
+    def lane_at(self, lane: int) -> int:
+        """Index of a lane's first word."""
+        return MOST_MODELS * self.lanes + lane * _LANE_WORDS
+
+    def counts_at(self, seat: int, lane: int) -> int:
+        """Index of the first word of a lane's totals of a model."""
+        return self.lane_at(lane) + MOST_REPLICAS + seat * len(TOTALS)
+
+    def own(self, seat: int) -> OwnWord:
+        """This worker's word at a replica's seat: one for all who write there, if the replica went and came back."""
+        if seat not in self._own:
+            self._own[seat] = OwnWord(self.words, self.lane_at(self.lane) + seat)
+        return self._own[seat]
 
     def in_flight(self, seat: int) -> int:
         """Requests at a replica, all workers together."""
-        both: int = sum(self.read_row(self.words, seat * self.lanes * _WORD))
-        return (both + _HALF) // _REQUEST
+        both: int = sum(self.words[self.lane_at(lane) + seat] for lane in range(self.lanes))
+        return (both + _HALF) >> _TOKEN_BITS
 
     def counts(self, seat: int, lane: int) -> tuple[int, ...]:
         """One worker's totals of a model, in the order of TOTALS."""
-        start = self.model_row(seat) + _COUNTS * self.lanes + lane * len(TOTALS)
+        start = self.counts_at(seat, lane)
         return tuple(self.words[start : start + len(TOTALS)])
 
     def clear(self, lane: int, *, replicas: Iterable[int], models: Iterable[int]) -> None:
         """Takes out what a dead worker left at these seats."""
-        words, lanes = self.words, self.lanes
+        words = self.words
         for seat in replicas:
-            words[seat * lanes + lane] = 0
+            words[self.lane_at(lane) + seat] = 0
         for seat in models:
-            start = self.model_row(seat)
-            words[start + _FIRST * lanes + lane] = 0
-            start += _COUNTS * lanes + lane * len(TOTALS)
+            words[seat * self.lanes + lane] = 0
+            start = self.counts_at(seat, lane)
             for index in range(start, start + len(TOTALS)):
                 words[index] = 0
 
@@ -101,30 +129,32 @@ class LoadBoard:
 class ReplicaShare(Share):
     """One replica: this worker's part of its load, published; the others' part, read into its standing."""
 
-    __slots__ = ("_at", "_mine", "_read", "_words", "seat", "standing")
+    __slots__ = ("_mine", "_others", "_words", "seat", "standing")
 
     def __init__(self, board: LoadBoard, seat: int, standing: Standing) -> None:
         self.standing = standing
-        self.seat = seat
+        self.seat = seat if board.lanes > 1 else None
+        """By which the other workers know it; None where there are none."""
         self._words = board.words
-        self._read = board.read_row
-        self._at = seat * board.lanes * _WORD
-        self._mine = seat * board.lanes + board.lane
+        self._mine = board.own(seat)
+        self._others = [at + seat for at in board.others]
 
     def add(self, requests: int, tokens: int) -> None:
         """Requests and unread prompt tokens that this worker has given to the replica, or (negative) that are done."""
-        self._words[self._mine] += requests * _REQUEST + tokens
+        self._mine.add((requests << _TOKEN_BITS) + tokens)
         standing = self.standing
         standing.in_flight += requests
         standing.pending_tokens += tokens
 
     def refresh(self) -> None:
         """Puts what the other workers have there into the standing."""
-        both = sum(self._read(self._words, self._at)) - self._words[self._mine]
+        words, both = self._words, 0
+        for at in self._others:
+            both += words[at]
         standing = self.standing
         # Rounded, not cut off: tokens that are below zero for a moment must not take a request with them.
-        standing.in_flight_elsewhere = requests = (both + _HALF) // _REQUEST
-        standing.pending_tokens_elsewhere = both - requests * _REQUEST
+        standing.in_flight_elsewhere = requests = (both + _HALF) >> _TOKEN_BITS
+        standing.pending_tokens_elsewhere = both - (requests << _TOKEN_BITS)
 
 
 class ModelShare:
@@ -134,17 +164,19 @@ class ModelShare:
     same way in all of them, from the band and the time of arrival (`waiting_rank`).
     """
 
-    __slots__ = ("_board", "_counts_at", "_firsts_at", "_look_at", "_mine", "_write", "replicas")
+    __slots__ = ("_board", "_counts_at", "_look_at", "_mine", "_nobody", "_row", "_told", "replicas")
 
     def __init__(self, board: LoadBoard, seat: int) -> None:
         self.replicas: list[ReplicaShare] = []
         """Those of the newest table; set anew with each."""
-        row = board.model_row(seat)
+        row = seat * board.lanes
         self._board = board
-        self._firsts_at = (row + _FIRST * board.lanes) * _WORD
-        self._mine = row + _FIRST * board.lanes + board.lane
-        self._counts_at = (row + _COUNTS * board.lanes + board.lane * len(TOTALS)) * _WORD
-        self._write = Struct(f"@{len(TOTALS)}q").pack_into
+        self._row = slice(row * _WORD, (row + board.lanes) * _WORD)
+        """Who waits, in bytes."""
+        self._nobody = bytes(board.lanes * _WORD)
+        self._mine = row + board.lane
+        self._counts_at = board.counts_at(seat, board.lane)
+        self._told = list(board.counts(seat, board.lane))
         self._look_at = 0.0
 
     def look(self, now: float) -> None:
@@ -165,18 +197,18 @@ class ModelShare:
     def first_elsewhere(self) -> tuple[int, int] | None:
         """The rank of the first request that waits in another worker, and that worker's lane."""
         board = self._board
-        if board.lanes == 1:
+        row = board.memory[self._row]
+        if row == self._nobody or board.lanes == 1:
             return None
-        ranks = board.read_row(board.words, self._firsts_at)
-        if not any(ranks):
-            return None
+        ranks = memoryview(row).cast("q")
         return min(
             ((rank, lane) for lane, rank in enumerate(ranks) if rank and lane != board.lane), default=None
         )
 
-    def publish_counts(self, totals: tuple[int, ...]) -> None:
-        """This worker's totals in the order of TOTALS, so that they outlive it."""
-        self._write(self._board.words, self._counts_at, *totals)
+    def publish_count(self, index: int, total: int) -> None:
+        """One of this worker's totals, by its place in TOTALS, so that it outlives the worker. Few change at a time."""
+        if total != self._told[index]:
+            self._told[index] = self._board.words[self._counts_at + index] = total
 
 
 def waiting_rank(band: int, since: float) -> int:
@@ -188,4 +220,4 @@ def waiting_rank(band: int, since: float) -> int:
 
 
 def _size(lanes: int) -> int:
-    return (MOST_REPLICAS + MOST_MODELS * _MODEL_ROWS) * lanes * _WORD
+    return (MOST_MODELS + _LANE_WORDS) * lanes * _WORD

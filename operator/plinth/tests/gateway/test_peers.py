@@ -63,10 +63,11 @@ def test_what_one_worker_sends_to_a_replica_the_others_hear_of_under_the_same_se
     one, two = join(places[0]), join(places[3])
     seat = one.shares.seat_of(REPLICA)
     assert seat is not None
-    one.news.tell(seat, [11, 12, 13])
-    assert list(two.news.hear()) == [(two.shares.seat_of(REPLICA), [11, 12, 13])]
-    assert not list(two.news.hear())
-    assert not list(one.news.hear()), "its own news is none"
+    one.news.tell(seat, [11, 12, 13], now=1.0)
+    one.news.publish()
+    assert two.news.hear() == [(two.shares.seat_of(REPLICA), [11, 12, 13])]
+    assert not two.news.hear()
+    assert not one.news.hear(), "its own news is none"
 
 
 def test_what_one_worker_has_at_a_replica_the_others_count(places: list[Place]) -> None:
@@ -106,7 +107,8 @@ from plinth.gateway.server.peers import join_peers
 from plinth.gateway.server.worker_lines import Place
 peers = join_peers(Place.from_argument(sys.argv[1]), exposition=None)
 for number in range(2000):
-    peers.news.tell(number % 7, [number] * (number % 50))
+    peers.news.tell(number % 7, [number] * (number % 50), now=float(number))
+    peers.news.publish()
 """
 
 

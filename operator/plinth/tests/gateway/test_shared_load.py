@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from plinth.domain.load_reports import TOTALS
 from plinth.gateway.routing.choice import Standing
+from plinth.gateway.server.model import Totals
 from plinth.gateway.server.shared_load import LOOK_SECONDS, LoadBoard, ModelShare, ReplicaShare, waiting_rank
 from plinth.gateway.server.turns import YIELD_SECONDS, Turns, WakeUps
 from plinth.tests.gateway.harness import scenario
@@ -107,7 +108,8 @@ def test_a_dead_workers_lane_is_cleared_and_the_others_keep_theirs(boards: list[
         make_share(board, 5).add(1, 10)
         model = ModelShare(board, 3)
         model.publish_waiting(1 + abs(board.lane - 2))
-        model.publish_counts(tuple(range(len(TOTALS))))
+        for index in range(len(TOTALS)):
+            model.publish_count(index, index)
     parent = boards[0]
     assert parent.counts(3, lane=2) == tuple(range(len(TOTALS)))
     assert ModelShare(parent, 3).first_elsewhere() == (1, 2)
@@ -116,6 +118,45 @@ def test_a_dead_workers_lane_is_cleared_and_the_others_keep_theirs(boards: list[
     assert ModelShare(parent, 3).first_elsewhere() == (2, 1)
     assert parent.counts(3, lane=2) == (0,) * len(TOTALS)
     assert parent.counts(3, lane=1) == tuple(range(len(TOTALS)))
+
+
+def test_totals_are_published_under_the_names_by_which_they_are_read(boards: list[LoadBoard]) -> None:
+    totals = Totals()
+    totals.arrivals, totals.completed, totals.failed, totals.output_tokens_reported = 1, 2, 3, 4
+    met = totals.objectives
+    met.ttft_met, met.ttft_missed, met.tpot_met, met.tpot_missed = 5, 6, 7, 8
+    totals.publish(ModelShare(boards[1], 3))
+    told = {
+        "arrivals_total": 1,
+        "completed_total": 2,
+        "failed_total": 3,
+        "output_tokens_total": 4,
+        "ttft_met_total": 5,
+        "ttft_missed_total": 6,
+        "tpot_met_total": 7,
+        "tpot_missed_total": 8,
+    }
+    assert dict(zip(TOTALS, boards[0].counts(3, lane=1), strict=True)) == told
+
+
+def test_a_worker_that_has_a_model_again_goes_on_where_its_totals_stood(boards: list[LoadBoard]) -> None:
+    ModelShare(boards[1], 3).publish_count(0, 7)
+    again = ModelShare(boards[1], 3)
+    again.publish_count(0, 7)
+    again.publish_count(1, 2)
+    assert boards[0].counts(3, lane=1)[:2] == (7, 2)
+
+
+def test_a_replica_that_left_and_came_back_while_its_requests_ran_is_counted_whole(
+    boards: list[LoadBoard],
+) -> None:
+    before, after = make_share(boards[1]), make_share(boards[1])
+    before.add(2, 30)
+    after.add(1, 5)
+    before.add(-1, -30)
+    seen = make_share(boards[0])
+    seen.refresh()
+    assert (seen.standing.in_flight_elsewhere, seen.standing.pending_tokens_elsewhere) == (2, 5)
 
 
 def test_a_process_without_others_needs_no_second_way() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plinth.gateway.routing.beliefs import CacheBeliefs
-from plinth.gateway.routing.beliefs_shared import RING_BYTES, RING_WORDS, CacheNews
+from plinth.gateway.routing.beliefs_shared import AGAIN_SECONDS, RING_BYTES, RING_WORDS, CacheNews
 from plinth.gateway.routing.blocks import (
     BLOCK_BYTES,
     MOST_BLOCKS,
@@ -126,13 +126,16 @@ def test_beliefs_are_bounded_and_never_reach_beyond_what_is_held(
 def test_a_worker_hears_what_the_others_sent_once_and_not_what_it_sent_itself() -> None:
     rings = make_rings(3)
     one, two, three = (CacheNews(rings, own) for own in range(3))
-    one.tell(7, [1, 2])
-    one.tell(8, [3])
-    two.tell(9, [])
-    assert list(three.hear()) == [(7, [1, 2]), (8, [3]), (9, [])]
-    assert list(three.hear()) == []
-    assert list(one.hear()) == [(9, [])]
-    assert list(two.hear()) == [(7, [1, 2]), (8, [3])]
+    one.tell(7, [1, 2], now=1.0)
+    one.tell(8, [1], now=1.0)
+    two.tell(9, [3], now=1.0)
+    assert three.hear() == [], "they are gathered for a moment"
+    one.publish()
+    two.publish()
+    assert three.hear() == [(7, [1, 2]), (8, [1]), (9, [3])]
+    assert three.hear() == []
+    assert one.hear() == [(9, [3])]
+    assert two.hear() == [(7, [1, 2]), (8, [1])]
 
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=8), st.integers(0, RING_WORDS))
@@ -142,33 +145,66 @@ def test_news_are_whole_wherever_the_ring_ends(sizes: list[int], start: int) -> 
     speaker, listener = CacheNews(rings, 0), CacheNews(rings, 1)
     for number, size in enumerate(sizes):
         blocks = list(range(number, number + size))
-        speaker.tell(number, blocks)
-        assert list(listener.hear()) == [(number, blocks)]
+        speaker.tell(number, blocks, now=1.0)
+        speaker.publish()
+        assert listener.hear() == [(number, blocks)] * bool(blocks)
+
+
+def test_a_block_is_told_once_a_second() -> None:
+    rings = make_rings(2)
+    speaker, listener = CacheNews(rings, 0), CacheNews(rings, 1)
+
+    def heard(seat: int, blocks: list[int], now: float) -> list[tuple[int, list[int]]]:
+        speaker.tell(seat, blocks, now)
+        speaker.publish()
+        return listener.hear()
+
+    assert heard(1, [5, 6], 10.0) == [(1, [5, 6])]
+    assert heard(1, [5, 7], 10.0) == [(1, [7])]
+    assert heard(1, [5, 6], 10.9) == []
+    assert heard(2, [5, 6], 10.9) == [(2, [5, 6])], "another replica has it now, too"
+    assert heard(1, [5, 6], 10.0 + AGAIN_SECONDS) == [(1, [5, 6])]
+
+
+def test_much_to_tell_does_not_wait_until_it_would_not_fit() -> None:
+    rings = make_rings(2)
+    speaker, listener = CacheNews(rings, 0), CacheNews(rings, 1)
+    for number in range(20):
+        speaker.tell(number, range(1000), now=1.0)
+    heard = listener.hear()
+    assert [seat for seat, _ in heard] == list(range(len(heard)))
+    assert len(heard) == 18, "the last two wait for the moment to end"
 
 
 def test_a_worker_that_listens_too_late_loses_news_and_hears_what_comes_then() -> None:
     rings = make_rings(2)
     speaker, listener = CacheNews(rings, 0), CacheNews(rings, 1)
-    for _ in range(10):
-        speaker.tell(1, range(RING_WORDS // 8))
-    assert list(listener.hear()) == []
-    speaker.tell(2, [5])
-    assert list(listener.hear()) == [(2, [5])]
+    for number in range(10):
+        speaker.tell(1, range(RING_WORDS // 8), now=float(number))
+        speaker.publish()
+    assert listener.hear() == []
+    speaker.tell(2, [5], now=20.0)
+    speaker.publish()
+    assert listener.hear() == [(2, [5])]
 
 
 def test_a_worker_that_starts_anew_goes_on_where_its_ring_stood() -> None:
     rings = make_rings(2)
     listener = CacheNews(rings, 1)
-    CacheNews(rings, 0).tell(1, [5])
-    CacheNews(rings, 0).tell(2, [6])
-    assert list(listener.hear()) == [(1, [5]), (2, [6])]
+    for seat in (1, 2):
+        speaker = CacheNews(rings, 0)
+        speaker.tell(seat, [4 + seat], now=1.0)
+        speaker.publish()
+    assert listener.hear() == [(1, [5]), (2, [6])]
 
 
 def test_what_another_processor_shows_before_it_is_written_is_dropped() -> None:
     rings = make_rings(2)
     speaker, listener = CacheNews(rings, 0), CacheNews(rings, 1)
-    speaker.tell(1, [5])
+    speaker.tell(1, [5], now=1.0)
+    speaker.publish()
     rings[0][:8].cast("Q")[0] += 6  # counted, not there yet
-    assert list(listener.hear()) == [(1, [5])]
-    speaker.tell(2, [6])
-    assert list(listener.hear()) == [(2, [6])]
+    assert listener.hear() == [(1, [5])]
+    speaker.tell(2, [6], now=1.0)
+    speaker.publish()
+    assert listener.hear() == [(2, [6])]
