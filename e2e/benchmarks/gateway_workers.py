@@ -76,7 +76,14 @@ async def measure(
         connections = CONNECTIONS * workers // len(layout.clients) // len(proxies)
         found = await asyncio.gather(
             *(
-                load(proxy.port, asked, core=core, connections=connections, seconds=for_seconds)
+                load(
+                    proxy.port,
+                    asked,
+                    core=core,
+                    connections=connections,
+                    seconds=for_seconds,
+                    awake=layout.enough,
+                )
                 for core in layout.clients
                 for proxy in proxies
             )
@@ -103,7 +110,7 @@ async def compare(workers: int, seconds: float, rounds: int) -> Record:
         for core in layout.replicas:
             some = max(1, REPLICAS // len(layout.replicas))
             ports += await stack.enter_async_context(
-                backend(core=core, replicas=some, event_milliseconds=20, events=1)
+                backend(core=core, replicas=some, event_milliseconds=20, events=1, awake=layout.enough)
             )
 
         async def start(count: int, cores: Sequence[int]) -> Proxy:

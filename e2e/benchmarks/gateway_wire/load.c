@@ -155,6 +155,7 @@ static void run(struct connection *all, size_t count, double seconds, double gra
     struct connection **free_ones = calloc(count, sizeof *free_ones);
     struct epoll_event ready[EVENTS];
     size_t idle = 0, begun = 0;
+    if (rate > 0) usleep(200 * 1000); /* who is still taking the connections is not late with an answer */
     int64_t start = now_ns(), until = start + (int64_t)(seconds * 1e9), next = start;
     int64_t last = until + (int64_t)(grace * 1e9);
     double gap = rate > 0 ? 1e9 / rate : (double)spread / (double)count;

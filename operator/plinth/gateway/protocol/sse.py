@@ -1,4 +1,4 @@
-"""Watches an event stream as it passes: where events end, how many there were, what the last says of usage.
+"""Watches an answer as it passes: where events end, how many there were, what its last bytes say of usage.
 
 Nothing is decoded chunk by chunk. Only whole events are passed on, so that an event of the gateway's own can
 follow at any moment; engines write whole events, hence nothing waits in practice. Pure.
@@ -66,14 +66,13 @@ class Tail:
 class EventScan:
     """One event stream: gives back what may be passed on now."""
 
-    __slots__ = ("_held", "_most_held", "events", "tail")
+    __slots__ = ("_held", "_most_held", "events")
 
     def __init__(self, most_held: int = MOST_HELD_BYTES) -> None:
         self._held = b""
         self._most_held = most_held
         self.events = 0
         """Data lines passed on so far, `[DONE]` included."""
-        self.tail = Tail()
 
     def feed(self, data: bytes) -> bytes:
         """The whole events among what is held and `data`; the rest is held until its event ends."""
@@ -88,14 +87,11 @@ class EventScan:
             if end >= 4:  # noqa: PLR2004 - as above
                 data, self._held = data[:end], data[end:]
         self.events += data.count(b"\ndata:") + data.startswith(b"data:")
-        self.tail.add(data)
         return data
 
     def flush(self) -> bytes:
         """What is held when the stream has ended in peace."""
         data, self._held = self._held, b""
-        if data:
-            self.tail.add(data)
         return data
 
 

@@ -197,7 +197,7 @@ class EventEditor(Splice):
 
 def _is_string(text: bytes) -> bool:
     """Whether this is the inside of one JSON string: without a quote that would end it."""
-    return b'"' not in text or b'"' not in text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return text.find(b'"') < 0 or text.replace(b"\\\\", b"").replace(b'\\"', b"").find(b'"') < 0
 
 
 def _string_end(data: bytes, start: int) -> int:

@@ -117,7 +117,8 @@ class ClientAnswer:
         self._head = b""
         """Goes out with the first bytes of the body."""
         self._scan: EventScan | None = None
-        self._tail: Tail | None = None
+        self._tail = Tail()
+        """Of what no editor reads."""
         self._splice: Splice | None = None
         self._translation: StreamTranslation | None = None
         self._flight: Flight | None = None
@@ -144,8 +145,7 @@ class ClientAnswer:
         ledger = self.ledger
         if ledger is not None and ledger.usage is not None:
             return Usage(ledger.usage.prompt_tokens, ledger.usage.completion_tokens)
-        tail = self._scan.tail if self._scan is not None else self._tail
-        found = (tail.usage() if tail is not None else None) or Usage(None, None)
+        found = self._tail.usage() or Usage(None, None)
         if found.completion_tokens is None and self._scan is not None:
             beside = _EVENTS_BESIDE_TOKENS if self._whole else 0
             return Usage(found.prompt_tokens, max(0, self._scan.events - beside))
@@ -183,8 +183,6 @@ class ClientAnswer:
         if reader.event_stream:
             length = None  # events are edited, and one of our own may have to follow
             self._begin_stream()
-        else:
-            self._tail = Tail()
         bodiless = reader.is_bodiless()
         self._chunked = length is None and order.request.chunked_ok and not bodiless
         # Without chunks and without a length only the connection's end ends the answer.
@@ -210,8 +208,7 @@ class ClientAnswer:
         """Bytes of the replica's body."""
         scan = self._scan
         if scan is None:
-            if self._tail is not None:
-                self._tail.add(data)
+            self._tail.add(data)
         else:
             data = scan.feed(data)
             if not data:
@@ -219,10 +216,7 @@ class ClientAnswer:
             self.last_token_at = now
             if self.first_token_at is None:
                 self.first_token_at = now
-            if self._splice is not None:
-                data = self._splice.feed(data)
-            if self._translation is not None:
-                data = self._translation.feed(data)
+            data = self._edit(data)
         self.write(data)
 
     def write(self, data: bytes) -> None:
@@ -255,9 +249,8 @@ class ClientAnswer:
         self._whole = True
         if self._scan is not None:
             rest = self._scan.flush()
-            if self._splice is not None and rest:
-                rest = self._splice.feed(rest + b"\n\n")
-            self.write(self._translation.feed(rest) if self._translation is not None else rest)
+            if rest:
+                self.write(self._edit(rest if self._splice is None else rest + b"\n\n"))
         if self._translation is not None:
             self.write(self._translation.end())
         self.flush()
@@ -271,7 +264,6 @@ class ClientAnswer:
         order, body = self._order, reader.take()
         exchange = order.exchange
         assert exchange is not None  # noqa: S101 - callers look
-        self._tail = Tail()
         self._tail.add(body)
         status = reader.status
         try:
@@ -310,6 +302,17 @@ class ClientAnswer:
         self._client.finish(keep_alive=False)
 
     # Steps.
+
+    def _edit(self, data: bytes) -> bytes:
+        """Events as the client gets them."""
+        splice = self._splice
+        if splice is None:
+            self._tail.add(data)
+        else:
+            data = splice.feed(data)
+            if splice.ledger.spoiled is not None:  # else the ledger has the usage
+                self._tail.add(data)
+        return data if self._translation is None else self._translation.feed(data)
 
     def _begin_stream(self) -> None:
         order = self._order

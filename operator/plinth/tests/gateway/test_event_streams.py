@@ -42,21 +42,21 @@ def test_the_tail_is_the_last_8_kib_whatever_the_pieces(data: bytes, draw: st.Da
 
 
 def test_the_last_usage_counts_and_generated_text_cannot_fake_it() -> None:
-    scan = EventScan()
-    scan.feed(b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n')
-    scan.feed(b'data: {"usage":{"completion_tokens": 42, "prompt_tokens" :7,"details":{"x":{}}}}\n\n')
-    scan.feed(
+    tail = Tail()
+    tail.add(b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n')
+    tail.add(b'data: {"usage":{"completion_tokens": 42, "prompt_tokens" :7,"details":{"x":{}}}}\n\n')
+    tail.add(
         b'data: {"choices":[{"delta":{"content":"\\"usage\\":{\\"completion_tokens\\":9}"}}]}\n\ndata: [DONE]\n\n'
     )
-    usage = scan.tail.usage()
+    usage = tail.usage()
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (7, 42)
 
 
 def test_a_stream_without_usage_has_none() -> None:
-    scan = EventScan()
-    scan.feed(b'data: {"choices":[],"usage":null}\n\n')
-    assert scan.tail.usage() is None
+    tail = Tail()
+    tail.add(b'data: {"choices":[],"usage":null}\n\n')
+    assert tail.usage() is None
 
 
 def test_a_comment_passes_and_is_no_event() -> None:

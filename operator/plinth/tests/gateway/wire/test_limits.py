@@ -14,11 +14,16 @@ import pytest
 from plinth.domain.access import DAY, HOUR, Limit
 from plinth.gateway.shared_options import Shared
 from plinth.tests.gateway.harness import (
+    STREAM_HEAD,
     STREAMING,
     Rig,
+    Seen,
+    Upstream,
     answer,
     close,
+    event,
     eventually,
+    framed,
     hang,
     make_model,
     replicas,
@@ -136,6 +141,29 @@ def test_a_streams_tokens_are_those_its_engine_tells_and_shown_only_to_who_asks(
             assert (b"usage" in got.body) == asks
             assert json.loads(upstream.seen[0].body)["stream_options"] == {"include_usage": True}
             assert [used(rig, limit) for limit in limits] == [7, 20]
+
+    run()
+
+
+def test_the_tokens_of_a_stream_that_no_editor_reads_are_its_engines_too(tmp_path: Path) -> None:
+    async def behave(_upstream: Upstream, _seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for line in (event("t0"), f"data: {json.dumps(USAGE)}\n\n".encode(), b"data: [DONE]\n\n"):
+            writer.write(framed(line.replace(b"\n", b"\r\n")))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    @scenario
+    async def run() -> None:
+        limits = make_limit("inputTokens", 10_000, HOUR), make_limit("outputTokens", 10_000, HOUR)
+        access = make_access(make_policy(*limits))
+        async with (
+            replicas(behave) as (upstream,),
+            serving(tmp_path, model_at(upstream.port), access=access) as rig,
+        ):
+            got = await rig.ask(headers=bearer(), body=STREAMING)
+            assert got.body.endswith(b"data: [DONE]\r\n\r\n")
+            assert [used(rig, limit) for limit in limits] == [40, 30]
 
     run()
 
