@@ -52,34 +52,40 @@ class Contest:
         self.notes: dict[str, object] = {}
 
     async def add_plinth(self, stack: AsyncExitStack) -> None:
+        """Twice: streams of the first can go on elsewhere, as is the default, those of the second are passed on."""
         keys, policy = bench_keys()
-        port = free_port()
-        proxy = await stack.enter_async_context(
-            plinth(
-                core=self.cores.proxy,
-                port=port,
-                folder=self.folder,
-                table=routes(self.replicas),
-                admitted=access(keys, policy),
-                package=self.package,
-            )
-        )
-        self.notes["asks_for_keys"] = await asyncio.to_thread(asks_for_keys, port)
         secrets = [key.secret for key in keys]
         whole = make_requests(secrets, model="m", count=PROMPTS, stream=False)
-        for name, model in (("plinth", "m"), ("plinth_spliced", "plain")):
-            stream = make_requests(secrets, model=model, count=PROMPTS, stream=True)
-            spliced = model == "plain"
+        stream = make_requests(secrets, model="m", count=PROMPTS, stream=True)
+        for name, flags in (("plinth", ()), ("plinth_spliced", ("--resume-seconds", "0"))):
+            folder = self.folder / name
+            folder.mkdir()
+            proxy = await stack.enter_async_context(
+                plinth(
+                    core=self.cores.proxy,
+                    port=free_port(),
+                    folder=folder,
+                    table=routes(self.replicas),
+                    admitted=access(keys, policy),
+                    flags=flags,
+                    package=self.package,
+                )
+            )
             target = Target(
-                name=name, proxy=proxy, whole=whole, stream=stream, streams=STREAMS, only_streams=spliced
+                name=name,
+                proxy=proxy,
+                whole=whole,
+                stream=stream,
+                streams=STREAMS,
+                only_streams=name == "plinth_spliced",
             )
             self.targets.append(target)
-        await self._settle("plinth", proxy, self.targets[-1])
-        before = _streams_that_name_tokens(self.replicas)
-        first = self.targets[0]
-        await load(port, first.stream, core=self.cores.client, connections=8, seconds=0.1)
-        self.notes["names_tokens"] = _streams_that_name_tokens(self.replicas) > before
-        proxy.rest()
+            await self._settle(name, proxy, target)
+            self.notes[f"{name}_asks_for_keys"] = await asyncio.to_thread(asks_for_keys, proxy.port)
+            before = _streams_that_name_tokens(self.replicas)
+            await load(proxy.port, stream, core=self.cores.client, connections=8, seconds=0.1)
+            self.notes[f"{name}_names_tokens"] = _streams_that_name_tokens(self.replicas) > before
+            proxy.rest()
 
     async def add(self, peer: Peer, stack: AsyncExitStack) -> None:
         version = peer.version()

@@ -29,7 +29,7 @@ def make_records(
     return [
         figures.requests({**notes, **ends}),
         *figures.ratios(),
-        *figures.chunks(resumes=bool(notes.get("names_tokens"))),
+        *figures.chunks(resumes=bool(notes.get("plinth_names_tokens"))),
         figures.alone(),
         figures.half_load(),
         figures.record("gateway_worker_rss_mib", rss[PLINTH], "MiB", "<=60", _without(rss, PLINTH)),

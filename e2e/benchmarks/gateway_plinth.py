@@ -26,8 +26,7 @@ SOURCES = _ROOT / "operator"
 COMPILED = _ROOT / "build" / "compiled"
 """As the image has it; `make compiled` makes it."""
 TENANT = "bench"
-MODEL, PLAIN = f"{TENANT}/m", f"{TENANT}/plain"
-"""Streams of the first can go on elsewhere; those of the second, whose engine is unknown, are passed on as they are."""
+MODEL = f"{TENANT}/m"
 KEYS = 100
 AMPLE = 10**12
 """A limit that is counted and never reached."""
@@ -80,14 +79,8 @@ def bench_keys() -> tuple[list[Key], PolicyRecord]:
 
 
 def routes(replicas: Sequence[int], *, concurrency: int = 4096) -> RouteTable:
-    """Both models over the same replicas."""
-    return RouteTable(
-        version=1,
-        models=(
-            route(MODEL, replicas, concurrency, engine="VLLM"),
-            route(PLAIN, replicas, concurrency, engine=""),
-        ),
-    )
+    """One model over these replicas."""
+    return RouteTable(version=1, models=(route(MODEL, replicas, concurrency, engine="VLLM"),))
 
 
 def route(model: str, ports: Sequence[int], concurrency: int, *, engine: str) -> ModelRoute:

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import uvloop
-from gateway_plinth import PLAIN, access, asks_for_keys, bench_keys, plinth, routes
+from gateway_plinth import MODEL, access, asks_for_keys, bench_keys, plinth, routes
 from gateway_processes import Proxy, family
 from gateway_wire import backend, load, make_requests
 from records import Record, installed_versions, this_command, write_records
@@ -102,7 +102,7 @@ async def compare(workers: int, seconds: float, rounds: int) -> Record:
     """One worker, several, and as many gateways that know nothing of each other: what the machine itself lets grow."""
     layout = Layout.of_this_machine(workers)
     keys, policy = bench_keys()
-    asked = make_requests([key.secret for key in keys], model=PLAIN, count=1000, stream=False)
+    asked = make_requests([key.secret for key in keys], model=MODEL, count=1000, stream=False)
     one, several, apart = "workers_1", f"workers_{workers}", f"gateways_apart_{workers}"
     seen = {one: Seen(), several: Seen(), apart: Seen()}
     async with AsyncExitStack() as stack:

@@ -17,6 +17,9 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 _BODILESS: Final = frozenset({204, 304})
 _MOST_UNREAD_BYTES: Final = 256 * 1024
 """Of heads and trailers together, and of what frames a body; the parser holds a line until it ends."""
+_WRITTEN_SIZES: Final = 2048
+_CHUNK_SIZES: Final = [b"%x\r\n" % size for size in range(_WRITTEN_SIZES)]
+"""Of one event, written in advance: formatting a number costs as much as the rest of a chunk."""
 _PHRASES: Final = {
     200: b"OK",
     201: b"Created",
@@ -53,6 +56,7 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_at_chunk",
         "_parser",
         "_unread",
         "chunked",
@@ -70,6 +74,8 @@ class ResponseReader:
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._unread = 0
+        self._at_chunk = False
+        """What came last was the end of a chunk: the next byte begins one."""
         self.overrun = False
         """Bytes came after the answer: the connection says things nobody asked for."""
         self.begin()
@@ -89,12 +95,24 @@ class ResponseReader:
         self.reusable = False
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes in; raises ResponseError."""
+        """Takes bytes in; raises ResponseError.
+
+        A stream's event comes as one chunk by itself, nearly always: that one needs no parser, which stays where it is.
+        """
+        if self._at_chunk:
+            part = _one_chunk(data)
+            if part:
+                self._unread = 0
+                self.parts.append(part)
+                return
         self._unread += len(data)
+        self._at_chunk = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise ResponseError(f"not an HTTP response: {error}") from error
+        if data[-2:] != b"\r\n":
+            self._at_chunk = False  # the next chunk's size has begun, which the parser tells only at its end
         if self._unread > _MOST_UNREAD_BYTES:
             raise ResponseError(f"more than {_MOST_UNREAD_BYTES} bytes without a body")
 
@@ -141,6 +159,14 @@ class ResponseReader:
             self.status = status
             self.head_complete = True
 
+    def on_chunk_header(self) -> None:
+        """The line before a chunk's body."""
+        self._at_chunk = False
+
+    def on_chunk_complete(self) -> None:
+        """The line behind a chunk's body."""
+        self._at_chunk = not self.complete
+
     def on_body(self, part: bytes) -> None:
         """A part of the body, unframed."""
         self._unread = 0
@@ -153,7 +179,21 @@ class ResponseReader:
             self.headers = []
             return
         self.complete = True
+        self._at_chunk = False
         self.reusable = self._parser.should_keep_alive()
+
+
+def _one_chunk(data: bytes) -> bytes:
+    """The body of a chunk if `data` is just one, and small: it begins with the line that its length asks for.
+
+    Else nothing, and the parser decides.
+    """
+    framed = len(data) - len(b"\r\n\r\n")
+    digits = 1 if framed <= 0xF + 1 else 2 if framed <= 0xFF + 2 else 3
+    size = framed - digits
+    if not 0 < size < _WRITTEN_SIZES or data[: digits + 2] != _CHUNK_SIZES[size] or data[-2:] != b"\r\n":
+        return b""
+    return data[digits + 2 : -2]
 
 
 def response_head(
@@ -208,4 +248,7 @@ def whole_response(
 
 def chunk(data: bytes) -> bytes:
     """One chunk of a chunked body; empty for no data, since an empty chunk would end the body."""
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+    size = len(data)
+    if not size:
+        return b""
+    return b"%b%b\r\n" % (_CHUNK_SIZES[size] if size < _WRITTEN_SIZES else b"%x\r\n" % size, data)

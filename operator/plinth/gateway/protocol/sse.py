@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 _TAIL_BYTES: Final = 8192
+_USAGE: Final = b'"usage"'
 MOST_HELD_BYTES: Final = 256 * 1024
 """An event longer than this is passed on in pieces: memory is bounded."""
 _SPACE: Final = 0x20
@@ -49,50 +50,63 @@ class Tail:
         """At most the last 8 KiB, whatever the pieces were."""
         return b"".join(self._parts)[-_TAIL_BYTES:]
 
-    def usage(self) -> Usage | None:
-        """The last `usage` object in the tail. A quote inside generated text is escaped, so `"usage"` is a key."""
+    def usage(self) -> Usage:
+        """What it says of usage."""
         parts = self._parts
-        tail = parts[0] if len(parts) == 1 else self.bytes()
-        at = tail.rfind(b'"usage"')
-        if at < 0:
-            return None
-        prompt = _number_of(b'"prompt_tokens"', tail, at)
-        completion = _number_of(b'"completion_tokens"', tail, at)
-        if prompt is None and completion is None:
-            return None
-        return Usage(prompt, completion)
+        return usage_in(parts[0] if len(parts) == 1 else self.bytes())
 
 
 class EventScan:
     """One event stream: gives back what may be passed on now."""
 
-    __slots__ = ("_held", "_most_held", "events")
+    __slots__ = ("_held", "_most_held", "events", "told")
 
     def __init__(self, most_held: int = MOST_HELD_BYTES) -> None:
         self._held = b""
         self._most_held = most_held
         self.events = 0
         """Data lines passed on so far, `[DONE]` included."""
+        self.told = b""
+        """The last piece that says something of usage."""
+
+    def is_between_events(self) -> bool:
+        """Whether nothing is held."""
+        return not self._held
 
     def feed(self, data: bytes) -> bytes:
         """The whole events among what is held and `data`; the rest is held until its event ends."""
         if self._held:
             data = self._held + data
             self._held = b""
-        if not data.endswith((b"\n\n", b"\r\n\r\n")):
+        if data[-2:] != b"\n\n" and data[-4:] != b"\r\n\r\n":
             end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
             if end < 4 and len(data) < self._most_held:  # noqa: PLR2004 - neither was found
                 self._held = data
                 return b""
             if end >= 4:  # noqa: PLR2004 - as above
                 data, self._held = data[:end], data[end:]
-        self.events += data.count(b"\ndata:") + data.startswith(b"data:")
+        self._look_at(data)
         return data
 
     def flush(self) -> bytes:
         """What is held when the stream has ended in peace."""
         data, self._held = self._held, b""
+        if data:
+            self._look_at(data)
         return data
+
+    def _look_at(self, data: bytes) -> None:
+        self.events += data.count(b"\ndata:") + (data[:5] == b"data:")
+        if data.find(_USAGE) >= 0:
+            self.told = data
+
+
+def usage_in(data: bytes) -> Usage:
+    """What the last `usage` object says. A quote inside generated text is escaped, so `"usage"` is a key."""
+    at = data.rfind(_USAGE)
+    if at < 0:
+        return Usage(None, None)
+    return Usage(_number_of(b'"prompt_tokens"', data, at), _number_of(b'"completion_tokens"', data, at))
 
 
 def _number_of(key: bytes, data: bytes, start: int) -> int | None:

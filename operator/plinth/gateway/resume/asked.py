@@ -139,6 +139,8 @@ class Prepared:
 
     body: bytes
     asked: Asked
+    resumes: bool
+    """What the client gets is recorded."""
     hides_ids: bool
     """The client did not ask for token ids."""
     hides_usage: bool
@@ -147,8 +149,10 @@ class Prepared:
     """Resuming means asking for the whole answer again."""
 
 
-def prepare(body: bytes, seed: int) -> Prepared | None:
+def prepare(body: bytes, seed: int, *, resumes: bool = True) -> Prepared | None:
     """The request with what resuming needs; None when the body is no stream's, or an engine will refuse it.
+
+    Where it is not to be resumed (or cannot be) that is only the usage, which limits need.
 
     `seed` is any number: an answer that can only be replayed is given it, where the client leaves the choice
     to the engine, so that the same answer comes twice. (vLLM samples seeded requests one by one, hence the
@@ -158,7 +162,7 @@ def prepare(body: bytes, seed: int) -> Prepared | None:
     if asked is None or not asked.stream:
         return None
     added = []
-    resumes = obstacle(asked) is None
+    resumes = resumes and obstacle(asked) is None
     replays = needs_replay(asked)
     hides_ids = resumes and asked.return_token_ids is None
     if hides_ids:
@@ -172,4 +176,4 @@ def prepare(body: bytes, seed: int) -> Prepared | None:
     if added:
         start = body.index(b"{") + 1
         body = b"".join((body[:start], *added, body[start:]))
-    return Prepared(body, asked, hides_ids, hides_usage, replays)
+    return Prepared(body, asked, resumes, hides_ids, hides_usage, replays)

@@ -1,8 +1,9 @@
 """Edits and records each event between the replica and the client: the one step of resuming on the hot path. Pure.
 
 Events of a stream differ in little: the same bytes, a JSON string, the same bytes, and with vLLM the token ids. So the
-first event of a kind is decoded to learn where these stand, and the next ones are cut by comparing bytes. A quote
-inside a JSON string is escaped, so the bytes after the string cannot be met within it.
+first event of a kind is decoded to learn where these stand, and the next ones are cut by comparing bytes. Slices are
+compared and single bytes looked at, for that is compiled to a few instructions; a method of `bytes` is looked up and
+its arguments are unpacked at each call.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ _IDS: Final = b'"token_ids":['
 _PROMPT_IDS: Final = b'"prompt_token_ids":['
 _END: Final = b"\n\n"
 _NEWLINE: Final = 10
+_SPACE: Final = 0x20
+_QUOTE: Final = 0x22
+_COMMA: Final = 0x2C
+_ZERO: Final = 0x30
+_NINE: Final = 0x39
+_BACKSLASH: Final = 0x5C
 DONE: Final = b"data: [DONE]\n\n"
 _NO_SHAPE: Final = b"data: [DONE]\n"
 """For `_before` and `_after` while nothing is learnt: no event with text begins so."""
@@ -44,6 +51,10 @@ class Splice(ABC):
     def feed(self, data: bytes) -> bytes:
         """Whole events in, the client's bytes out; nothing more once `failure` is set."""
 
+    def feed_known(self, data: bytes) -> bytes | None:  # noqa: ARG002 - others may know something
+        """The client's bytes, where `data` is just one event such as came before; None if it is to be read."""
+        return None
+
 
 class EventEditor(Splice):
     """One stream from its first replica: whole events in, what the client gets out."""
@@ -54,16 +65,21 @@ class EventEditor(Splice):
         "_hides_ids",
         "_hides_usage",
         "_named",
+        "_past_ids",
+        "_records",
         "_run",
         "_tail",
     )
 
-    def __init__(self, *, hides_ids: bool, hides_usage: bool) -> None:
+    def __init__(self, *, hides_ids: bool, hides_usage: bool, records: bool = True) -> None:
         super().__init__(Ledger())
+        self._records = records
+        """Else the stream goes nowhere else, and its events are only looked at."""
         self._hides_ids = hides_ids
         self._hides_usage = hides_usage
         self._before = self._after = _NO_SHAPE
-        self._tail = b""
+        self._tail = self._past_ids = b""
+        """From the bracket that ends the ids, and from behind it."""
         self._named = False
         self._run = Run("")
 
@@ -73,45 +89,37 @@ class EventEditor(Splice):
         An engine's own word that it failed becomes `failure`; the client does not get it, and may get the rest from
         elsewhere.
         """
-        before = self._before
-        if data.startswith(before) and data.find(b"\n") == len(data) - 2:  # one event, of one line
-            start = len(before)
-            end = data.find(self._after, start)
-            if end > 0:
-                known = self._cut_named(data, start, end) if self._named else self._cut(data, start, end)
-                if known is not None:
-                    return known
         if self.failure is not None or not data:
             return b""
         if not data.endswith(_END):
             self.ledger.spoiled = "its events do not end as expected"
             return data
         if data.find(_END) == len(data) - 2 and data[0] != _NEWLINE:
-            return self._read(data)
+            known = self.feed_known(data)
+            return self._read(data) if known is None else known
         events = [event.lstrip(b"\n") for event in data.split(_END)]
         return b"".join([self.feed(event + _END) for event in events if event])
 
-    def _cut_named(self, data: bytes, start: int, end: int) -> bytes | None:
-        """An event of a known shape with token ids."""
+    def feed_known(self, data: bytes) -> bytes | None:
+        """The client's bytes, where `data` is just one event of the shape learnt; None if it is to be read."""
+        start = len(self._before)
+        if data[:start] != self._before:
+            return None
+        end = _string_end(data, start)
         ids = end + len(self._after)
-        close = data.find(b"]", ids)
-        if data[close + 1 :] != self._tail or not _is_string(data[start:end]):
+        if end < 0 or data[end:ids] != self._after:
             return None
-        run = self._run
-        run.texts += data[start - 1 : end + 1]
-        run.texts += b","
-        run.ids += data[ids - 1 : close + 1]
-        run.ids += b","
-        return b"%bnull%b" % (data[: ids - 1], self._tail) if self._hides_ids else data
-
-    def _cut(self, data: bytes, start: int, end: int) -> bytes | None:
-        """An event of a known shape without ids: it goes on as it is."""
-        if end + len(self._after) != len(data) or not _is_string(data[start:end]):
+        close = _numbers_end(data, ids) if self._named else ids
+        if data[close:] != self._tail:
             return None
+        if not self._records:
+            return data
         run = self._run
-        run.texts += data[start - 1 : end + 1]
-        run.texts += b","
-        return data
+        run.texts += b"%b," % data[start - 1 : end + 1]
+        if not self._named:
+            return data
+        run.ids += b"%b," % data[ids - 1 : close + 1]
+        return b"%bnull%b" % (data[: ids - 1], self._past_ids) if self._hides_ids else data
 
     def _read(self, data: bytes) -> bytes:
         """Any event, decoded; learns its shape."""
@@ -158,17 +166,11 @@ class EventEditor(Splice):
         ledger = self.ledger
         edited, prompt_ids, _ = _take_array(data, _PROMPT_IDS)
         edited, ids, ids_at = _take_array(edited, _IDS)
-        if prompt_ids:
-            ledger.prompt_ids = prompt_ids
         parts = text_parts(choice.text, choice.delta)
         ledger.role_given |= choice.delta is not None and "role" in choice.delta
-        for kind, text in parts:
-            ledger.record(kind, text, ids)
-            ids = None if ids is None else b"[]"  # told once for the event
-        if not parts and ids is not None and ids != b"[]":
-            ledger.record("", b"", ids)
-        if parts and self._run is not ledger.runs[-1]:
-            self._before = _NO_SHAPE  # tokens are recorded in their order
+        if self._records:
+            ledger.prompt_ids = prompt_ids or ledger.prompt_ids
+            self._record_parts(parts, ids)
         if choice.finish_reason is not None:
             ledger.finish_reason = choice.finish_reason
         elif (
@@ -179,33 +181,53 @@ class EventEditor(Splice):
             return b""  # vLLM sends it only to name its tokens
         return edited if self._hides_ids else data
 
+    def _record_parts(self, parts: list[tuple[str, bytes]], ids: bytes | None) -> None:
+        ledger = self.ledger
+        for kind, text in parts:
+            ledger.record(kind, text, ids)
+            ids = None if ids is None else b"[]"  # told once for the event
+        if not parts and ids is not None and ids != b"[]":
+            ledger.record("", b"", ids)
+        if parts and self._run is not ledger.runs[-1]:
+            self._run = ledger.runs[-1]
+            self._before = _NO_SHAPE  # tokens are recorded in their order
+
     def _learn(self, data: bytes, kind: str, ids_at: int) -> None:
         """Where the text of such an event stands, and where its ids; `ids_at` counts in `data`, -1 for nowhere."""
         start = data.find(b'"%b":"' % kind.encode()) + len(kind) + 4
         if start < len(kind) + 4:
             return  # written with spaces
         end = _string_end(data, start)
-        self._run = self.ledger.runs[-1]
         self._before = data[:start]
         self._named = ids_at > end
         if self._named:
             self._after = data[end : ids_at + 1]
-            self._tail = data[data.index(b"]", ids_at) + 1 :]
+            self._tail = data[data.index(b"]", ids_at) :]
         else:
             self._after = data[end:]
-
-
-def _is_string(text: bytes) -> bool:
-    """Whether this is the inside of one JSON string: without a quote that would end it."""
-    return text.find(b'"') < 0 or text.replace(b"\\\\", b"").replace(b'\\"', b"").find(b'"') < 0
+            self._tail = b""
+        self._past_ids = self._tail[1:]
 
 
 def _string_end(data: bytes, start: int) -> int:
-    """Where the JSON string ends whose inside begins at `start`."""
-    end = data.index(b'"', start)
-    while (end - start - len(data[start:end].rstrip(b"\\"))) % 2:  # an odd number of backslashes escapes it
-        end = data.index(b'"', end + 1)
-    return end
+    """Where the JSON string ends whose inside begins at `start`: at its quote, or -1 where it does not."""
+    at, size = start, len(data)
+    while at < size:
+        byte = data[at]
+        if byte == _QUOTE:
+            return at
+        if byte < _SPACE:
+            return -1
+        at += 2 if byte == _BACKSLASH else 1
+    return -1
+
+
+def _numbers_end(data: bytes, start: int) -> int:
+    """Where digits and commas end that begin at `start`."""
+    at, size = start, len(data)
+    while at < size and (_ZERO <= data[at] <= _NINE or data[at] == _COMMA):
+        at += 1
+    return at
 
 
 def _take_array(data: bytes, name: bytes) -> tuple[bytes, bytes | None, int]:

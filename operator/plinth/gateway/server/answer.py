@@ -13,7 +13,7 @@ from plinth.gateway.cache.answer import Answer, cache_status, is_worth_keeping
 from plinth.gateway.limits.answers import Header
 from plinth.gateway.protocol.errors import Refusal, error_event
 from plinth.gateway.protocol.response import LAST_CHUNK, ResponseReader, chunk, response_head, whole_response
-from plinth.gateway.protocol.sse import EventScan, Tail, Usage
+from plinth.gateway.protocol.sse import EventScan, Tail, Usage, usage_in
 from plinth.gateway.resume.events import EventEditor, Splice
 from plinth.gateway.resume.ledger import Ledger
 from plinth.gateway.server.order import Order
@@ -118,7 +118,7 @@ class ClientAnswer:
         """Goes out with the first bytes of the body."""
         self._scan: EventScan | None = None
         self._tail = Tail()
-        """Of what no editor reads."""
+        """Of an answer that is no stream."""
         self._splice: Splice | None = None
         self._translation: StreamTranslation | None = None
         self._flight: Flight | None = None
@@ -145,10 +145,13 @@ class ClientAnswer:
         ledger = self.ledger
         if ledger is not None and ledger.usage is not None:
             return Usage(ledger.usage.prompt_tokens, ledger.usage.completion_tokens)
-        found = self._tail.usage() or Usage(None, None)
-        if found.completion_tokens is None and self._scan is not None:
+        scan = self._scan
+        if scan is None:
+            return self._tail.usage()
+        found = usage_in(scan.told)
+        if found.completion_tokens is None:
             beside = _EVENTS_BESIDE_TOKENS if self._whole else 0
-            return Usage(found.prompt_tokens, max(0, self._scan.events - beside))
+            return Usage(found.prompt_tokens, max(0, scan.events - beside))
         return found
 
     # Whose it is.
@@ -210,13 +213,7 @@ class ClientAnswer:
         if scan is None:
             self._tail.add(data)
         else:
-            data = scan.feed(data)
-            if not data:
-                return
-            self.last_token_at = now
-            if self.first_token_at is None:
-                self.first_token_at = now
-            data = self._edit(data)
+            data = self._take_events(scan, data, now)
         self.write(data)
 
     def write(self, data: bytes) -> None:
@@ -227,7 +224,7 @@ class ClientAnswer:
         if self._flight is not None:
             self._flight.feed(data)
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = chunk(data)
         if self._head:  # one call into the kernel instead of two
             data, self._head = self._head + data, b""
         self._client.write(data)
@@ -250,7 +247,7 @@ class ClientAnswer:
         if self._scan is not None:
             rest = self._scan.flush()
             if rest:
-                self.write(self._edit(rest if self._splice is None else rest + b"\n\n"))
+                self.write(self._translate(self._edit(rest if self._splice is None else rest + b"\n\n")))
         if self._translation is not None:
             self.write(self._translation.end())
         self.flush()
@@ -303,22 +300,38 @@ class ClientAnswer:
 
     # Steps.
 
-    def _edit(self, data: bytes) -> bytes:
-        """Events as the client gets them."""
+    def _take_events(self, scan: EventScan, data: bytes, now: float) -> bytes:
         splice = self._splice
-        if splice is None:
-            self._tail.add(data)
+        known = splice.feed_known(data) if splice is not None and scan.is_between_events() else None
+        if known is not None:
+            scan.events += 1
         else:
-            data = splice.feed(data)
-            if splice.ledger.spoiled is not None:  # else the ledger has the usage
-                self._tail.add(data)
+            data = scan.feed(data)
+            if not data:
+                return data
+            known = self._edit(data)
+        self.last_token_at = now
+        if self.first_token_at is None:
+            self.first_token_at = now
+        return self._translate(known)
+
+    def _translate(self, data: bytes) -> bytes:
+        """Events in the dialect of the client."""
         return data if self._translation is None else self._translation.feed(data)
+
+    def _edit(self, data: bytes) -> bytes:
+        """Whole events without what only the gateway asked for."""
+        return data if self._splice is None else self._splice.feed(data)
 
     def _begin_stream(self) -> None:
         order = self._order
         prepared = order.prepared
         if self.status == _OK and prepared is not None:
-            self._splice = EventEditor(hides_ids=prepared.hides_ids, hides_usage=prepared.hides_usage)
+            self._splice = EventEditor(
+                hides_ids=prepared.hides_ids,
+                hides_usage=prepared.hides_usage,
+                records=prepared.resumes,
+            )
             self._scan = EventScan(_MOST_EDITED_BYTES)
         else:
             self._scan = EventScan()

@@ -435,7 +435,8 @@ class Call(Exchange, Dispatchable, cached.Asker):
             self._finish(connection)
             return False
         answer.begin(reader, lines)
-        if answer.ledger is None:
+        prepared = self.order.prepared
+        if prepared is None or not prepared.resumes:
             self._release_body()
         return True
 

@@ -110,7 +110,7 @@ class Order:
         self.body: bytes
         """As the replica gets them."""
         self.prepared: Prepared | None
-        """What of a stream is edited so that it can go on elsewhere."""
+        """What of a stream is edited, so that its usage is known and it can go on elsewhere."""
         self.prompt: Prompt
 
     def turn_to(self, route: ModelRoute) -> Refusal | None:
@@ -209,13 +209,9 @@ class Order:
         if isinstance(body, Refusal):
             return body
         self._estimate(route)
-        if (
-            edits
-            and self.probe.stream
-            and path in _RESUMABLE
-            and (self.terms.limits or self._core.limits.resume_seconds)
-        ):
-            self.prepared = prepare(body, self.number % _SEEDS)
+        if edits and self.probe.stream and path in _RESUMABLE:
+            resumes = self._core.limits.resume_seconds > 0
+            self.prepared = prepare(body, self.number % _SEEDS, resumes=resumes)
             if self.prepared is not None:
                 body = self.prepared.body
         self.body, self.path = body, path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,12 +39,46 @@ def read(*pieces: bytes) -> ResponseReader:
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=5), st.data())
 def test_an_answer_split_anywhere_reads_the_same(parts: list[bytes], draw: st.DataObject) -> None:
     data = CHUNKED + b"".join(chunk(part) for part in parts) + b"0\r\n\r\n"
-    cuts = sorted(draw.draw(st.sets(st.integers(1, len(data) - 1), max_size=8)))
+    lines = [at for at in range(1, len(data)) if data[:at].endswith((b"\r", b"\n"))]
+    cuts = sorted(draw.draw(st.sets(st.integers(1, len(data) - 1) | st.sampled_from(lines), max_size=8)))
     reader = read(*[data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)])
     assert reader.complete
     assert reader.reusable
     assert reader.take() == b"".join(parts)
     assert reader.headers == [(b"content-type", b"text/event-stream")]
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 2047, 2048, 70_000])
+def test_events_that_come_as_one_chunk_each_read_as_they_were(size: int) -> None:
+    part = b"x" * size
+    reader = read(CHUNKED)
+    for _ in range(3):
+        reader.feed(chunk(part))
+        assert reader.take() == part
+    reader.feed(b"%x;ext=1\r\n%b\r\n1" % (size, part))
+    assert reader.take() == part
+    reader.feed(b"0\r\n" + b"y" * 16 + b"\r\n")
+    assert reader.take() == b"y" * 16, "the size began in the piece before"
+    reader.feed(b"0\r\n\r\n")
+    assert reader.complete
+
+
+@pytest.mark.parametrize("rest", [b"1\r\na\r", b"3\r\na\r\n", b"-1\r\na\r\n", b"\r\n"])
+def test_what_is_not_one_chunk_is_left_to_the_parser(rest: bytes) -> None:
+    whole, pieces = read(), read(CHUNKED, b"1\r\na\r\n")
+    with contextlib.suppress(ResponseError):
+        pieces.feed(rest)
+    with contextlib.suppress(ResponseError):
+        whole.feed(CHUNKED + b"1\r\na\r\n" + rest)
+    assert whole.take() == pieces.take()
+
+
+def test_a_chunk_behind_the_answer_is_none() -> None:
+    reader = read(CHUNKED, b"1\r\na\r\n0\r\n\r\n")
+    reader.take()
+    with pytest.raises(ResponseError):
+        reader.feed(b"1\r\nb\r\n")
+    assert reader.parts == []
 
 
 def test_an_informational_answer_is_not_the_answer() -> None:

@@ -29,6 +29,19 @@ def editor() -> EventEditor:
     return EventEditor(hides_ids=True, hides_usage=True)
 
 
+def test_what_goes_nowhere_else_is_passed_on_and_not_recorded() -> None:
+    prepared = prepare(b'{"stream":true,"prompt":"a"}', 1, resumes=False)
+    assert prepared is not None
+    assert prepared.body == b'{"stream_options":{"include_usage":true},"stream":true,"prompt":"a"}'
+    edits = EventEditor(hides_ids=prepared.hides_ids, hides_usage=prepared.hides_usage, records=False)
+    events = [token(text, ids) for text, ids in (("a", [1]), ("b", [2]), ('"', None), ("\\", None))]
+    usage = event({}, choices=[], usage={"prompt_tokens": 1, "completion_tokens": 4})
+    assert b"".join([edits.feed(one) for one in (*events, usage)]) == b"".join(events)
+    assert edits.ledger.usage is not None
+    assert edits.ledger.usage.completion_tokens == 4
+    assert edits.ledger.runs == []
+
+
 TEXTS = st.text(st.sampled_from('ab"\\{}[],:\n é🎉') | st.characters(codec="utf-8"), max_size=6)
 IDS = st.lists(st.integers(0, 200_000), max_size=3)
 KINDS = st.sampled_from(["content", "reasoning"])

@@ -7,7 +7,7 @@ atheris with bytes that it finds by coverage in `make fuzz`. Hence nothing here 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from random import Random
 from zlib import crc32
@@ -55,13 +55,16 @@ def dice(data: bytes) -> Random:
 
 
 def cut(data: bytes, most: int = 12) -> list[bytes]:
-    """The bytes in pieces of any sizes, single ones among them."""
+    """The bytes in pieces of any sizes, single ones and whole lines among them."""
     if len(data) < 2:
         return [data]
     chance = dice(data)
     if len(data) < 200 and chance.random() < 0.2:
         return [data[at : at + 1] for at in range(len(data))]
-    cuts = sorted(chance.sample(range(1, len(data)), min(most, len(data) - 1)))
+    places: Sequence[int] = range(1, len(data))
+    if chance.random() < 0.4:
+        places = [at for at in places if data[:at].endswith(b"\n")] or places
+    cuts = sorted(chance.sample(places, min(most, len(places))))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 

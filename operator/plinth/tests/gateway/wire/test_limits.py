@@ -123,9 +123,10 @@ async def test_a_place_is_free_again_when_a_client_leaves_its_stream(tmp_path: P
         await eventually(lambda: upstream.seen[0].hung_up)
 
 
+@pytest.mark.parametrize("resume_seconds", [30.0, 0.0])
 @pytest.mark.parametrize("asks", [False, True])
 def test_a_streams_tokens_are_those_its_engine_tells_and_shown_only_to_who_asks(
-    tmp_path: Path, *, asks: bool
+    tmp_path: Path, resume_seconds: float, *, asks: bool
 ) -> None:
     @scenario
     async def run() -> None:
@@ -134,12 +135,15 @@ def test_a_streams_tokens_are_those_its_engine_tells_and_shown_only_to_who_asks(
         body: dict[str, Any] = STREAMING | ({"stream_options": {"include_usage": True}} if asks else {})
         async with (
             replicas(stream(20)) as (upstream,),
-            serving(tmp_path, model_at(upstream.port), access=access) as rig,
+            serving(tmp_path, model_at(upstream.port), access=access, resume_seconds=resume_seconds) as rig,
         ):
             got = await rig.ask(headers=bearer(), body=body)
             assert got.body.endswith(b"data: [DONE]\n\n")
+            assert got.body.startswith(b"".join([event(f"t{index}") for index in range(20)]))
             assert (b"usage" in got.body) == asks
-            assert json.loads(upstream.seen[0].body)["stream_options"] == {"include_usage": True}
+            asked = json.loads(upstream.seen[0].body)
+            assert asked["stream_options"] == {"include_usage": True}
+            assert ("return_token_ids" in asked) == (resume_seconds > 0)
             assert [used(rig, limit) for limit in limits] == [7, 20]
 
     run()
