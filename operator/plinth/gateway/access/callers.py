@@ -91,7 +91,9 @@ class Gate:
         A key that was revoked is unknown. An expired one is refused even where none is needed: whoever shows it means
         to be treated by its terms.
         """
-        shown = authorization[7:].strip() if authorization[:7].lower() == _BEARER else api_key
+        scheme = authorization[:7]
+        bears = scheme == b"Bearer " or scheme.lower() == _BEARER
+        shown = authorization[7:].strip() if bears else api_key
         if shown:
             caller = self._callers.get(sha256(shown).hexdigest())
             if caller is not None:

@@ -23,7 +23,7 @@ def upstream_head(
         prefix[0],
         target,
         prefix[1],
-        b"".join([b"%b: %b\r\n" % item for item in headers]),
+        b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers]),
         length,
         request_id,
     )

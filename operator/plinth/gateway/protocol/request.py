@@ -162,9 +162,11 @@ class RequestReader:
                 headers.append((name, value))
         if size > self._limits.head:
             self._refuse_head()
-        version = self._parser.get_http_version()
-        request.chunked_ok = version == "1.1"
         request.keep_alive = self._parser.should_keep_alive()
+        # Before 1.1 a connection is kept only where its header says so; and to write a version is dear.
+        asked = bool(self._connection) or not request.keep_alive
+        version = self._parser.get_http_version() if asked else "1.1"
+        request.chunked_ok = version == "1.1"
         if self._connection:
             private = named_by_connection(self._connection)
             if private:

@@ -215,7 +215,7 @@ def response_head(
     return b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
         status,
         _PHRASES.get(status, b"Status"),
-        b"".join([b"%b: %b\r\n" % item for item in headers]),
+        b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers]),
         framing,
         lines,
         request_id,

@@ -7,7 +7,7 @@ event, and any other broken answer with its connection, so that no client takes 
 
 from __future__ import annotations
 
-import time
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from plinth.gateway.limits.admission import Reservation
@@ -151,7 +151,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
 
     def _ask_limits(self) -> None:
         order, core = self.order, self._core
-        self._held_since = now = time.monotonic()
+        self._held_since = now = monotonic()
         order.take_account(now)
         account = order.account
         if account is None:
@@ -182,7 +182,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
 
     def on_client_drained(self) -> None:
         """The client takes bytes again."""
-        self._heard = time.monotonic()
+        self._heard = monotonic()
         if self._upstream is not None:
             self._upstream.resume()
 
@@ -220,13 +220,12 @@ class Call(Exchange, Dispatchable, cached.Asker):
 
     # Its model calls these.
 
-    def assign(self, replica: Replica, placement: Placement) -> None:
+    def assign(self, replica: Replica, placement: Placement, now: float) -> None:
         """It is the turn of this request at this replica."""
         self._replica, self._placement = replica, placement
         self._charged = True
         self._attempts += 1
         self._given_before = self._answer.given
-        now = time.monotonic()
         if self._held_since is not None:
             self._waited += now - self._held_since
         self._log.append(Attempt(replica.route.slot, now - self.order.arrived))
@@ -289,7 +288,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
             replica.pool.close_idle()
             self._core.metrics.retries.add((self.order.model.name, "stale_connection"))
             self._sent = False
-            self._held_since = time.monotonic()
+            self._held_since = monotonic()
             self._core.spawn(self._connect(replica))
             return
         replica.doubt()
@@ -357,7 +356,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
             wait = self._core.limits.queue_seconds
             if order.terms.queue_seconds is not None:
                 wait = min(wait, order.terms.queue_seconds)
-            ticket.deadline = time.monotonic() + wait
+            ticket.deadline = monotonic() + wait
         order.model.submit(self)
 
     def shared_ended(self, status: int, cache: str, saved: Spent = NOTHING) -> None:
@@ -380,7 +379,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
             replica.pool.keep(connection)  # the request is elsewhere by now
             return
         if self._held_since is not None:
-            self._waited += time.monotonic() - self._held_since
+            self._waited += monotonic() - self._held_since
         self._send(connection)
 
     def _send(self, connection: UpstreamConnection) -> None:
@@ -390,7 +389,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         self._upstream = connection
         self._sent = True
         self._held_since = None
-        self._heard = self._began_at = now = time.monotonic()
+        self._heard = self._began_at = now = monotonic()
         head = upstream_head(
             replica.prefix,
             path,
@@ -462,7 +461,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         """Leaves the replica: the request or what is left of its stream goes to another, if there is one to go to."""
         self._drop_upstream()
         began = self._answer.began
-        now = time.monotonic()
+        now = monotonic()
         if self._answer.given > self._given_before:
             self._attempts = 0
             self._resume_until = now + self._core.limits.resume_seconds
@@ -490,10 +489,10 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if self._answer.began and not self._resumptions:
             self._resumptions = 1
             return True
-        return self.order.model.budget.take(time.monotonic())
+        return self.order.model.budget.take(monotonic())
 
     def _come_back(self) -> None:
-        self._held_since = time.monotonic()
+        self._held_since = monotonic()
         if self._answer.began:
             self.ticket.deadline = self._resume_until
         self._charged = False
@@ -511,7 +510,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if flight is not None:
             flight.give_up()
         order.model.totals.failed += 1
-        self._settle(NOTHING, time.monotonic(), reached=False)
+        self._settle(NOTHING, monotonic(), reached=False)
         refusal = order.turn_to(route)
         if refusal is not None:
             self.refuse(refusal)
@@ -528,7 +527,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         prepared, ledger = self.order.prepared, self._answer.ledger
         assert prepared is not None  # noqa: S101 - only what was prepared has a ledger
         assert ledger is not None  # noqa: S101 - callers look
-        patience = min(QUESTION_SECONDS, self._resume_until - time.monotonic())
+        patience = min(QUESTION_SECONDS, self._resume_until - monotonic())
         found: Joined | bytes | Refusal
         try:
             found = await find_continuation(
@@ -546,10 +545,10 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if self._replica is not replica or self._ended:
             return
         if isinstance(found, Refusal):
-            self._leave_replica(time.monotonic(), failed=False, tried=False)
+            self._leave_replica(monotonic(), failed=False, tried=False)
             self._break_off(found.message)
         elif isinstance(found, bytes):
-            self._leave_replica(time.monotonic(), failed=False, tried=False)
+            self._leave_replica(monotonic(), failed=False, tried=False)
             self._close_stream(found)
         else:
             self._continuation = found.ask
@@ -562,7 +561,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
 
     def _close_stream(self, missing: bytes) -> None:
         """The text was complete: only its last events were missing."""
-        self._answer.feed(missing, time.monotonic())
+        self._answer.feed(missing, monotonic())
         self._answer.complete()
         self._end(failed=False, status=self._answer.status)
 
@@ -630,7 +629,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
         if self.ticket.waits:
             order.model.withdraw(self)
         spent = spent_on(answer, order, sent=self._began_at > 0)
-        now = time.monotonic()
+        now = monotonic()
         self._settle(spent, now, reached=answer.status > 0 or self._began_at > 0)
         self._leave_replica(now, failed=answer.status >= _SERVER_ERROR, tried=False, tpot=spent.tpot)
         self._release_body()

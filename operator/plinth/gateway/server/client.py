@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from enum import Enum
 from functools import partial
+from time import monotonic
 from typing import Final
 
 from plinth.gateway.limits.answers import Header
@@ -71,7 +71,7 @@ class ClientConnection(asyncio.Protocol, Client):
         self._serving = False
         self._body_held = 0
         self._stage = Stage.HEAD
-        self._since = time.monotonic()
+        self._since = monotonic()
 
     def is_busy(self) -> bool:
         """Whether a request is in hand, or part of one."""
@@ -225,7 +225,7 @@ class ClientConnection(asyncio.Protocol, Client):
         if transport is None:
             return
         if self._call is not None:
-            self._enter(Stage.ANSWER)
+            self._stage = Stage.ANSWER
             if len(reader.requests) >= MOST_PIPELINED:
                 self._pause()  # until the answer is out, hanging up goes unseen: memory comes first
             return
@@ -324,7 +324,7 @@ class ClientConnection(asyncio.Protocol, Client):
             return
         self._unpause()
         self._stage = Stage.IDLE
-        self._since = time.monotonic()
+        self._since = monotonic()
         reader = self._reader
         if reader.requests or reader.reading_head or reader.reading_body or reader.refusal is not None:
             self._go_on()
@@ -376,7 +376,7 @@ class ClientConnection(asyncio.Protocol, Client):
     def _enter(self, stage: Stage) -> None:
         if stage is not self._stage:
             self._stage = stage
-            self._since = time.monotonic()
+            self._since = monotonic()
 
     def _close(self) -> None:
         if self._transport is not None:

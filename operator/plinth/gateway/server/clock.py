@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from time import monotonic, thread_time
 
 from plinth.gateway.telemetry.ready_wait import ReadyWait
 
@@ -19,18 +19,18 @@ class BatchClock:
         self._loop = loop
         self._wait = ReadyWait()
         self._ready_at: float | None = None
-        self._wait.begin(time.monotonic(), time.thread_time())
-        self._wait.end(time.monotonic())
+        self._wait.begin(monotonic(), thread_time())
+        self._wait.end(monotonic())
 
     def ready_at(self) -> float:
         """Monotonic seconds."""
         if self._ready_at is None:
-            now = time.monotonic()
-            self._wait.begin(now, time.thread_time())
+            now = monotonic()
+            self._wait.begin(now, thread_time())
             self._ready_at = now - self._wait.longest
             self._loop.call_soon(self._end)
         return self._ready_at
 
     def _end(self) -> None:
         self._ready_at = None
-        self._wait.end(time.monotonic())
+        self._wait.end(monotonic())

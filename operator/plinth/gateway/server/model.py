@@ -7,8 +7,8 @@ so that the replica that frees first takes the request whose turn it is.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from plinth.domain.traffic import Availability, ModelLoad, ModelRoute
@@ -39,7 +39,7 @@ class Dispatchable(AtReplica, Protocol):
     tried: tuple[str, ...]
     """Replicas that have failed it."""
 
-    def assign(self, replica: Replica, placement: Placement) -> None:
+    def assign(self, replica: Replica, placement: Placement, now: float) -> None:
         """It is this replica's turn."""
 
     def turn_away(self, refusal: Refusal) -> None:
@@ -123,7 +123,7 @@ class Model:
             WaitingLimits(requests=limits.queue_requests, bytes=limits.queue_bytes)
         )
         self.router = Router(route.strategy)
-        self.budget = RepetitionBudget(time.monotonic())
+        self.budget = RepetitionBudget(monotonic())
         self.share = share
         self._gone: Refusal | None = None
         """Set when it has left the table."""
@@ -173,7 +173,7 @@ class Model:
 
     def submit(self, call: Dispatchable) -> None:
         """A new request: to a replica at once, or into the queue."""
-        now = time.monotonic()
+        now = monotonic()
         self.share.look(now)
         self._bell.hear_of_caches(now)
         placement = None
@@ -194,7 +194,7 @@ class Model:
             call.turn_away(refusal)
             return
         self.queue.put_back(call.ticket)
-        self._wait_begins(time.monotonic())
+        self._wait_begins(monotonic())
 
     def withdraw(self, call: Dispatchable) -> None:
         """A request whose client has gone, or that goes to another model; it need not be held."""
@@ -229,7 +229,7 @@ class Model:
         queue = self.queue
         if not queue:
             return
-        now = time.monotonic()
+        now = monotonic()
         self.share.look(now)
         slots = count_places(self.standings)
         while True:
@@ -325,7 +325,7 @@ class Model:
         self.calls.add(call)
         self._touch_peak()
         self._bell.mark_changed()
-        call.assign(replica, placement)
+        call.assign(replica, placement, now)
 
     def _hold(self, call: Dispatchable, now: float) -> None:
         rejection = self.queue.offer(call.ticket, now, slots=count_places(self.standings))
@@ -356,7 +356,7 @@ class Model:
     def _publish_waiting(self) -> None:
         if self._turns is None:
             return
-        first = self.queue.first(time.monotonic(), reserved=False, slots=0) if self.queue else None
+        first = self.queue.first(monotonic(), reserved=False, slots=0) if self.queue else None
         self.share.publish_waiting(0 if first is None else waiting_rank(first.rank, first.arrived))
         if first is not None:
             self._look_in(LOOK_WHILE_WAITING_SECONDS)

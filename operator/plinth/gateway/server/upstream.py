@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from time import monotonic
 from typing import Final, Protocol
 
 from plinth.gateway.protocol.response import ResponseError, ResponseReader
@@ -48,7 +48,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        self._pool.last_heard = now = time.monotonic()
+        self._pool.last_heard = now = monotonic()
         exchange = self._exchange
         if exchange is None:
             self.abort()  # nothing was asked
@@ -72,7 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             detail = str(exc) if exc else "the replica closed the connection"
-            young = time.monotonic() - self._sent < STALE_SECONDS
+            young = monotonic() - self._sent < STALE_SECONDS
             exchange.on_lost(detail, stale=self.reused and young and not self.reader.head_complete)
 
     def send(self, exchange: Exchange, head: bytes, body: bytes, now: float) -> None:
@@ -125,7 +125,7 @@ class ConnectionPool:
         self.host = host
         self.port = port
         self._tls = tls
-        self.last_heard = time.monotonic()
+        self.last_heard = monotonic()
         """When any connection to this replica last brought bytes or was made."""
         self._most_idle = most_idle
         self._idle: list[UpstreamConnection] = []
@@ -150,7 +150,7 @@ class ConnectionPool:
                 ssl=tls.context if tls is not None else None,
                 server_hostname=tls.server_name if tls is not None else None,
             )
-        self.last_heard = time.monotonic()
+        self.last_heard = monotonic()
         return connection
 
     def keep(self, connection: UpstreamConnection) -> None:
