@@ -46,7 +46,7 @@ def make_all(*, resumes: bool = True, late: float = 1.0) -> dict[str, Record]:
         "haproxy": make_seen(requests=60_000, events=60_000),
         "litellm": make_seen(requests=100, events=1_000),
     }
-    notes = {"names_tokens": resumes}
+    notes = {"plinth_names_tokens": resumes}
     made = make_records(seen, (DIRECT, DIRECT), rss={"plinth": 40.0}, notes=notes, versions={})
     return {record.metric: record for record in made}
 

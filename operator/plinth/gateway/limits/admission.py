@@ -29,7 +29,7 @@ COUNTERS_KEPT: Final = 65_536
 ACCOUNTS_KEPT: Final = 16_384
 LOOK_SECONDS: Final = 0.25
 """Between two looks at which of an account's limits is nearest to its end."""
-TOLD_SECONDS: Final = 0.05
+TOLD_SECONDS: Final = 0.25
 """So old may be what clients are told of limits that are ample: a share of them that nobody notices is used meanwhile."""
 AMPLE: Final = 100_000
 GOLDEN: Final = 0.6180339887498949

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -77,9 +77,12 @@ class _Rendered(msgspec.Struct):
     prompt: str
 
 
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
 class _Token(msgspec.Struct):
     id: int
-    piece: str | list[int]
+    piece: str | list[_Byte]
     """Bytes, where the token is no whole character."""
 
 

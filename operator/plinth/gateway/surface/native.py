@@ -37,7 +37,7 @@ class NativeExchange:
         try:
             found = msgspec.json.decode(body)
             return msgspec.json.encode(_ANSWERS[self._kind](found))
-        except (*UNREADABLE, KeyError, TypeError) as error:
+        except (*UNREADABLE, KeyError, TypeError, ValueError) as error:
             raise TranslationError(f"the replica's answer has an unknown shape: {error}") from error
 
     def refusal_body(self, refusal: Refusal, _request_id: str) -> bytes:

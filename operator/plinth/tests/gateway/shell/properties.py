@@ -132,7 +132,8 @@ def edited_streams_can_break_anywhere(data: bytes) -> None:
         return
     assert _is_json(prepared.body) or not _is_json(body)
     whole, pieces = _edit(prepared, [stream]), _edit(prepared, cut(stream))
-    assert whole[0].replace(b"\n", b"") == pieces[0].replace(b"\n", b""), "but for empty lines"
+    if b"\r" not in stream:  # lines that end otherwise are passed on as they are, once they are seen
+        assert whole[0].replace(b"\n", b"") == pieces[0].replace(b"\n", b""), "but for empty lines"
     editor = whole[1]
     assert len(whole[0]) <= 2 * len(stream) + 64
     ledger = editor.ledger
@@ -180,6 +181,7 @@ _REPLICA_SAYS = (
     b'{"data":[{"max_model_len":4096}]}',
     b'{"prompt":"<s>hello"}',
     b'{"tokens":[{"id":1,"piece":"<s>"},{"id":2,"piece":"a"},{"id":3,"piece":[97]}]}',
+    b'{"tokens":[{"id":1,"piece":[256]}]}',
 )
 
 

@@ -84,7 +84,17 @@ def test_what_the_engine_cannot_do_is_refused(path: str, fields: Any) -> None:
     assert made.status == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"results":[{}]}', b'{"tokens":[{}]}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"results":[{}]}',
+        b'{"tokens":[{}]}',
+        b'{"tokens":[{"id":1,"piece":[256]}]}',
+    ],
+)
 def test_an_answer_of_another_shape_is_an_error(body: bytes) -> None:
     for made in (exchange("/tokenize", prompt="x"), exchange("/v1/score", text_1="a", text_2="b")):
         if made.path == b"/tokenize" and body == b'{"results":[{}]}':
