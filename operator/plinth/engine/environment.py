@@ -12,7 +12,6 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")
-_USER = "plinth"
 
 
 def give_home(cache_dir: Path, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -24,8 +23,9 @@ def give_home(cache_dir: Path, environment: MutableMapping[str, str] = os.enviro
     for name in _FOLDERS:
         if name in environment and not _is_writable(environment[name]):
             del environment[name]  # its default is below HOME
-    # torch asks for the user's name to name a folder, and fails for a user that has no entry.
-    environment.setdefault("USER", _USER)
+    # torch asks for the user's name to name a folder in /tmp, and fails for a user that has no entry. Two of them must
+    # not meet in one folder.
+    environment.setdefault("USER", f"plinth-{os.getuid()}")
 
 
 def _is_writable(folder: str | None) -> bool:

@@ -48,7 +48,7 @@ def test_without_one_there_is_one_in_the_cache(tmp_path: Path, home: str | None)
     environment = {"XDG_CACHE_HOME": f"{nowhere}/cache", "XDG_CONFIG_HOME": nowhere}
     if home is not None:
         environment["HOME"] = home and str(tmp_path / home)
-    assert given(tmp_path, **environment) == {"HOME": f"{tmp_path}/home", "USER": "plinth"}
+    assert given(tmp_path, **environment) == {"HOME": f"{tmp_path}/home", "USER": f"plinth-{os.getuid()}"}
     assert (tmp_path / "home").is_dir()
 
 
