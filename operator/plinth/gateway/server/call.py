@@ -435,7 +435,7 @@ class Call(Exchange, Dispatchable, cached.Asker):
             return False
         answer.begin(reader, lines)
         prepared = self.order.prepared
-        if prepared is None or not prepared.resumes:
+        if answer.ledger is None or prepared is None or not prepared.resumes:
             self._release_body()
         return True
 

@@ -219,6 +219,7 @@ async def test_a_limit_without_redis_holds_over_all_workers(tmp_path: Path) -> N
         assert await statuses(gateway, 60) == {200: 25, 429: 35}
 
 
+@pytest.mark.alone
 @scenario
 async def test_a_replica_gets_from_all_workers_together_what_it_holds_and_the_rest_waits(
     tmp_path: Path,
@@ -241,10 +242,8 @@ async def test_a_replica_gets_from_all_workers_together_what_it_holds_and_the_re
         await gateway.controller.apply(make_table(route, version=2))
         answers = await asyncio.gather(*[gateway.ask() for _ in range(40)])
         assert {answer.status for answer in answers} == {200}
-        # Between two looks at each other, a millisecond, two workers may give out the same room: at the burst, and where
-        # a worker was not let run for longer.
-        assert max(found) <= 8, found
-        assert sum(count > 4 for count in found) <= 8, found
+        # Between two looks at each other, a millisecond, two workers may give out the same room: once, at the burst.
+        assert sum(count > 4 for count in found) <= 4, found
         assert max(found) >= 3, "and it is made use of"
 
 

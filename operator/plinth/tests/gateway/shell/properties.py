@@ -63,7 +63,7 @@ def cut(data: bytes, most: int = 12) -> list[bytes]:
         return [data[at : at + 1] for at in range(len(data))]
     places: Sequence[int] = range(1, len(data))
     if chance.random() < 0.4:
-        places = [at for at in places if data[:at].endswith(b"\n")] or places
+        places = [at for at in places if data[at - 1 : at] == b"\n"] or places
     cuts = sorted(chance.sample(places, min(most, len(places))))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
